@@ -1,0 +1,140 @@
+"""Tiny random models of every architecture the package claims, booted offline."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import torch
+import transformers as hf
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformer_lens import ActivationCache
+from transformer_lens.model_bridge import TransformerBridge
+
+VOCAB = 97
+LAYERS, D_MODEL, HEADS, KV, D_MLP = 3, 32, 4, 2, 80
+
+_SIZES = {
+    "hidden_size": D_MODEL,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": D_MLP,
+    "vocab_size": VOCAB,
+}
+_GQA = {**_SIZES, "num_key_value_heads": KV, "max_position_embeddings": 64}
+_GEMMA = {**_GQA, "head_dim": 8}
+
+
+def _gpt2() -> hf.PreTrainedModel:
+    return hf.GPT2LMHeadModel(
+        hf.GPT2Config(n_layer=LAYERS, n_head=HEADS, n_embd=D_MODEL, n_inner=D_MLP, vocab_size=VOCAB, n_positions=64)
+    )
+
+
+def _gptj() -> hf.PreTrainedModel:
+    config = hf.GPTJConfig(
+        n_layer=LAYERS, n_head=HEADS, n_embd=D_MODEL, n_inner=D_MLP, vocab_size=VOCAB, rotary_dim=4, n_positions=64
+    )
+    return hf.GPTJForCausalLM(config)
+
+
+def _gpt_neo() -> hf.PreTrainedModel:
+    config = hf.GPTNeoConfig(
+        num_layers=LAYERS, num_heads=HEADS, hidden_size=D_MODEL, intermediate_size=D_MLP, vocab_size=VOCAB,
+        attention_types=[[["global", "local", "global"], 1]], window_size=4, max_position_embeddings=64,
+    )  # fmt: skip
+    return hf.GPTNeoForCausalLM(config)
+
+
+def _opt() -> hf.PreTrainedModel:
+    config = hf.OPTConfig(
+        hidden_size=D_MODEL, num_hidden_layers=LAYERS, num_attention_heads=HEADS, ffn_dim=D_MLP, vocab_size=VOCAB,
+        word_embed_proj_dim=D_MODEL, max_position_embeddings=64,
+    )  # fmt: skip
+    return hf.OPTForCausalLM(config)
+
+
+def _bloom() -> hf.PreTrainedModel:
+    return hf.BloomForCausalLM(hf.BloomConfig(hidden_size=D_MODEL, n_layer=LAYERS, n_head=HEADS, vocab_size=VOCAB))
+
+
+def _falcon() -> hf.PreTrainedModel:
+    config = hf.FalconConfig(
+        hidden_size=D_MODEL, num_hidden_layers=LAYERS, num_attention_heads=HEADS, vocab_size=VOCAB, multi_query=True,
+        parallel_attn=True, bias=True, new_decoder_architecture=False,
+    )  # fmt: skip
+    return hf.FalconForCausalLM(config)
+
+
+def _of(name: str, sizes: dict[str, Any], **more: Any) -> Callable[[], hf.PreTrainedModel]:
+    config, model = getattr(hf, f"{name}Config"), getattr(hf, f"{name}ForCausalLM")
+    return lambda: model(config(**sizes, **more))
+
+
+BUILDERS: dict[str, Callable[[], hf.PreTrainedModel]] = {
+    "gpt2": _gpt2,
+    "llama": _of("Llama", _GQA),
+    "llama_head_dim": _of("Llama", {**_GQA, "head_dim": 16}),
+    "neox_parallel": _of("GPTNeoX", _SIZES, use_parallel_residual=True, max_position_embeddings=64),
+    "neox_sequential": _of("GPTNeoX", _SIZES, use_parallel_residual=False, max_position_embeddings=64),
+    "gemma": _of("Gemma", _GEMMA),
+    "gemma2": _of("Gemma2", _GEMMA, final_logit_softcapping=0.3, query_pre_attn_scalar=8),
+    "gemma3": lambda: hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**_GEMMA)),
+    "qwen2": _of("Qwen2", _GQA),
+    "qwen3": _of("Qwen3", {**_GQA, "head_dim": 16}),
+    "mistral": _of("Mistral", _GQA),
+    "phi": _of("Phi", _SIZES, max_position_embeddings=64),
+    "phi3": _of("Phi3", _GQA, pad_token_id=0),
+    "opt": _opt,
+    "gptj": _gptj,
+    "bloom": _bloom,
+    "falcon": _falcon,
+    "olmo2": _of("Olmo2", _GQA),
+    "gpt_neo": _gpt_neo,
+    "stablelm": _of("StableLm", _GQA),
+    "granite": _of("Granite", _GQA, residual_multiplier=0.3, logits_scaling=2.0, embedding_multiplier=3.0),
+    "cohere": _of("Cohere", _GQA, logit_scale=0.5),
+    "mixtral": _of("Mixtral", _GQA, num_local_experts=4),
+}
+DENSE = [name for name in BUILDERS if name != "mixtral"]
+HAS_VALUE_BIAS = {"gpt2", "neox_parallel", "neox_sequential", "qwen2", "phi", "opt", "bloom", "falcon"}
+
+
+@cache
+def tokenizer() -> Any:
+    """Words ``w0 .. w92`` and four special tokens."""
+    specials = {"<bos>": 93, "<unk>": 94, "<pad>": 95, "<eos>": 96}
+    raw = Tokenizer(models.WordLevel({f"w{i}": i for i in range(93)} | specials, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made = hf.PreTrainedTokenizerFast(
+        tokenizer_object=raw, unk_token="<unk>", bos_token="<bos>", pad_token="<pad>", eos_token="<eos>"
+    )
+    folder = Path(mkdtemp())
+    made.save_pretrained(folder)  # TransformerLens reloads the tokenizer, so it must be on disk
+    return hf.AutoTokenizer.from_pretrained(folder)
+
+
+def build(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float64, compat: bool = False) -> TransformerBridge:
+    """A model with norms and biases perturbed, so that none of them is trivially one or zero."""
+    torch.manual_seed(seed)
+    model = BUILDERS[name]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model = model.to(dtype)
+    model.config.architectures = [type(model).__name__]
+    bridge = TransformerBridge.boot_transformers(f"tiny-{name}", hf_model=model, tokenizer=tokenizer(), device="cpu")
+    if compat:
+        bridge.enable_compatibility_mode()
+    return bridge
+
+
+def prompts(batch: int = 2, length: int = 7, *, seed: int = 1) -> torch.Tensor:
+    """Random token ids."""
+    return torch.randint(0, 93, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def run(name: str, *, batch: int = 2, length: int = 7, **options: Any) -> tuple[torch.Tensor, ActivationCache]:
+    """Logits and cache of random prompts."""
+    return build(name, **options).run_with_cache(prompts(batch, length))

@@ -1,0 +1,100 @@
+"""The slow way: every neuron's write materialised one by one, scored with a float64 ``log_softmax``.
+
+Nothing of the package is used: the writes are formed from cached activations and weights, and the readout from the
+final norm's module. That the writes are right is checked against what the model itself cached (tests/test_stream.py).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+
+def writes(cache: ActivationCache, layer: int, site: str, row: int, pos: int) -> Tensor:
+    """What each neuron wrote at ``pos``: ``[neuron, d_model]``, or ``[head, source, d_head, d_model]``."""
+    block = cache.model.blocks[layer]
+    if site == "mlp":
+        post = cache[f"blocks.{layer}.mlp.hook_post"][row, pos].double()
+        raw = torch.stack([post[i] * block.mlp.W_out[i].double() for i in range(len(post))])
+    else:
+        pattern = cache[f"blocks.{layer}.attn.hook_pattern"][row, :, pos].double()
+        v = cache[f"blocks.{layer}.attn.hook_v"][row].double()
+        W_O = block.attn.W_O.double()
+        heads, per_kv = len(W_O), len(W_O) // v.shape[1]
+        raw = torch.stack(
+            [
+                torch.stack([(pattern[h, s] * v[s, h // per_kv])[:, None] * W_O[h] for s in range(len(v))])
+                for h in range(heads)
+            ]
+        )
+    return through_post_norm(cache, layer, site, row, pos, raw)
+
+
+def through_post_norm(cache: ActivationCache, layer: int, site: str, row: int, pos: int, raw: Tensor) -> Tensor:
+    """Gemma-2/3 and OLMo-2 normalise what a sublayer writes; Granite multiplies it."""
+    block = cache.model.blocks[layer]
+    owner = "ln1_post" if site == "attn" else "ln2_post"
+    if f"blocks.{layer}.{owner}.hook_scale" in cache:
+        norm = getattr(block, owner)
+        scale = cache[f"blocks.{layer}.{owner}.hook_scale"][row, pos].double()
+        raw = raw / scale * (norm.w.double() + (1 if norm.uses_weight_offset else 0))
+    return raw * getattr(block, "residual_contribution_scale", 1.0)
+
+
+def log_probs(cache: ActivationCache, row: int, pos: int, resid: Tensor) -> Tensor:
+    """Log-probabilities of residual vectors, the final norm's scale frozen at ``pos``."""
+    model: Any = cache.model
+    norm = model.ln_final
+    centred = resid if norm.uses_rms_norm else resid - resid.mean(-1, keepdim=True)
+    weight = norm.w.double() + (1 if getattr(norm, "uses_weight_offset", False) else 0)
+    normed = centred / cache["ln_final.hook_scale"][row, pos].double() * weight
+    bias = getattr(norm, "b", None)
+    normed = normed if bias is None else normed + bias.double()
+    logits = normed @ model.W_U.double() + model.b_U.double()
+    return model.adapter.apply_output_logits_transform(logits).log_softmax(-1)
+
+
+def base(cache: ActivationCache, layer: int, site: str, row: int, pos: int) -> Tensor:
+    """The stream a sublayer adds to."""
+    mid = f"blocks.{layer}.hook_resid_mid"
+    name = mid if site == "mlp" and mid in cache else f"blocks.{layer}.hook_resid_pre"
+    return cache[name][row, pos].double()
+
+
+def increase(
+    cache: ActivationCache,
+    layer: int,
+    site: str,
+    row: int,
+    pos: int,
+    vectors: Tensor,
+    target: int,
+    contrast: int | None = None,
+) -> Tensor:
+    """``log p(target | base + v) - log p(target | base)`` of each vector, or the difference to ``contrast``."""
+    start = base(cache, layer, site, row, pos)
+
+    def followed(resid: Tensor) -> Tensor:
+        log_p = log_probs(cache, row, pos, resid)
+        return log_p[..., target] - (0 if contrast is None else log_p[..., contrast])
+
+    return followed(start + vectors) - followed(start)
+
+
+def neuron_scores(
+    cache: ActivationCache, site: str, pos: list[int], targets: list[int], contrast: int | None = None
+) -> Tensor:
+    """``[batch, layer, neuron]``, or ``[batch, layer, head, source, d_head]``."""
+    with torch.no_grad():
+        return torch.stack(
+            [
+                torch.stack(
+                    [
+                        increase(cache, layer, site, row, p, writes(cache, layer, site, row, p), target, contrast)
+                        for layer in range(cache.model.cfg.n_layers)
+                    ]
+                )
+                for row, (p, target) in enumerate(zip(pos, targets, strict=True))
+            ]
+        )

@@ -1,0 +1,83 @@
+"""Random sublayers and readouts, no model behind them, and their brute-force scores."""
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tl_neuron_attr.increase import Increase
+from tl_neuron_attr.readout import Norm, Readout
+from tl_neuron_attr.stream import Sublayer
+
+seeds = st.integers(0, 2**31 - 1)
+peaks = st.sampled_from([0.0, 0.3, 3.0, 30.0])
+"""From a flat base distribution to one with all its mass on one token."""
+
+
+def norm(g: torch.Generator, d: int, rows: int, centred: bool) -> Norm:
+    weight = torch.randn(d, generator=g, dtype=torch.float64)
+    return Norm(weight, torch.rand(rows, generator=g, dtype=torch.float64) + 0.5, centred)
+
+
+def readout(g: torch.Generator, d: int, vocab: int, rows: int) -> Readout:
+    W_U = torch.randn(d, vocab, generator=g, dtype=torch.float64)
+    bias = torch.randn(vocab, generator=g, dtype=torch.float64)
+    centred = bool(torch.rand(1, generator=g) < 0.5)
+    return Readout(W_U, norm(g, d, rows, centred), bias, multiplier=float(torch.rand(1, generator=g)) + 0.5)
+
+
+def sublayer(g: torch.Generator, batch: int, d: int, site: str, layer: int, size: float, ties: bool) -> Sublayer:
+    heads, sources = (2, 3) if site == "attn" else (1, 1)
+    width = heads * int(torch.randint(1, 12, (1,), generator=g))
+    directions = torch.randn(width, d, generator=g, dtype=torch.float64)
+    coefficients = size * torch.randn(batch, width, sources, generator=g, dtype=torch.float64)
+    coefficients *= torch.rand(coefficients.shape, generator=g) < 0.7  # a third of the neurons is silent
+    if ties:
+        directions[width // 2 :] = directions[: width - width // 2].clone()
+        coefficients[:, width // 2 :] = coefficients[:, : width - width // 2].clone()
+    zeros = torch.zeros(batch, d, dtype=torch.float64)
+    return Sublayer(
+        site=site,
+        layer=layer,
+        base=torch.randn(batch, d, generator=g, dtype=torch.float64),
+        out=zeros,
+        bias=zeros,
+        directions=directions,
+        coefficients=coefficients,
+        heads=heads,
+        post=norm(g, d, batch, True) if layer % 2 else None,
+    )
+
+
+def case(seed: int, *, batch: int = 2, peak: float = 1.0, size: float = 1.0, ties: bool = False):
+    """An increase with a row a sublayer and prompt, and four sublayers."""
+    g = torch.Generator().manual_seed(seed)
+    d, vocab = int(torch.randint(2, 10, (1,), generator=g)), int(torch.randint(3, 40, (1,), generator=g))
+    subs = [sublayer(g, batch, d, site, layer, size, ties) for layer in range(2) for site in ("attn", "mlp")]
+    target = torch.randint(0, vocab, (batch,), generator=g)
+    whole = readout(g, d, vocab, batch)
+    rows = torch.arange(batch).repeat(len(subs))
+    base = peak * torch.cat([s.base for s in subs])
+    return Increase(whole.select(rows), base, target[rows]), subs
+
+
+def brute_force(increase: Increase, subs: list[Sublayer]) -> list[Tensor]:
+    """The score of every neuron by two ``log_softmax`` of whole streams, ``[batch, neuron, source]`` a sublayer."""
+    r = increase.readout
+    batch = subs[0].coefficients.shape[0]
+    found = []
+    for i, sub in enumerate(subs):
+        scores = torch.empty_like(sub.coefficients)
+        for b in range(batch):
+            row = i * batch + b
+
+            def log_p(resid, row=row):
+                centred = resid - resid.mean(-1, keepdim=True) if r.norm.centred else resid
+                logits = centred * r.norm.weight / r.norm.scale[row] @ r.W_U * r.multiplier + r.bias
+                return logits.log_softmax(-1)[..., increase.target[row]]
+
+            vectors = sub.directions[:, None] * sub.coefficients[b, :, :, None]
+            if sub.post is not None:
+                vectors = (vectors - vectors.mean(-1, keepdim=True)) * sub.post.weight / sub.post.scale[b]
+            scores[b] = log_p(increase.base[row] + vectors) - log_p(increase.base[row])
+        found.append(scores)
+    return found

@@ -1,0 +1,43 @@
+from dataclasses import replace
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import synthetic
+from tl_neuron_attr.tiles import RADIUS, neuron_scores
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    synthetic.seeds,
+    synthetic.peaks,
+    st.sampled_from([1e-4, 0.05, 1.0]),
+    st.integers(1, 12),
+    st.sampled_from([1, 2000, 2**28]),
+)
+def test_equals_brute_force_with_and_without_the_series(seed, peak, size, batch, max_bytes):
+    increase, subs = synthetic.case(seed, batch=batch, peak=peak, size=size)
+    for i, (sub, expected) in enumerate(zip(subs, synthetic.brute_force(increase, subs), strict=True)):
+        rows = torch.arange(i * batch, (i + 1) * batch)
+        got = neuron_scores(increase.select(rows), sub, max_bytes=max_bytes)
+        torch.testing.assert_close(got, expected, atol=1e-9, rtol=0)
+        assert got[sub.coefficients == 0].eq(0).all()
+
+
+def test_the_series_is_exact_up_to_the_edge_of_its_radius():
+    increase, subs = synthetic.case(2, batch=16, peak=3.0)
+    sub, rows = subs[1], torch.arange(16, 32)
+    tile = increase.readout.project(sub.shaped())
+    reach = (tile.max(1).values - tile.min(1).values) / 2
+    share = torch.linspace(-1, 1, 16, dtype=torch.float64)[:, None, None]
+    edge = share * RADIUS / (reach[:, None] * (sub.gain if isinstance(sub.gain, float) else sub.gain[0]))
+
+    one_gain = replace(
+        increase.readout.norm, scale=torch.full_like(increase.readout.norm.scale, increase.readout.multiplier)
+    )
+    increase = replace(increase, readout=replace(increase.readout, norm=one_gain))
+    at_edge = replace(sub, coefficients=edge)
+    got = neuron_scores(increase.select(rows), at_edge)
+    expected = synthetic.brute_force(increase.select(rows), [at_edge])[0]
+    torch.testing.assert_close(got, expected, atol=1e-13, rtol=0)

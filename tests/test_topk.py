@@ -1,0 +1,94 @@
+from dataclasses import replace
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import synthetic
+from tl_neuron_attr.topk import best_of, certified_topk, gradient, locate
+
+sizes = st.sampled_from([1e-3, 0.3, 3.0])
+
+
+def bounds_of(increase, subs):
+    gradients = gradient(increase).unflatten(0, (len(subs), -1))
+    return torch.cat([s.along(g).flatten(1) for s, g in zip(subs, gradients, strict=True)], dim=1)
+
+
+def flat_scores(increase, subs):
+    return torch.cat([s.flatten(1) for s in synthetic.brute_force(increase, subs)], dim=1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(synthetic.seeds, synthetic.peaks, sizes, st.booleans(), st.booleans(), st.integers(1, 60))
+def test_equals_sorting_every_score(seed, peak, size, ties, largest, k):
+    increase, subs = synthetic.case(seed, peak=peak, size=size, ties=ties)
+    scores = flat_scores(increase, subs)
+    k = min(k, scores.shape[1])
+    top = certified_topk(increase, subs, bounds_of(increase, subs), k, largest=largest)
+    expected = scores.sort(dim=1, descending=largest, stable=True)
+    torch.testing.assert_close(top.score, expected.values[:, :k], atol=1e-10, rtol=0)
+    torch.testing.assert_close(scores.gather(1, top.flat), top.score, atol=1e-10, rtol=0)
+    assert all(len(row.unique()) == k for row in top.flat)
+
+
+@settings(max_examples=80, deadline=None)
+@given(synthetic.seeds, synthetic.peaks, sizes)
+def test_a_score_never_passes_its_bounds(seed, peak, size):
+    from tl_neuron_attr.bounds import psi
+
+    increase, subs = synthetic.case(seed, peak=peak, size=size)
+    scores, upper = flat_scores(increase, subs), bounds_of(increase, subs)
+    lower = upper - torch.cat([psi(increase, s, i) for i, s in enumerate(subs)], dim=1)
+    assert (scores <= upper + 1e-9).all()
+    assert (scores >= lower - 1e-9).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(synthetic.seeds)
+def test_exactly_equal_scores_are_ordered_by_place(seed):
+    increase, subs = synthetic.case(seed, size=0.3, ties=True)
+    top = certified_topk(increase, subs, bounds_of(increase, subs), 10)
+    for flat, score in zip(top.flat, top.score, strict=True):
+        tied = score.diff() == 0
+        assert (flat.diff()[tied] > 0).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(synthetic.seeds)
+def test_permuted_neurons_permute_the_result(seed):
+    increase, subs = synthetic.case(seed)
+    order = [torch.randperm(s.width) for s in subs]
+    permuted = [
+        replace(s, directions=s.directions[o], coefficients=s.coefficients[:, o])
+        for s, o in zip(subs, order, strict=True)
+    ]
+    tops = [certified_topk(increase, s, bounds_of(increase, s), 8).score for s in (subs, permuted)]
+    torch.testing.assert_close(*tops, atol=1e-12, rtol=0)
+
+
+def test_silent_neurons_are_never_evaluated():
+    increase, subs = synthetic.case(3)
+    silent = [replace(s, coefficients=torch.zeros_like(s.coefficients)) for s in subs]
+    top = certified_topk(increase, silent, bounds_of(increase, silent), 5)
+    assert top.evaluated.tolist() == [0, 0]
+    assert top.score.eq(0).all()
+    assert top.flat.tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_few_neurons_are_evaluated_where_bounds_are_tight():
+    increase, subs = synthetic.case(11, size=1e-3)
+    everything = sum(s.width * s.sources for s in subs)
+    top = certified_topk(increase, subs, bounds_of(increase, subs), 1)
+    assert top.evaluated.max() <= 3 < everything
+
+
+def test_locate_names_sublayer_neuron_and_source():
+    _, subs = synthetic.case(5)
+    everything = torch.arange(sum(s.width * s.sources for s in subs))
+    expected = [(i, n, s) for i, sub in enumerate(subs) for n in range(sub.width) for s in range(sub.sources)]
+    assert list(zip(*(t.tolist() for t in locate(subs, everything)), strict=True)) == expected
+
+
+def test_best_of_breaks_ties_by_place():
+    assert best_of(torch.tensor([1.0, 3.0, 2.0, 3.0, 2.0]), 4).tolist() == [1, 3, 2, 4]

@@ -1,0 +1,94 @@
+"""One question put to a cache, checked once: which target, at which position, read out how."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+from tl_neuron_attr import guard
+from tl_neuron_attr.increase import Increase
+from tl_neuron_attr.readout import Readout
+from tl_neuron_attr.stream import Stream, Sublayer
+from tl_neuron_attr.target import Pos, Target, positions, token_ids
+from tl_neuron_attr.weights import Site, within
+
+
+@dataclass(frozen=True)
+class Question:
+    """A checked cache and what is asked of it.
+
+    Attributes:
+        stream: The cache's stream.
+        pos: The position scored, one a prompt.
+        readout: The readout frozen there.
+        target: The token followed, one a prompt.
+        contrast: The token it is compared with, if any.
+    """
+
+    stream: Stream
+    pos: Int[Tensor, "batch"]
+    readout: Readout
+    target: Int[Tensor, "batch"]
+    contrast: Int[Tensor, "batch"] | None
+
+    def increase(self, site: Site, layer: int) -> Increase:
+        """Scores of what is added to the stream the sublayer read."""
+        base = self.stream.at(self.stream.base(site, layer), self.pos)
+        return Increase(self.readout, base, self.target, self.contrast)
+
+    def checked_sublayers(self, sites: tuple[Site, ...], layers: Sequence[int] | None = None) -> Iterator[Sublayer]:
+        """Sublayers whose neurons are known to sum to what the sublayer wrote.
+
+        Raises:
+            IndexError: If a layer is out of range or named twice.
+            ValueError: If a sublayer's neurons do not add up.
+        """
+        wanted = range(self.stream.n_layers) if layers is None else layers
+        for layer in wanted:
+            within("layers", layer, self.stream.n_layers)
+        if len(set(wanted)) < len(wanted):
+            raise IndexError(f"layers names a layer twice: {list(wanted)}")
+        for layer in wanted:
+            for site in sites:
+                sublayer = self.stream.sublayer(site, layer, self.pos)
+                along = sublayer.out / sublayer.out.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+                guard.require_neurons_add_up(self.stream, sublayer, along, sublayer.along(along))
+                yield sublayer
+
+    def finish(self, scores: Float[Tensor, "batch *n"]) -> Float[Tensor, "*b_n"]:
+        """Scores as the user's cache is shaped: without a batch dimension if it has none."""
+        return scores if self.stream.batched else scores[0]
+
+
+def ask(
+    cache: ActivationCache,
+    target: Target,
+    sites: tuple[Site, ...],
+    *,
+    pos: Pos = -1,
+    contrast: Target | None = None,
+    model: Any = None,
+    final_bias: bool = True,
+) -> Question:
+    """Check ``cache`` for what ``sites`` need, read ``target`` and ``pos``, and freeze the readout.
+
+    Raises:
+        ValueError: If the cache, target or position will not do.
+        IndexError: If a position or token id is out of range.
+    """
+    stream = Stream(cache, model)
+    guard.require_hooks(stream, sites)
+    if "mlp" in sites:
+        guard.require_mlp_neurons(stream)
+    where = positions(stream, pos)
+    if stream.has("blocks.0.attn.hook_pattern"):
+        guard.require_real_positions(stream, where, given=not (isinstance(pos, int) and pos == -1))
+    readout = stream.readout(where)
+    guard.require_additive(stream, readout, where)
+    if not final_bias:
+        readout = replace(readout, bias=stream.readout(where, final_bias=False).bias)
+    other = None if contrast is None else token_ids(stream, contrast, "contrast")
+    return Question(stream, where, readout, token_ids(stream, target), other)

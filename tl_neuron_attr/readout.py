@@ -1,0 +1,133 @@
+"""From residual vectors to logits, with the final norm's scale frozen (paper 1, section 3 and the authors' code).
+
+A norm with a frozen scale is linear, so logit contributions add up: the readout of a sum is the sum of the readouts,
+and the contributions of everything written into the stream, plus the biases, are the model's own logits.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Transform = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """LayerNorm or RMSNorm with its scale frozen: ``v -> centre(v) * weight / scale``, bias left out.
+
+    The scale differs from prompt to prompt and the rest does not, so the two are kept apart: :meth:`shape` is shared by
+    a batch, ``scale`` is not.
+
+    Attributes:
+        weight: The effective weight (``1 + w`` for the Gemma family).
+        scale: The cached ``hook_scale`` at the position scored.
+        centred: Whether the mean is subtracted (LayerNorm) or not (RMSNorm).
+    """
+
+    weight: Float[Tensor, "d_model"]
+    scale: Float[Tensor, "batch"]
+    centred: bool
+
+    def shape(self, vectors: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
+        """The part of the norm that every prompt shares: ``centre(v) * weight``."""
+        return self._centre(vectors) * self.weight
+
+    def pull_back(self, directions: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
+        """The transpose of :meth:`shape`: ``<pull_back(u), v> == <u, shape(v)>``."""
+        return self._centre(directions * self.weight)
+
+    def __call__(self, vectors: Float[Tensor, "batch *n d_model"]) -> Float[Tensor, "batch *n d_model"]:
+        """The whole norm, row ``b`` divided by the scale of prompt ``b``."""
+        return self.shape(vectors) / self.scale.reshape(-1, *[1] * (vectors.ndim - 1))
+
+    def select(self, rows: Int[Tensor, "n"]) -> "Norm":
+        """The norm of the given prompts."""
+        return replace(self, scale=self.scale[rows])
+
+    def _centre(self, vectors: Tensor) -> Tensor:
+        return vectors - vectors.mean(-1, keepdim=True) if self.centred else vectors
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Residual vectors to logits at one position of each prompt.
+
+    The norm is applied to vectors and never folded into ``W_U``: that copy would cost more than most searches.
+
+    Attributes:
+        W_U: The unembedding, in the model's own dtype.
+        norm: The final norm.
+        bias: The final norm's bias read out, plus ``b_U``; added once, never by a contribution.
+        multiplier: A constant every logit is multiplied with (Granite, Cohere); 1 elsewhere.
+        transform: What the model does to its logits where that is not linear (Gemma-2's softcap), else None.
+    """
+
+    W_U: Float[Tensor, "d_model d_vocab"]
+    norm: Norm
+    bias: Float[Tensor, "d_vocab"]
+    multiplier: float = 1.0
+    transform: Transform | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype scores are computed in: float32, or float64 for a float64 model."""
+        return self.norm.weight.dtype
+
+    @property
+    def d_vocab(self) -> int:
+        """The size of the vocabulary."""
+        return self.W_U.shape[1]
+
+    @property
+    def gain(self) -> Float[Tensor, "batch"]:
+        """What turns a shared projection into the logits of prompt ``b``: ``multiplier / scale``."""
+        return self.multiplier / self.norm.scale
+
+    def unembed(self, vectors: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_vocab"]:
+        """``vectors @ W_U``, in :attr:`dtype`; no norm."""
+        if self.W_U.dtype == self.dtype:
+            return vectors @ self.W_U
+        return torch.cat([vectors @ part.to(self.dtype) for part in self.W_U.split(_COLUMNS, dim=1)], -1)
+
+    def project(self, vectors: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_vocab"]:
+        """Logit contributions before the prompt's :attr:`gain`; one projection serves every prompt of a batch."""
+        return self.unembed(self.norm.shape(vectors))
+
+    def embed(self, weights: Float[Tensor, "*n d_vocab"]) -> Float[Tensor, "*n d_model"]:
+        """``weights @ W_U.T``: with probabilities, the mean unembedding vector."""
+        if self.W_U.dtype == self.dtype:
+            return weights @ self.W_U.T
+        parts = zip(weights.split(_COLUMNS, dim=-1), self.W_U.split(_COLUMNS, dim=1), strict=True)
+        return sum(
+            (w @ part.to(self.dtype).T for w, part in parts), start=torch.zeros((), dtype=self.dtype).to(weights)
+        )
+
+    def column_squares(self) -> Float[Tensor, "d_vocab"]:
+        """The squared length of each unembedding vector."""
+        return torch.cat([part.to(self.dtype).square().sum(0) for part in self.W_U.split(_COLUMNS, dim=1)])
+
+    def select(self, rows: Int[Tensor, "n"]) -> "Readout":
+        """The readout of the given prompts."""
+        return replace(self, norm=self.norm.select(rows))
+
+    def columns(self, tokens: Tensor) -> Float[Tensor, "batch d_model"]:
+        """The unembedding vectors of ``tokens``, one a prompt."""
+        return self.W_U[:, tokens].T.to(self.dtype)
+
+    def contributions(self, vectors: Float[Tensor, "batch *n d_model"]) -> Float[Tensor, "batch *n d_vocab"]:
+        """Logit contributions of ``vectors``, linear in them."""
+        return self.project(vectors * self.gain.reshape(-1, *[1] * (vectors.ndim - 1)))
+
+    def logits(self, resid: Float[Tensor, "batch *n d_model"]) -> Float[Tensor, "batch *n d_vocab"]:
+        """The logits of whole residual streams, before :meth:`finish`."""
+        return self.contributions(resid) + self.bias
+
+    def finish(self, logits: Float[Tensor, "*n d_vocab"]) -> Float[Tensor, "*n d_vocab"]:
+        """Log-probabilities of logits: the model's transform, if any, then ``log_softmax``."""
+        return (logits if self.transform is None else self.transform(logits)).log_softmax(-1)
+
+
+_COLUMNS = 8192  # of W_U cast at a time for half-precision models: 8192 x d_model, not the whole of it

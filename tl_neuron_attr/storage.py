@@ -1,0 +1,115 @@
+"""Result files: safetensors with a JSON header and a schema version; nothing in them is ever executed."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+VERSION = 1
+
+
+def save(path: str | Path, kind: str, tensors: Mapping[str, Tensor], text: Mapping[str, Any]) -> None:
+    """Write ``tensors`` and ``text``; the file appears whole or not at all."""
+    path = Path(path)
+    header = json.dumps({"schema": f"tl_neuron_attr.{kind}", "version": VERSION, "text": text})
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(
+            {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial, {"tl_neuron_attr": header}
+        )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(
+    path: str | Path, kind: str, required: Mapping[str, torch.dtype | None], optional: Sequence[str] = ()
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and text of a file written by :func:`save`; ``required`` maps names to dtypes, None for any float.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If anything in it is not as it should be, naming the field.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no result file at {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a result file: {error}") from error
+    text = _header(path, kind, metadata)
+    _check(path, tensors, required, optional)
+    return tensors, text
+
+
+def string_lists(path: str | Path, text: Mapping[str, Any], field: str) -> tuple[tuple[str, ...], ...]:
+    """``text[field]`` as lists of strings.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    lists = text.get(field)
+    if not isinstance(lists, list) or not all(_strings(line) for line in lists):
+        raise ValueError(f"{path}: field 'text.{field}' must hold lists of strings")
+    return tuple(tuple(line) for line in lists)
+
+
+def string_map(
+    path: str | Path, text: Mapping[str, Any], field: str, *, required: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """``text[field]`` as lists of strings by key.
+
+    Raises:
+        ValueError: If it is anything else, or a required key is missing.
+    """
+    lists = text.get(field)
+    if not isinstance(lists, dict) or not all(_strings(line) for line in lists.values()):
+        raise ValueError(f"{path}: field 'text.{field}' must map names to lists of strings")
+    if missing := [key for key in required if key not in lists]:
+        raise ValueError(f"{path}: field 'text.{field}' lacks {missing[0]!r}")
+    return {key: tuple(line) for key, line in lists.items()}
+
+
+def _strings(line: Any) -> bool:
+    return isinstance(line, list) and all(isinstance(s, str) for s in line)
+
+
+def _header(path: str | Path, kind: str, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        header = json.loads(metadata["tl_neuron_attr"])
+        schema, version, text = header["schema"], header["version"], header["text"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: the header field 'tl_neuron_attr' is missing or malformed ({error})") from error
+    if schema != f"tl_neuron_attr.{kind}":
+        raise ValueError(f"{path}: field 'schema' is {schema!r}, expected 'tl_neuron_attr.{kind}'")
+    if version != VERSION:
+        raise ValueError(f"{path}: field 'version' is {version!r}, this release reads {VERSION}")
+    if not isinstance(text, dict):
+        raise ValueError(f"{path}: field 'text' must be an object, got {type(text).__name__}")
+    return text
+
+
+def _check(
+    path: str | Path, tensors: Mapping[str, Tensor], required: Mapping[str, torch.dtype | None], optional: Sequence[str]
+) -> None:
+    if missing := [name for name in required if name not in tensors]:
+        raise ValueError(f"{path}: field {missing[0]!r} is missing")
+    if extra := [name for name in tensors if name not in required and name not in optional]:
+        raise ValueError(f"{path}: field {extra[0]!r} is unknown")
+    shape = tensors[next(iter(required))].shape
+    for name, dtype in required.items():
+        tensor = tensors[name]
+        right = tensor.is_floating_point() if dtype is None else tensor.dtype == dtype
+        if not right or tensor.shape != shape:
+            raise ValueError(
+                f"{path}: field {name!r} is {tensor.dtype} {tuple(tensor.shape)}, "
+                f"expected {dtype or 'a float'} {tuple(shape)}"
+            )

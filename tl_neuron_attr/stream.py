@@ -1,0 +1,276 @@
+"""What each sublayer read and what its heads, neurons and biases wrote: the file that knows models.
+
+The rules hold for every architecture, in default and in compatibility mode:
+
+1. head ``h`` writes ``z[h] @ W_O[h]``; attention neuron ``(h, j)`` at source ``s`` writes
+   ``pattern[h, s] * v[s, h, j] * W_O[h, j]``; MLP neuron ``i`` writes ``post[i] * W_out[i]``; what is left is bias;
+2. a norm between the sublayer and the stream (Gemma-2/3, OLMo-2) acts on each of these with its scale frozen;
+3. a residual multiplier (Granite) acts on all of them;
+4. in a parallel block (NeoX, Phi, GPT-J, Falcon, Cohere) attention and MLP both start from ``resid_pre``.
+
+Weights are read as live views, layer by layer: nothing is stacked or copied.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+from tl_neuron_attr.readout import Norm, Readout
+from tl_neuron_attr.tokens import recover_tokens
+from tl_neuron_attr.weights import Site, directions, post_norm_name, score_dtype, unembedding, unit_norm
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """One attention or MLP sublayer at the scored position of each prompt.
+
+    ``directions[n] * coefficients[b, n, s]``, through ``post`` and times ``multiplier``, is what neuron ``n`` wrote
+    from source ``s``. An MLP neuron has a single source; attention neuron ``h * d_head + j`` is dimension ``j`` of head
+    ``h``.
+
+    Attributes:
+        site: ``"attn"`` or ``"mlp"``.
+        layer: The block.
+        base: The stream the scores start from (paper 1, Eq. 13).
+        out: What the sublayer wrote in all, biases included.
+        bias: The part of ``out`` that no neuron wrote.
+        directions: One write direction a neuron: rows of ``W_O`` or ``W_out``, in the model's own dtype.
+        coefficients: How far each neuron moved along its direction.
+        heads: The number of heads the neurons are divided into; 1 for an MLP.
+        post: The norm between the sublayer and the stream, if there is one.
+        multiplier: The residual multiplier.
+    """
+
+    site: Site
+    layer: int
+    base: Float[Tensor, "batch d_model"]
+    out: Float[Tensor, "batch d_model"]
+    bias: Float[Tensor, "batch d_model"]
+    directions: Float[Tensor, "neuron d_model"]
+    coefficients: Float[Tensor, "batch neuron source"]
+    heads: int
+    post: Norm | None = None
+    multiplier: float = 1.0
+
+    @property
+    def gain(self) -> Float[Tensor, "batch"] | float:
+        """What the post-norm's scale and the residual multiplier make of a coefficient."""
+        return self.multiplier if self.post is None else self.multiplier / self.post.scale
+
+    @property
+    def width(self) -> int:
+        """The number of neurons, sources not counted."""
+        return self.directions.shape[0]
+
+    @property
+    def sources(self) -> int:
+        """The number of source positions a neuron writes from; 1 for an MLP."""
+        return self.coefficients.shape[2]
+
+    def shaped(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "neuron d_model"]:
+        """Directions ``start:stop`` as they enter the stream, without the prompt's :attr:`gain`."""
+        rows = self.directions[start:stop].to(self.base.dtype)
+        return rows if self.post is None else self.post.shape(rows)
+
+    def scaled_coefficients(self) -> Float[Tensor, "batch neuron source"]:
+        """Coefficients times :attr:`gain`: with :meth:`shaped` directions, the neurons' writes."""
+        gain = self.gain
+        return self.coefficients * (gain[:, None, None] if isinstance(gain, Tensor) else gain)
+
+    def along(self, vectors: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch neuron source"]:
+        """How much each neuron wrote along one vector a prompt: one matrix-vector product a prompt."""
+        pulled = vectors if self.post is None else self.post.pull_back(vectors)
+        return self.scaled_coefficients() * (pulled @ self.directions.to(pulled.dtype).T)[:, :, None]
+
+    def writes(
+        self, rows: Int[Tensor, "n"], neuron: Int[Tensor, "n"], source: Int[Tensor, "n"]
+    ) -> Float[Tensor, "n d_model"]:
+        """What single neurons wrote in the prompts ``rows``."""
+        vectors = self.directions[neuron].to(self.base.dtype)
+        shaped = vectors if self.post is None else self.post.shape(vectors)
+        return shaped * self.scaled_coefficients()[rows, neuron, source][:, None]
+
+    def select(self, rows: Int[Tensor, "n"]) -> "Sublayer":
+        """The sublayer in the prompts ``rows``."""
+        return replace(
+            self,
+            base=self.base[rows],
+            out=self.out[rows],
+            bias=self.bias[rows],
+            coefficients=self.coefficients[rows],
+            post=None if self.post is None else self.post.select(rows),
+        )
+
+    def head_writes(self) -> Float[Tensor, "batch head source d_model"]:
+        """What each head wrote from each source position (paper 1, Eq. 7)."""
+        coefficients = self.scaled_coefficients().unflatten(1, (self.heads, -1))
+        directions = self.shaped().unflatten(0, (self.heads, -1))
+        return torch.einsum("bhjs,hjd->bhsd", coefficients, directions)
+
+
+class Stream:
+    """The residual stream of a cache, with the weights that wrote it.
+
+    Args:
+        cache: A full cache of one forward pass.
+        model: The model that made it; ``cache.model`` unless given.
+
+    Example:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> _, cache = model.run_with_cache("Tim Duncan plays the sport of")
+        >>> stream = Stream(cache)
+        >>> [sublayer.site for sublayer in stream.sublayers(stream.last)][:2]
+        ['attn', 'mlp']
+    """
+
+    def __init__(self, cache: ActivationCache, model: Any = None) -> None:
+        self.cache = cache
+        self.model: Any = model if model is not None else cache.model
+        self.batched = bool(cache.has_batch_dim)
+        self.n_layers = int(self.model.cfg.n_layers)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The dtype of scores: float32, or float64 where the activations are."""
+        return score_dtype(self._raw("blocks.0.hook_resid_pre").dtype)
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """Batch (1 when the cache has no batch dimension), positions, d_model."""
+        batch, pos, d_model = self.get("blocks.0.hook_resid_pre").shape
+        return batch, pos, d_model
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the scores live."""
+        return self._raw("blocks.0.hook_resid_pre").device
+
+    @cached_property
+    def last(self) -> Int[Tensor, "batch"]:
+        """The last position of every prompt."""
+        return torch.full((self.shape[0],), self.shape[1] - 1, device=self.device)
+
+    @cached_property
+    def rows(self) -> Int[Tensor, "batch"]:
+        """``0 .. batch - 1``, to index with a position per prompt."""
+        return torch.arange(self.shape[0], device=self.device)
+
+    def tokens(self, pos: Int[Tensor, "batch"] | None = None) -> Int[Tensor, "batch pos"] | None:
+        """The prompts' token ids (or those at ``pos``), found again by their embeddings; None where none match."""
+        if not self.has("hook_embed"):
+            return None
+        embed = self.get("hook_embed") if pos is None else self.at("hook_embed", pos)[:, None]
+        found = recover_tokens(self.model.W_E, embed.flatten(0, 1))
+        return None if found is None else found.reshape(embed.shape[:2])
+
+    def get(self, name: str) -> Tensor:
+        """A cached activation with a batch dimension, in the dtype scores are computed in."""
+        value = self._raw(name)
+        return (value if self.batched else value[None]).to(self.dtype)
+
+    def has(self, name: str) -> bool:
+        """Whether the cache holds ``name``."""
+        return name in self.cache
+
+    def _raw(self, name: str) -> Tensor:
+        return self.cache[name]
+
+    def at(self, name: str, pos: Int[Tensor, "batch"]) -> Tensor:
+        """The activation ``name`` at one position of each prompt."""
+        value = self._raw(name)
+        if name.endswith("hook_scale") and value.ndim == 2 and self.batched:  # OPT flattens batch and position
+            value = value.reshape(self.shape[0], self.shape[1], 1)
+        value = value if self.batched else value[None]
+        return value[self.rows, pos].to(self.dtype)
+
+    def block(self, layer: int) -> Any:
+        """The block's module."""
+        return self.model.blocks[layer]
+
+    def base(self, site: Site, layer: int) -> str:
+        """The hook a sublayer's scores start from: what the sublayer added its output to."""
+        mid = f"blocks.{layer}.hook_resid_mid"
+        return mid if site == "mlp" and self.has(mid) else f"blocks.{layer}.hook_resid_pre"
+
+    def has_mlp_neurons(self, layer: int) -> bool:
+        """Whether the block's MLP is made of neurons, rather than of routed experts."""
+        W_out = getattr(self.block(layer).mlp, "W_out", None)
+        name = f"blocks.{layer}.mlp.hook_post"
+        return W_out is not None and self.has(name) and self._raw(name).shape[-1] == W_out.shape[0]
+
+    def sublayers(self, pos: Int[Tensor, "batch"], sites: tuple[Site, ...] = ("attn", "mlp")) -> Iterator[Sublayer]:
+        """Every sublayer of ``sites``, in the order of the stream."""
+        for layer in range(self.n_layers):
+            for site in ("attn", "mlp"):
+                if site in sites:
+                    yield self.sublayer(site, layer, pos)
+
+    def sublayer(self, site: Site, layer: int, pos: Int[Tensor, "batch"]) -> Sublayer:
+        """What one sublayer read and wrote at one position of each prompt."""
+        attn = site == "attn"
+        block = self.block(layer)
+        post = self._post_norm(site, layer, pos)
+        multiplier = float(getattr(block, "residual_contribution_scale", None) or 1.0)
+        coefficients = self.attn_coefficients(layer, pos) if attn else self.mlp_coefficients(layer, pos)[..., None]
+        return Sublayer(
+            site=site,
+            layer=layer,
+            base=self.at(self.base(site, layer), pos),
+            out=self.out(site, layer, pos),
+            bias=self._bias(site, layer, post) * multiplier,
+            directions=directions(block, site),
+            coefficients=coefficients.flatten(1, -2),
+            heads=block.attn.W_O.shape[0] if attn else 1,
+            post=post,
+            multiplier=multiplier,
+        )
+
+    def out(self, site: Site, layer: int, pos: Int[Tensor, "batch"]) -> Float[Tensor, "batch d_model"]:
+        """What a sublayer wrote in all, biases included."""
+        return self.at(f"blocks.{layer}.hook_{site}_out", pos)
+
+    def attn_coefficients(self, layer: int, pos: Int[Tensor, "batch"]) -> Float[Tensor, "batch head d_head source"]:
+        """``pattern * v``: what an attention neuron's direction is multiplied with, by source (paper 1, Eq. 7)."""
+        pattern = self._raw(f"blocks.{layer}.attn.hook_pattern")
+        pattern = (pattern if self.batched else pattern[None])[self.rows, :, pos].to(self.dtype)
+        v = self.get(f"blocks.{layer}.attn.hook_v")
+        v = v.permute(0, 2, 3, 1).repeat_interleave(pattern.shape[1] // v.shape[2], dim=1)
+        return v * pattern[:, :, None]
+
+    def mlp_coefficients(self, layer: int, pos: Int[Tensor, "batch"]) -> Float[Tensor, "batch d_mlp"]:
+        """The MLP's post-activations (paper 1, Eq. 6)."""
+        return self.at(f"blocks.{layer}.mlp.hook_post", pos)
+
+    def readout(self, pos: Int[Tensor, "batch"], *, final_bias: bool = True) -> Readout:
+        """The readout at one position of each prompt; arguments of :func:`~tl_neuron_attr.weights.unembedding`."""
+        plain = unembedding(self.model, self.dtype, final_bias=final_bias)
+        return replace(plain, norm=self._frozen(self.model.ln_final, "ln_final", pos))
+
+    def norm(self, layer: int, name: str, pos: Int[Tensor, "batch"]) -> Norm:
+        """A norm of a block (``"ln1"``, ``"ln2"``) with its scale frozen at ``pos``."""
+        return self._frozen(getattr(self.block(layer), name), f"blocks.{layer}.{name}", pos)
+
+    def _bias(self, site: Site, layer: int, post: Norm | None) -> Float[Tensor, "batch d_model"]:
+        """The sublayer's bias as it enters the stream: through the post-norm, whose own bias it includes."""
+        block = self.block(layer)
+        own = getattr(block.attn, "b_O", None) if site == "attn" else getattr(block.mlp, "b_out", None)
+        zeros = torch.zeros(self.shape[0], self.shape[2], dtype=self.dtype, device=self.device)
+        bias = zeros if own is None else zeros + own.to(self.dtype)
+        if post is None:
+            return bias
+        norm_bias = getattr(getattr(block, post_norm_name(block, site)), "b", None)
+        return post(bias) + (0 if norm_bias is None else norm_bias.to(self.dtype))
+
+    def _post_norm(self, site: Site, layer: int, pos: Int[Tensor, "batch"]) -> Norm | None:
+        name = post_norm_name(self.block(layer), site)
+        return self.norm(layer, name, pos) if name else None
+
+    def _frozen(self, module: Any, name: str, pos: Int[Tensor, "batch"]) -> Norm:
+        return replace(unit_norm(module, self.dtype), scale=self.at(f"{name}.hook_scale", pos)[:, 0])

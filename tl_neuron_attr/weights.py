@@ -1,0 +1,95 @@
+"""A model's weights as the decomposition needs them: write directions, norms, the unembedding; live views, no copies.
+
+With :mod:`tl_neuron_attr.stream`, the only place that knows how TransformerLens names things.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_neuron_attr.readout import Norm, Readout
+
+Site = Literal["attn", "mlp"]
+
+
+def score_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype scores are computed in: float64 for a float64 model, float32 for every other."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def unit_norm(module: Any, dtype: torch.dtype) -> Norm:
+    """A norm module with a scale of one: what it does to every vector alike."""
+    weight = module.w.to(dtype)
+    return Norm(
+        weight=1 + weight if getattr(module, "uses_weight_offset", False) else weight,
+        scale=torch.ones(1, dtype=dtype, device=weight.device),
+        centred=not module.uses_rms_norm,
+    )
+
+
+def post_norm_name(block: Any, site: Site) -> str:
+    """The norm between a sublayer's output and the stream (Gemma-2/3, OLMo-2), or the empty string."""
+    owner = str(block.hook_aliases.get(f"hook_{site}_out", "")).split(".")[0]
+    return owner if owner.startswith("ln") else ""
+
+
+def directions(block: Any, site: Site) -> Float[Tensor, "neuron d_model"]:
+    """The write direction of every neuron of a sublayer: rows of ``W_out``, or of ``W_O`` head after head."""
+    return block.mlp.W_out if site == "mlp" else block.attn.W_O.flatten(0, 1)
+
+
+def direction(model: Any, site: Site, layer: int, head: int, index: int) -> Float[Tensor, "d_model"]:
+    """One neuron's write direction as it enters the stream, up to a positive factor.
+
+    Raises:
+        IndexError: If there is no such neuron, with the valid range.
+    """
+    within("layer", layer, model.cfg.n_layers)
+    block = model.blocks[layer]
+    if site == "attn":
+        within("head", head, len(block.attn.W_O))
+    rows = block.mlp.W_out if site == "mlp" else block.attn.W_O[head]
+    within(f"neuron index in layer {layer}", index, len(rows))
+    row = rows[index].to(score_dtype(rows.dtype))
+    name = post_norm_name(block, site)
+    return unit_norm(getattr(block, name), row.dtype).shape(row) if name else row
+
+
+def within(name: str, value: int, size: int) -> None:
+    """Refuse an index outside ``0 .. size - 1``; negative ones are not counted from the end.
+
+    Raises:
+        IndexError: With the valid range.
+    """
+    if not 0 <= value < size:
+        raise IndexError(f"{name} must lie between 0 and {size - 1}, got {value}")
+
+
+def unembedding(model: Any, dtype: torch.dtype, *, final_bias: bool = True) -> Readout:
+    """The model's readout with the final norm's scale at one.
+
+    Args:
+        model: The model.
+        dtype: The dtype scores are computed in.
+        final_bias: Whether the final norm's bias is part of the base logits. The model has it; the authors' GPT-2
+            notebook leaves it out.
+    """
+    multiplier, transform = _output_transform(model, dtype)
+    bias = model.b_U.to(dtype)
+    readout = Readout(model.W_U, unit_norm(model.ln_final, dtype), bias, multiplier, transform)
+    norm_bias = getattr(model.ln_final, "b", None)
+    if final_bias and norm_bias is not None:
+        bias = bias + readout.unembed(norm_bias.to(dtype))
+    return Readout(model.W_U, readout.norm, bias * multiplier, multiplier, transform)
+
+
+def _output_transform(model: Any, dtype: torch.dtype) -> tuple[float, Callable[[Tensor], Tensor] | None]:
+    """The adapter's output transform as a multiplier if it is linear, else as a function."""
+    transform = model.adapter.apply_output_logits_transform
+    probe = torch.tensor([-64.0, -1.0, 0.0, 1.0, 64.0], dtype=dtype, device=model.W_U.device)
+    multiplier = float(transform(probe)[3])
+    linear = torch.allclose(transform(probe), probe * multiplier, rtol=1e-6, atol=0)
+    return (multiplier, None) if linear else (1.0, transform)
