@@ -39,7 +39,7 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...]) -> None:
     missing = [name for name in wanted if not stream.has(name)]
     if missing:
         more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
-        needed = (*suffixes, "hook_resid_mid", "hook_scale", "unembed.hook_out")
+        needed = (*suffixes, "hook_resid_mid", "hook_scale", "unembed.hook_out", "embed.hook_in")
         raise ValueError(
             f"cache lacks {', '.join(missing[:4])}{more}; run_with_cache without stop_at_layer and without "
             f"names_filter, or with names_filter=lambda name: name.endswith({needed})"
@@ -94,10 +94,10 @@ def require_real_positions(stream: Stream, pos: Int[Tensor, "batch"], *, given: 
 
 def _ends_in_padding(stream: Stream) -> Tensor:
     pad = getattr(stream.model.tokenizer, "pad_token_id", None)
-    tokens = stream.tokens(stream.last)
+    tokens = stream.tokens()
     if pad is None or tokens is None:
         return torch.zeros(stream.shape[0], dtype=torch.bool, device=stream.device)
-    return tokens[:, 0] == pad
+    return tokens[:, -1] == pad
 
 
 def require_additive(stream: Stream, readout: Readout, pos: Int[Tensor, "batch"]) -> None:

@@ -58,6 +58,11 @@ class Question:
                 guard.require_neurons_add_up(self.stream, sublayer, along, sublayer.along(along))
                 yield sublayer
 
+    def log_probs(self) -> Float[Tensor, "batch d_vocab"]:
+        """The model's own log-probabilities at the scored position, in nats."""
+        final = self.stream.at(f"blocks.{self.stream.n_layers - 1}.hook_resid_post", self.pos)
+        return self.readout.finish(self.readout.logits(final))
+
     def finish(self, scores: Float[Tensor, "batch *n"]) -> Float[Tensor, "*b_n"]:
         """Scores as the user's cache is shaped: without a batch dimension if it has none."""
         return scores if self.stream.batched else scores[0]

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,25 @@ VERSION = 1
 
 def save(path: str | Path, kind: str, tensors: Mapping[str, Tensor], text: Mapping[str, Any]) -> None:
     """Write ``tensors`` and ``text``; the file appears whole or not at all."""
-    path = Path(path)
     header = json.dumps({"schema": f"tl_neuron_attr.{kind}", "version": VERSION, "text": text})
+    stored = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    with _whole(Path(path)) as partial:
+        save_file(stored, partial, {"tl_neuron_attr": header})
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text file; it appears whole or not at all."""
+    with _whole(Path(path)) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+@contextmanager
+def _whole(path: Path) -> Generator[Path]:
+    """A name to write to that becomes ``path`` once everything is written."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(
-            {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial, {"tl_neuron_attr": header}
-        )
+        yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

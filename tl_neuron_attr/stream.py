@@ -22,7 +22,6 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from tl_neuron_attr.readout import Norm, Readout
-from tl_neuron_attr.tokens import recover_tokens
 from tl_neuron_attr.weights import Site, directions, post_norm_name, score_dtype, unembedding, unit_norm
 
 
@@ -162,13 +161,12 @@ class Stream:
         """``0 .. batch - 1``, to index with a position per prompt."""
         return torch.arange(self.shape[0], device=self.device)
 
-    def tokens(self, pos: Int[Tensor, "batch"] | None = None) -> Int[Tensor, "batch pos"] | None:
-        """The prompts' token ids (or those at ``pos``), found again by their embeddings; None where none match."""
-        if not self.has("hook_embed"):
+    def tokens(self) -> Int[Tensor, "batch pos"] | None:
+        """The prompts' token ids; None where the cache was made without ``embed.hook_in``."""
+        if not self.has("embed.hook_in"):
             return None
-        embed = self.get("hook_embed") if pos is None else self.at("hook_embed", pos)[:, None]
-        found = recover_tokens(self.model.W_E, embed.flatten(0, 1))
-        return None if found is None else found.reshape(embed.shape[:2])
+        ids = self._raw("embed.hook_in")
+        return ids if self.batched else ids[None]
 
     def get(self, name: str) -> Tensor:
         """A cached activation with a batch dimension, in the dtype scores are computed in."""

@@ -9,7 +9,7 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr.checked import checked
 from tl_neuron_attr.stream import Stream
-from tl_neuron_attr.tokens import recover_tokens, token_text
+from tl_neuron_attr.tokens import token_text
 from tl_neuron_attr.types import SITES, Neurons, TokenLists, Words
 from tl_neuron_attr.weights import direction, score_dtype, unembedding
 
@@ -57,23 +57,19 @@ def top_tokens(cache_or_model: Any, neurons: Neurons, k: int = 10) -> TokenLists
 
 
 def reader(stream: Stream) -> Any:
-    """What reads the :class:`Words` of neurons found in ``stream``; keeps model and embeddings, not the cache."""
-    model = stream.model
-    embed = stream.get("hook_embed") if stream.has("hook_embed") else None
+    """What reads the :class:`Words` of neurons found in ``stream``; keeps model and token ids, not the cache."""
+    model, ids = stream.model, stream.tokens()
 
     def read(neurons: Neurons) -> Words:
         promoted = top_tokens(model, neurons, k=min(_SHOWN, model.W_U.shape[1])).promoted
-        return Words(_sources(model, embed), dict(zip(neurons.keys, promoted, strict=True)))
+        return Words(() if ids is None else prompt_tokens(model, ids), dict(zip(neurons.keys, promoted, strict=True)))
 
     return read
 
 
-@torch.no_grad()
-def _sources(model: Any, embed: Float[Tensor, "batch pos d_embed"] | None) -> tuple[tuple[str, ...], ...]:
-    ids = None if embed is None else recover_tokens(model.W_E, embed.flatten(0, 1))
-    if ids is None or embed is None:
-        return ()
-    return tuple(_texts(model, ids.reshape(embed.shape[:2])))
+def prompt_tokens(model: Any, ids: Int[Tensor, "batch pos"]) -> tuple[tuple[str, ...], ...]:
+    """The text of each prompt's tokens."""
+    return tuple(_texts(model, ids))
 
 
 def _writes(model: Any, neurons: Neurons) -> Float[Tensor, "n d_model"]:

@@ -28,6 +28,7 @@ def load(*, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float
     """
     with _without_progress_bars():
         model = TransformerBridge.boot_transformers(str(FOLDER), device=device, dtype=dtype)
+    model.cfg.model_name = "tl_neuron_attr demo"
     model.eval()
     return model
 

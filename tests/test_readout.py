@@ -1,0 +1,47 @@
+import torch
+from hypothesis import given, settings
+
+from tests import synthetic
+
+
+@settings(max_examples=50, deadline=None)
+@given(synthetic.seeds)
+def test_pull_back_is_the_transpose_of_shape(seed):
+    g = torch.Generator().manual_seed(seed)
+    for centred in (True, False):
+        norm = synthetic.norm(g, 7, 2, centred)
+        u, v = torch.randn(2, 7, generator=g, dtype=torch.float64)
+        torch.testing.assert_close(norm.pull_back(u) @ v, u @ norm.shape(v))
+
+
+@settings(max_examples=50, deadline=None)
+@given(synthetic.seeds)
+def test_contributions_add_up_to_the_logits(seed):
+    g = torch.Generator().manual_seed(seed)
+    readout = synthetic.readout(g, 6, 11, 2)
+    parts = torch.randn(2, 5, 6, generator=g, dtype=torch.float64)
+    whole = readout.logits(parts.sum(1))
+    torch.testing.assert_close(readout.contributions(parts).sum(1) + readout.bias, whole)
+
+
+@settings(max_examples=30, deadline=None)
+@given(synthetic.seeds)
+def test_embed_is_the_transpose_of_unembed(seed):
+    g = torch.Generator().manual_seed(seed)
+    readout = synthetic.readout(g, 6, 11, 1)
+    v, w = torch.randn(6, generator=g, dtype=torch.float64), torch.randn(11, generator=g, dtype=torch.float64)
+    torch.testing.assert_close(readout.unembed(v) @ w, v @ readout.embed(w))
+    torch.testing.assert_close(readout.column_squares(), readout.W_U.square().sum(0))
+
+
+def test_half_precision_weights_are_read_out_in_float32():
+    g = torch.Generator().manual_seed(0)
+    full = synthetic.readout(g, 6, 20_000, 1)
+    half = full.W_U.bfloat16()
+    import dataclasses
+
+    bias, weight = full.bias.float(), dataclasses.replace(full.norm, weight=full.norm.weight.float())
+    readout = dataclasses.replace(full, W_U=half, bias=bias, norm=weight)
+    v = torch.randn(6, generator=g)
+    torch.testing.assert_close(readout.unembed(v), v @ half.float())
+    torch.testing.assert_close(readout.embed(readout.unembed(v)), v @ half.float() @ half.float().T)

@@ -1,0 +1,115 @@
+"""The page: what it says, and what it does in a real browser."""
+
+import re
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+import tl_neuron_attr as tna
+from tests import architectures
+from tests.vis.browser import needs_browser, opened
+from tl_neuron_attr import demo, vis
+
+HOSTILE = [
+    "</script><script>window.hacked=1</script>", "<img src=x onerror='window.hacked=1'>", 
+    "<svg onload=window.hacked=1>",
+    "<iframe src=javascript:parent.hacked=1>", '" onmouseover="window.hacked=1', "' onmouseover='window.hacked=1",
+    "&lt;script&gt;window.hacked=1&lt;/script&gt;", "<!--", "-->", "]]>", "{{ 7*7 }}", "${window.hacked=1}", "\\u003cb",
+    "<style>*{display:none}</style>", "<b>", "&#60;b&#62;", "\u2028window.hacked=1", "`${window.hacked=1}`",
+    "javascript:window.hacked=1", "<a href=javascript:window.hacked=1>", "$\\alpha$", "\x00",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cache():
+    return demo.load().run_with_cache("Tim Duncan plays the sport of")[1]
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A report whose every token, 200 of them, tries to be something else than text."""
+    model = architectures.build("llama", dtype=torch.float32)
+    words = [f"{HOSTILE[i % len(HOSTILE)]} {i}" for i in range(97)]
+    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0]))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    folder = tmp_path_factory.mktemp("tokenizer")
+    PreTrainedTokenizerFast(tokenizer_object=raw, unk_token=words[0]).save_pretrained(folder)
+    model.tokenizer = AutoTokenizer.from_pretrained(folder)
+    return model.run_with_cache(torch.arange(200)[None] % 97)[1]
+
+
+def test_the_page_is_self_contained_and_small(cache):
+    page = vis.report(cache, " basketball").page()
+    assert len(page.encode()) <= 6e6
+    assert page.count("window.CircuitsVis = CircuitsVis") == 1
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page.replace(str(vis.circuits.bundle()), ""))
+
+
+def test_the_page_holds_what_the_functions_compute(cache):
+    page = vis.report(cache, " basketball", k=12, heads=3).page()
+    value = tna.value_neurons(cache, " basketball", 12)[0]
+    assert re.findall(r'<td class="name \w+">(\S+)</td>', page) == value.labels
+    for score in value.score.tolist():
+        assert f"{score:+.4f}" in page
+    layers, heads = tna.attribute_layers(cache, " basketball"), tna.attribute_heads(cache, " basketball")[0]
+    assert f"layer 2, mlp: {float(layers.mlp[0, 2]):+.4f} nats" in page
+    assert f"L3H1: {float(heads[3, 1]):+.4f} nats" in page
+    best = [f"L{i // heads.shape[1]}H{i % heads.shape[1]}" for i in heads.flatten().topk(3).indices.tolist()]
+    assert re.findall(r"<tr><td>(L\dH\d)</td><td class=\"bar\">", page) == best
+
+
+def test_without_a_target_the_prediction_is_explained(cache):
+    assert vis.report(cache).title == "What made the model say basketball?"
+
+
+def test_the_contrast_is_named(cache):
+    body = vis.report(cache, " basketball", contrast=" golf").body
+    assert "rather than" in body and "golf" in body
+
+
+def test_a_long_prompt_keeps_the_page_small():
+    model = architectures.build("llama", dtype=torch.float32)
+    _, cache = model.run_with_cache(torch.randint(0, 93, (1, 600)))
+    assert len(vis.report(cache, 5).page().encode()) <= 6e6
+
+
+@needs_browser
+def test_the_page_draws_without_errors_or_requests(cache, tmp_path):
+    path = vis.report(cache, " basketball").save(tmp_path / "report.html")
+    with opened(path) as page:
+        page.wait_for("return document.querySelectorAll('.tna-attention canvas').length > 0")
+        assert page.run("return document.querySelectorAll('svg.tna-chart').length") == 2
+        assert page.run("return document.querySelectorAll('.tna-sources tr').length") == 8
+        assert page.run("return document.querySelector('h1').innerText") == "What made the model say basketball?"
+        assert page.run("return document.documentElement.scrollWidth <= window.innerWidth")
+        assert page.errors() == [] and page.requests() == []
+
+
+@needs_browser
+def test_views_draw_in_a_notebooks_cells(cache, tmp_path):
+    """Several views on one page, as a notebook inserts them, the bundle with each scripted one."""
+    views = (vis.attention(cache, [(2, 1)]), vis.neurons(tna.value_neurons(cache, " basketball", 3)), vis.report(cache))
+    cells = "".join(f"<div class='cell'>{view._repr_html_()}</div>" for view in views)
+    (tmp_path / "notebook.html").write_text(f"<!doctype html><meta charset=utf-8>{cells}", encoding="utf-8")
+    with opened(tmp_path / "notebook.html") as page:
+        page.wait_for("return document.querySelectorAll('.tna-attention canvas').length > 0")
+        page.driver.switch_to.frame(0)
+        page.wait_for("return document.querySelectorAll('.tna-attention canvas').length > 0")
+        page.driver.switch_to.default_content()
+        assert page.run("return document.querySelectorAll('.tna-neurons tbody tr').length") == 3
+        assert page.errors() == [] and page.requests() == []
+
+
+@needs_browser
+def test_hostile_tokens_are_text(hostile, tmp_path):
+    path = vis.report(hostile, 5, k=60).save(tmp_path / "hostile.html")
+    with opened(path) as page:
+        page.wait_for("return document.querySelectorAll('.tna-attention canvas').length > 0")
+        assert page.run("return document.querySelectorAll('.prompt .token').length") == 201
+        assert page.run("return window.hacked === undefined")
+        assert page.run("return document.querySelectorAll('section iframe, section img, section a').length") == 0
+        shown = page.run("return document.querySelector('.prompt').innerText")
+        assert all(piece in shown for piece in ("</script><script>window.hacked=1</script> 0", "&lt;script&gt;", "<b>"))
+        assert page.errors() == [] and page.requests() == []

@@ -1,0 +1,7 @@
+"""``python -m tl_neuron_attr``: the command line."""
+
+import sys
+
+from tl_neuron_attr.cli import main
+
+sys.exit(main())

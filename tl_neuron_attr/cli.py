@@ -1,0 +1,162 @@
+"""The command ``tl-neuron-attr``: a report page, a table of value neurons, the papers' numbers compared."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+_EPILOG = """examples:
+  tl-neuron-attr report --prompt "Tim Duncan plays the sport of" --target " basketball"
+  tl-neuron-attr report --prompt "The capital of France is" --model gpt2-large --html paris.html
+  tl-neuron-attr neurons --prompt "3 + 5 =" -k 10 --format csv
+  tl-neuron-attr reproduce gpt2-large
+
+Exit codes: 0 done, 1 something was wrong with the input or the numbers disagree, 2 the command line makes no sense."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = args.run
+    try:
+        return run(args)
+    except (ValueError, LookupError, TypeError, OSError, RuntimeError) as error:
+        if args.debug:
+            raise
+        print(f"tl-neuron-attr: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(
+        "tl-neuron-attr",
+        description="Which neurons made the model say that.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    page = commands.add_parser("report", help="write one HTML page: layers, heads, source tokens, value neurons")
+    _add_question(page)
+    page.add_argument("--html", type=Path, default=Path("report.html"), help="where the page goes (report.html)")
+    page.add_argument("--heads", type=int, default=8, help="how many heads are shown in detail (8)")
+    page.set_defaults(run=run_report)
+
+    table = commands.add_parser("neurons", help="print the value neurons as a table, CSV or JSON")
+    _add_question(table)
+    table.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    table.add_argument("--site", choices=("mlp", "attn", "both"), default="both")
+    table.add_argument("--suppressing", action="store_true", help="the neurons that lower the target most")
+    table.set_defaults(run=run_neurons)
+
+    compare = commands.add_parser("reproduce", help="compare the authors' printed numbers with ours")
+    compare.add_argument("paper", choices=("gpt2-large", "llama-7b"))
+    compare.add_argument("--tolerance", type=float, default=0.02, help="agreement, in nats (0.02)")
+    _add_model(compare, default="the authors' model, from the hub or its local cache")
+    compare.set_defaults(run=run_reproduce)
+    return top
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """``report``."""
+    from tl_neuron_attr.vis import report
+
+    model = load(args)
+    _, cache = model.run_with_cache(_tokens(model, args))
+    view = report(cache, args.target, k=args.k, heads=args.heads, pos=args.pos, contrast=args.contrast)
+    print(f"wrote {view.save(args.html).resolve()}")
+    return 0
+
+
+def run_neurons(args: argparse.Namespace) -> int:
+    """``neurons``."""
+    from tl_neuron_attr.value import value_neurons
+
+    model = load(args)
+    logits, cache = model.run_with_cache(_tokens(model, args))
+    target = prediction(logits, args.pos) if args.target is None else args.target
+    sites = ("mlp", "attn") if args.site == "both" else (args.site,)
+    found = value_neurons(
+        cache, target, args.k, sites=sites, largest=not args.suppressing, pos=args.pos, contrast=args.contrast
+    )[0]
+    if args.format == "table":
+        print(found)
+    elif args.format == "csv":
+        frame = found.to_frame()
+        print(frame.assign(promoted=frame["promoted"].map(" | ".join)).to_csv(index=False), end="")
+    else:
+        print(found.to_frame().to_json(orient="records", force_ascii=False, indent=2))
+    return 0
+
+
+def run_reproduce(args: argparse.Namespace) -> int:
+    """``reproduce``."""
+    from tl_neuron_attr.reproduce import BOOT_NAMES, reproduce
+
+    model = load(args, BOOT_NAMES[args.paper])
+    result = reproduce(model, paper=args.paper, tolerance=args.tolerance)
+    print(result)
+    return 0 if result.agrees else 1
+
+
+def prediction(logits: torch.Tensor, pos: int) -> int:
+    """The likeliest next token at a position of the only prompt.
+
+    Raises:
+        IndexError: If there is no such position.
+    """
+    length = logits.shape[1]
+    if not -length <= pos < length:
+        raise IndexError(f"--pos must lie between {-length} and {length - 1} for this prompt, got {pos}")
+    return int(logits[0, pos].argmax())
+
+
+def load(args: argparse.Namespace, default: str | None = None) -> Any:
+    """The model asked for: a name or directory TransformerLens boots, the bundled one if there is none.
+
+    Raises:
+        OSError: If it cannot be found, with what can be done.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from tl_neuron_attr import demo
+
+    name, dtype = args.model or default, getattr(torch, args.dtype)
+    if name is None:
+        return demo.load(device=args.device, dtype=dtype)
+    try:
+        model = TransformerBridge.boot_transformers(name, device=args.device, dtype=dtype)
+    except OSError as error:
+        raise OSError(
+            f"--model {name!r} could not be loaded: give a directory with config.json, weights and tokenizer, or a "
+            f"name on the Hugging Face hub that this machine can reach ({str(error).splitlines()[0]})"
+        ) from error
+    return model.eval()
+
+
+def _add_question(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--prompt", required=True, help="the text before the token asked about")
+    command.add_argument("--target", help='one token, leading space included: " basketball"; default: the prediction')
+    command.add_argument("--contrast", help="score log p(target) - log p(contrast)")
+    command.add_argument("--pos", type=int, default=-1, help="the position scored (-1)")
+    command.add_argument("-k", type=int, default=30, help="how many neurons (30)")
+    command.add_argument("--no-bos", action="store_true", help="do not put the tokenizer's BOS token first")
+    _add_model(command, default="the bundled model")
+
+
+def _add_model(command: argparse.ArgumentParser, *, default: str) -> None:
+    command.add_argument("--model", help=f"name or directory, as boot_transformers takes it; default: {default}")
+    command.add_argument("--dtype", choices=DTYPES, default="float32")
+    command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _tokens(model: Any, args: argparse.Namespace) -> torch.Tensor:
+    if not args.prompt:
+        raise ValueError("--prompt is empty")
+    return model.to_tokens(args.prompt, prepend_bos=False if args.no_bos else None)

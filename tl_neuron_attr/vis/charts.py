@@ -1,0 +1,98 @@
+"""Static charts as SVG: matplotlib draws, the text stays text, and every mark says its value when pointed at.
+
+They print, need no script, and are readable without colour: sites differ in lightness and hatching, and negative cells
+carry a minus sign.
+"""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+from jaxtyping import Float
+from markupsafe import Markup
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+ATTN, MLP = "#e69f00", "#20457c"
+DIVERGING = "RdBu"
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tl_neuron_attr",
+    "font.family": "sans-serif",
+    "font.size": 9.0,
+    "hatch.linewidth": 0.6,
+}
+_SVG = "http://www.w3.org/2000/svg"
+_FAINT = 0.04
+"""Cells below this share of the largest get no minus sign."""
+
+
+def layer_chart(attn: Float[Tensor, "layer"], mlp: Float[Tensor, "layer"], *, unit: str = "nats") -> Markup:
+    """Two bars a layer: what attention and what the MLP added."""
+    figure = Figure(figsize=(min(max(6.5, 0.25 * len(attn) + 1.5), 11), 2.6), layout="constrained")
+    axes = figure.add_subplot()
+    titles: dict[str, str] = {}
+    for site, values, colour, hatch, shift in (("attn", attn, ATTN, "////", -0.2), ("mlp", mlp, MLP, "", 0.2)):
+        places = [layer + shift for layer in range(len(values))]
+        bars = axes.bar(places, values.tolist(), 0.4, color=colour, hatch=hatch, edgecolor="white", linewidth=0.3)
+        bars.set_label({"attn": "attention", "mlp": "MLP"}[site])
+        for layer, bar in enumerate(bars):
+            bar.set_gid(f"{site}{layer}")
+            titles[f"{site}{layer}"] = f"layer {layer}, {site}: {float(values[layer]):+.4f} {unit}"
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.set_xlabel("layer")
+    axes.set_ylabel(f"increase of log p ({unit})")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+    return _svg(figure, titles)
+
+
+def head_heatmap(scores: Float[Tensor, "layer head"], *, unit: str = "nats") -> Markup:
+    """A cell a head, layers upwards; blue raises the target, red lowers it and carries a minus sign."""
+    n_layers, n_heads = scores.shape
+    figure = Figure(figsize=(0.24 * n_heads + 2.2, 0.24 * n_layers + 1.1), layout="constrained")
+    axes = figure.add_subplot()
+    largest = float(scores.abs().max().clamp_min(1e-12))
+    colours = matplotlib.colormaps[DIVERGING]
+    norm = TwoSlopeNorm(0, -largest, largest)
+    titles: dict[str, str] = {}
+    for layer, line in enumerate(scores.tolist()):
+        for head, score in enumerate(line):
+            cell = Rectangle((head - 0.5, layer - 0.5), 1, 1, facecolor=colours(norm(score)), edgecolor="white")
+            cell.set(linewidth=0.5, gid=f"L{layer}H{head}")
+            titles[f"L{layer}H{head}"] = f"L{layer}H{head}: {score:+.4f} {unit}"
+            axes.add_patch(cell)
+            if score < -_FAINT * largest:
+                axes.text(head, layer, "\u2212", ha="center", va="center", fontsize=8, clip_on=True)
+    axes.set(xlim=(-0.5, n_heads - 0.5), ylim=(-0.5, n_layers - 0.5), xlabel="head", ylabel="layer", aspect="equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    bar = figure.colorbar(ScalarMappable(norm, DIVERGING), ax=axes, shrink=0.9, aspect=30)
+    bar.set_label(unit)
+    bar.outline.set_visible(False)
+    return _svg(figure, titles)
+
+
+def _svg(figure: Figure, titles: Mapping[str, str]) -> Markup:
+    """The figure as an ``<svg>`` element; a mark whose id is in ``titles`` shows that text when pointed at."""
+    drawn = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    ElementTree.register_namespace("", _SVG)
+    ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+    root = ElementTree.fromstring(drawn.getvalue())
+    for mark in root.iter(f"{{{_SVG}}}g"):
+        if (title := titles.get(mark.attrib.get("id", ""))) is not None:
+            ElementTree.SubElement(mark, f"{{{_SVG}}}title").text = title
+            del mark.attrib["id"]
+    root.attrib["class"] = "tna-chart"
+    return Markup(ElementTree.tostring(root, encoding="unicode"))

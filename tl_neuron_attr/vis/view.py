@@ -1,0 +1,54 @@
+"""A view: a piece of HTML that shows itself in a notebook and saves itself as one page that needs no network."""
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from markupsafe import Markup
+
+from tl_neuron_attr.storage import write_text
+from tl_neuron_attr.vis.circuits import bundle
+from tl_neuron_attr.vis.templates import asset, render
+
+
+@dataclass(frozen=True)
+class View:
+    """HTML that is complete in itself.
+
+    Attributes:
+        body: The markup, every token in it escaped.
+        title: The title of a page made from it.
+        scripted: Whether it draws with circuitsvis, whose bundle a page then holds once.
+        whole: Whether it is a page of its own: a notebook then shows it in a frame.
+    """
+
+    body: Markup
+    title: str
+    scripted: bool = False
+    whole: bool = False
+
+    def page(self) -> str:
+        """One HTML page: style, scripts and markup in a single file that makes no request."""
+        script = bundle() if self.scripted else ""
+        return str(render("page.html.j2", title=self.title, style=asset("style.css"), bundle=script, body=self.body))
+
+    def save(self, path: str | Path) -> Path:
+        """Write :meth:`page` to ``path``; the file appears whole or not at all.
+
+        Example:
+            >>> from tempfile import mkdtemp
+            >>> View(Markup("<p>hello</p>"), "greeting").save(Path(mkdtemp()) / "hello.html").name
+            'hello.html'
+        """
+        return write_text(path, self.page())
+
+    def _repr_html_(self) -> str:
+        """The view in a notebook cell, offline too."""
+        if self.whole:
+            frame = "width:100%;height:80vh;border:1px solid #ddd;border-radius:8px"
+            return f'<iframe style="{frame}" title="{escape(self.title)}" srcdoc="{escape(self.page())}"></iframe>'
+        script = f"<script>{bundle()}</script>" if self.scripted else ""
+        return f'<style>{asset("style.css")}</style>{script}<div class="tna">{self.body}</div>'
+
+    def __repr__(self) -> str:
+        return f"View({self.title!r}): shown in a notebook; .save(path) writes a page"

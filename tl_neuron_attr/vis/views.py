@@ -1,0 +1,166 @@
+"""One view a kind of result: layers, heads, source positions, attention patterns, neurons."""
+
+from collections.abc import Sequence
+
+import torch
+from circuitsvis.attention import attention_heads
+from circuitsvis.tokens import colored_tokens
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+from tl_neuron_attr.checked import checked
+from tl_neuron_attr.stream import Stream
+from tl_neuron_attr.types import LayerScores, Neurons
+from tl_neuron_attr.vis.charts import head_heatmap, layer_chart
+from tl_neuron_attr.vis.circuits import element
+from tl_neuron_attr.vis.escaping import harmless_tokens
+from tl_neuron_attr.vis.templates import render
+from tl_neuron_attr.vis.view import View
+from tl_neuron_attr.weights import within
+from tl_neuron_attr.words import prompt_tokens
+
+Head = tuple[int, int]
+"""A layer and a head in it."""
+
+_DECIMALS = 4
+
+
+@checked
+def layer_scores(scores: LayerScores) -> View:
+    """Bars of what each layer's attention and MLP added to log p(target), in nats.
+
+    Raises:
+        ValueError: If the scores are of several prompts.
+
+    Example:
+        >>> import tl_neuron_attr as tna
+        >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
+        >>> layer_scores(tna.attribute_layers(cache, " basketball"))
+        View('layers'): shown in a notebook; .save(path) writes a page
+    """
+    return View(layer_chart(_one(scores.attn, 1), _one(scores.mlp, 1)), "layers")
+
+
+@checked
+def head_scores(scores: Float[Tensor, "*b layer head"]) -> View:
+    """A heatmap of head scores, in nats.
+
+    Raises:
+        ValueError: If the scores are of several prompts.
+
+    Example:
+        >>> head_scores(torch.randn(4, 8))
+        View('heads'): shown in a notebook; .save(path) writes a page
+    """
+    return View(head_heatmap(_one(scores, 2)), "heads")
+
+
+@checked
+def source_scores(
+    tokens: Sequence[str], scores: Float[Tensor, "head source"], *, labels: Sequence[str] | None = None
+) -> View:
+    """The prompt's tokens coloured by what each head read from them, in nats: a line a head, one scale for all.
+
+    Args:
+        tokens: The prompt's tokens.
+        scores: One row a head, from :func:`~tl_neuron_attr.attribute_head_positions`.
+        labels: A name a head.
+
+    Raises:
+        ValueError: If there is not one score a token or one label a head.
+
+    Example:
+        >>> source_scores(["The", " cat"], torch.randn(1, 2), labels=["L3H1"])
+        View('source positions'): shown in a notebook; .save(path) writes a page
+    """
+    names = [f"head {i}" for i in range(len(scores))] if labels is None else list(labels)
+    if len(tokens) != scores.shape[1] or len(names) != len(scores):
+        raise ValueError(
+            f"scores must have a row a label and a column a token, got shape {tuple(scores.shape)} for {len(names)} "
+            f"labels and {len(tokens)} tokens"
+        )
+    values = scores.detach().cpu().round(decimals=_DECIMALS)
+    largest, shown = max(float(values.abs().max()), 1e-12), harmless_tokens(tokens)
+    lines = [
+        (name, element(colored_tokens(shown, line, min_value=-largest, max_value=largest)))
+        for name, line in zip(names, values, strict=True)
+    ]
+    return View(render("sources.html.j2", lines=lines), "source positions", scripted=True)
+
+
+@checked
+def attention(cache: ActivationCache, heads: Sequence[Head], *, prompt: int = 0) -> View:
+    """The attention patterns of some heads, drawn by circuitsvis: destination tokens in rows, sources in columns.
+
+    Args:
+        cache: A cache of a forward pass.
+        heads: ``(layer, head)`` pairs.
+        prompt: Which prompt of a batch.
+
+    Raises:
+        IndexError: If a layer, head or prompt is out of range.
+        ValueError: If ``heads`` is empty.
+
+    Example:
+        >>> import tl_neuron_attr as tna
+        >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
+        >>> attention(cache, [(2, 0), (3, 1)])
+        View('attention'): shown in a notebook; .save(path) writes a page
+    """
+    if not heads:
+        raise ValueError("heads is empty: give at least one (layer, head) pair")
+    stream = Stream(cache)
+    within("prompt", prompt, stream.shape[0])
+    patterns: list[Tensor] = []
+    for layer, head in heads:
+        within("layer", layer, stream.n_layers)
+        pattern = stream.get(f"blocks.{layer}.attn.hook_pattern")[prompt]
+        within("head", head, len(pattern))
+        patterns.append(pattern[head].cpu().round(decimals=_DECIMALS))
+    names = [f"L{layer}H{head}" for layer, head in heads]
+    drawn = attention_heads(
+        attention=torch.stack(patterns),
+        tokens=harmless_tokens(tokens_of(stream, prompt)),
+        attention_head_names=names,
+        mask_upper_tri=False,
+    )
+    return View(render("attention.html.j2", drawn=element(drawn)), "attention", scripted=True)
+
+
+@checked
+def neurons(found: Neurons) -> View:
+    """Neurons as a table: rank, name, source token, coefficient, score in nats as a bar, promoted tokens.
+
+    Raises:
+        ValueError: If the neurons are of several prompts.
+
+    Example:
+        >>> import tl_neuron_attr as tna
+        >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
+        >>> neurons(tna.value_neurons(cache, " basketball", k=5))
+        View('neurons'): shown in a notebook; .save(path) writes a page
+    """
+    if found.batched and len(found.score) > 1:
+        raise ValueError(f"neurons are of {len(found.score)} prompts; show one of them: neurons[0]")
+    one = found[0] if found.batched else found
+    frame = one.to_frame()
+    largest = max(float(one.score.abs().max()), 1e-12)
+    rows = [{**row, "share": abs(row["score"]) / largest} for row in frame.to_dict("records")]
+    return View(render("neurons.html.j2", rows=rows), "neurons")
+
+
+def tokens_of(stream: Stream, prompt: int) -> tuple[str, ...]:
+    """The tokens of one prompt; their positions where the cache does not tell them."""
+    ids = stream.tokens()
+    if ids is None:
+        return tuple(f"@{i}" for i in range(stream.shape[1]))
+    return prompt_tokens(stream.model, ids[prompt : prompt + 1])[0]
+
+
+def _one(scores: Tensor, ndim: int) -> Tensor:
+    """The scores of the only prompt."""
+    rows = scores.detach().cpu().reshape(-1, *scores.shape[scores.ndim - ndim :])
+    if len(rows) != 1:
+        raise ValueError(f"scores are of {len(rows)} prompts; show one of them: scores[0]")
+    return rows[0]
