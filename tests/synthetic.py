@@ -20,9 +20,11 @@ def norm(g: torch.Generator, d: int, rows: int, centred: bool) -> Norm:
 
 def readout(g: torch.Generator, d: int, vocab: int, rows: int) -> Readout:
     W_U = torch.randn(d, vocab, generator=g, dtype=torch.float64)
-    bias = torch.randn(vocab, generator=g, dtype=torch.float64)
+    b_U = torch.randn(vocab, generator=g, dtype=torch.float64)
+    norm_bias = torch.randn(d, generator=g, dtype=torch.float64)
     centred = bool(torch.rand(1, generator=g) < 0.5)
-    return Readout(W_U, norm(g, d, rows, centred), bias, multiplier=float(torch.rand(1, generator=g)) + 0.5)
+    multiplier = float(torch.rand(1, generator=g)) + 0.5
+    return Readout(W_U, norm(g, d, rows, centred), norm_bias, b_U, multiplier)
 
 
 def sublayer(g: torch.Generator, batch: int, d: int, site: str, layer: int, size: float, ties: bool) -> Sublayer:
@@ -72,7 +74,8 @@ def brute_force(increase: Increase, subs: list[Sublayer]) -> list[Tensor]:
 
             def log_p(resid, row=row):
                 centred = resid - resid.mean(-1, keepdim=True) if r.norm.centred else resid
-                logits = centred * r.norm.weight / r.norm.scale[row] @ r.W_U * r.multiplier + r.bias
+                normed = centred * r.norm.weight / r.norm.scale[row] + r.norm_bias
+                logits = (normed @ r.W_U + r.b_U) * r.multiplier
                 return logits.log_softmax(-1)[..., increase.target[row]]
 
             vectors = sub.directions[:, None] * sub.coefficients[b, :, :, None]

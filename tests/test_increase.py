@@ -26,7 +26,9 @@ def test_the_toy_example_of_table_1(values, after):
     The paper cuts its figures off after two digits.
     """
     one = torch.ones(4, dtype=torch.float64)
-    readout = Readout(torch.eye(4, dtype=torch.float64), Norm(one, torch.ones(4, dtype=torch.float64), False), 0 * one)
+    readout = Readout(
+        torch.eye(4, dtype=torch.float64), Norm(one, torch.ones(4, dtype=torch.float64), False), 0 * one, 0 * one
+    )
     increase = Increase(readout, BEFORE.repeat(4, 1), torch.arange(4))
     vectors = torch.tensor(values, dtype=torch.float64).repeat(4, 1, 1)
     scores = increase.of_vectors(vectors)[:, 0]

@@ -116,7 +116,7 @@ def require_additive(stream: Stream, readout: Readout, pos: Int[Tensor, "batch"]
     final = stream.at(f"blocks.{stream.n_layers - 1}.hook_resid_post", pos)
     some = slice(None, None, max(1, readout.d_vocab // _SAMPLED_LOGITS))
     W_U = readout.W_U[:, some].to(readout.dtype)
-    computed = readout.norm(final) @ W_U + readout.bias[some] / readout.multiplier
+    computed = (readout.norm(final) + readout.norm_bias) @ W_U + readout.b_U[some]
     if not _close(computed, stream.at("unembed.hook_out", pos)[:, some], allowed):
         _refuse(stream, "the readout of the final stream is not the model's logits")
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
@@ -94,6 +95,6 @@ def ask(
     readout = stream.readout(where)
     guard.require_additive(stream, readout, where)
     if not final_bias:
-        readout = replace(readout, bias=stream.readout(where, final_bias=False).bias)
+        readout = replace(readout, norm_bias=torch.zeros_like(readout.norm_bias))
     other = None if contrast is None else token_ids(stream, contrast, "contrast")
     return Question(stream, where, readout, token_ids(stream, target), other)

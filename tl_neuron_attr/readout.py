@@ -60,14 +60,16 @@ class Readout:
     Attributes:
         W_U: The unembedding, in the model's own dtype.
         norm: The final norm.
-        bias: The final norm's bias read out, plus ``b_U``; added once, never by a contribution.
+        norm_bias: The final norm's bias; with ``b_U`` added once to a stream, never by a contribution.
+        b_U: The unembedding's bias.
         multiplier: A constant every logit is multiplied with (Granite, Cohere); 1 elsewhere.
         transform: What the model does to its logits where that is not linear (Gemma-2's softcap), else None.
     """
 
     W_U: Float[Tensor, "d_model d_vocab"]
     norm: Norm
-    bias: Float[Tensor, "d_vocab"]
+    norm_bias: Float[Tensor, "d_model"]
+    b_U: Float[Tensor, "d_vocab"]
     multiplier: float = 1.0
     transform: Transform | None = None
 
@@ -123,7 +125,8 @@ class Readout:
 
     def logits(self, resid: Float[Tensor, "batch *n d_model"]) -> Float[Tensor, "batch *n d_vocab"]:
         """The logits of whole residual streams, before :meth:`finish`."""
-        return self.contributions(resid) + self.bias
+        normed = self.norm(resid) + self.norm_bias
+        return self.unembed(normed * self.multiplier).add_(self.b_U * self.multiplier)
 
     def finish(self, logits: Float[Tensor, "*n d_vocab"]) -> Float[Tensor, "*n d_vocab"]:
         """Log-probabilities of logits: the model's transform, if any, then ``log_softmax``."""

@@ -246,9 +246,9 @@ class Stream:
         """The MLP's post-activations (paper 1, Eq. 6)."""
         return self.at(f"blocks.{layer}.mlp.hook_post", pos)
 
-    def readout(self, pos: Int[Tensor, "batch"], *, final_bias: bool = True) -> Readout:
-        """The readout at one position of each prompt; arguments of :func:`~tl_neuron_attr.weights.unembedding`."""
-        plain = unembedding(self.model, self.dtype, final_bias=final_bias)
+    def readout(self, pos: Int[Tensor, "batch"]) -> Readout:
+        """The readout at one position of each prompt."""
+        plain = unembedding(self.model, self.dtype)
         return replace(plain, norm=self._frozen(self.model.ln_final, "ln_final", pos))
 
     def norm(self, layer: int, name: str, pos: Int[Tensor, "batch"]) -> Norm:

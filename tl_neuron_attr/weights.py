@@ -68,22 +68,11 @@ def within(name: str, value: int, size: int) -> None:
         raise IndexError(f"{name} must lie between 0 and {size - 1}, got {value}")
 
 
-def unembedding(model: Any, dtype: torch.dtype, *, final_bias: bool = True) -> Readout:
-    """The model's readout with the final norm's scale at one.
-
-    Args:
-        model: The model.
-        dtype: The dtype scores are computed in.
-        final_bias: Whether the final norm's bias is part of the base logits. The model has it; the authors' GPT-2
-            notebook leaves it out.
-    """
-    multiplier, transform = _output_transform(model, dtype)
-    bias = model.b_U.to(dtype)
-    readout = Readout(model.W_U, unit_norm(model.ln_final, dtype), bias, multiplier, transform)
-    norm_bias = getattr(model.ln_final, "b", None)
-    if final_bias and norm_bias is not None:
-        bias = bias + readout.unembed(norm_bias.to(dtype))
-    return Readout(model.W_U, readout.norm, bias * multiplier, multiplier, transform)
+def unembedding(model: Any, dtype: torch.dtype) -> Readout:
+    """The model's readout with the final norm's scale at one."""
+    norm, own = unit_norm(model.ln_final, dtype), getattr(model.ln_final, "b", None)
+    norm_bias = torch.zeros_like(norm.weight) if own is None else own.to(dtype)
+    return Readout(model.W_U, norm, norm_bias, model.b_U.to(dtype), *_output_transform(model, dtype))
 
 
 def _output_transform(model: Any, dtype: torch.dtype) -> tuple[float, Callable[[Tensor], Tensor] | None]:

@@ -84,7 +84,7 @@ def evaluate(model: NextLogits, *, split: Literal["tuning", "held_out"] = "held_
     return Evaluation(tuple(rows))
 
 
-def _row(task: str, outcomes: Sequence[float]) -> Row:
+def _row(task: str, outcomes: Sequence[float | bool]) -> Row:
     return Row(task, len(outcomes), sum(outcomes) / len(outcomes))
 
 
