@@ -25,6 +25,24 @@ def test_equals_brute_force_with_and_without_the_series(seed, peak, size, batch,
         assert got[sub.coefficients == 0].eq(0).all()
 
 
+def test_contributions_of_every_size_are_exact():
+    """Coefficients from far below the series' radius to far beyond what ``exp`` alone could take."""
+    increase, subs = synthetic.case(7, batch=10, peak=3.0)
+    rows, sub = torch.arange(10, 20), subs[1]
+    for size in (1e-6, 1e-3, 0.1, 1.0, 10.0, 1e3):
+        scaled = replace(sub, coefficients=size * torch.randn_like(sub.coefficients))
+        got = neuron_scores(increase.select(rows), scaled)
+        expected = synthetic.brute_force(increase.select(rows), [scaled])[0]
+        torch.testing.assert_close(got, expected, atol=1e-9, rtol=1e-12)
+
+
+def test_a_coefficient_that_is_not_a_number_is_never_scored_as_one():
+    increase, subs = synthetic.case(7, batch=10)
+    broken = replace(subs[1], coefficients=subs[1].coefficients.index_fill(1, torch.tensor([0]), torch.nan))
+    assert neuron_scores(increase.select(torch.arange(10, 20)), broken)[:, 0].isnan().all()
+    assert neuron_scores(increase.select(torch.arange(10, 11)), broken.select(torch.tensor([0])))[:, 0].isnan().all()
+
+
 def test_the_series_is_exact_up_to_the_edge_of_its_radius():
     increase, subs = synthetic.case(2, batch=16, peak=3.0)
     sub, rows = subs[1], torch.arange(16, 32)

@@ -34,7 +34,7 @@ def spread(increase: Increase, rows: slice) -> tuple[Float[Tensor, "batch"], Flo
 
     The variance in one direction is at most the sum over all of them, the mean squared distance.
     """
-    readout, p = increase.readout, increase.log_p[rows].exp()
+    readout, p = increase.readout, increase.p[rows]
     mean = readout.embed(p)
     squares = readout.column_squares() - 2 * readout.unembed(mean) + mean.square().sum(-1, keepdim=True)
     squares = squares.clamp_min(0)

@@ -45,6 +45,11 @@ class Increase:
         """The base stream's log-probabilities."""
         return self.readout.finish(self.readout.logits(self.base))
 
+    @cached_property
+    def p(self) -> Float[Tensor, "batch d_vocab"]:
+        """The base stream's distribution."""
+        return self.log_p.exp()
+
     def select(self, rows: Int[Tensor, "n"]) -> "Increase":
         """The given rows, repeated where they are."""
         contrast = None if self.contrast is None else self.contrast[rows]

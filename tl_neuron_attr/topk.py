@@ -89,7 +89,7 @@ def gradient(increase: Increase) -> Float[Tensor, "row d_model"]:
     if increase.linear:
         return increase.direction
     readout = increase.readout
-    mean = readout.embed(increase.log_p.exp())
+    mean = readout.embed(increase.p)
     return readout.norm.pull_back(readout.columns(increase.target) - mean) * readout.gain[:, None]
 
 

@@ -1,0 +1,31 @@
+"""Random models of known shapes: their speed is that of trained ones, and no hub is needed."""
+
+from pathlib import Path
+from tempfile import mkdtemp
+
+import torch
+from tokenizers import Tokenizer, models
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+
+def gpt2(*, sharpness: float = 1.0, seed: int = 0, **shape: int) -> TransformerBridge:
+    """A random GPT-2; ``sharpness`` multiplies the final norm's weight, so that predictions are peaked, not flat."""
+    torch.manual_seed(seed)
+    model = GPT2LMHeadModel(GPT2Config(**shape)).eval()
+    model.transformer.ln_f.weight.data.mul_(sharpness)
+    model.config.architectures = ["GPT2LMHeadModel"]
+    return TransformerBridge.boot_transformers("gpt2-shaped", hf_model=model, tokenizer=_tokenizer(), device="cpu")
+
+
+def prompts(batch: int, length: int, *, vocabulary: int = 50257, seed: int = 0) -> torch.Tensor:
+    """Random token ids."""
+    return torch.randint(0, vocabulary, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    """TransformerLens boots no model without a tokenizer that it can reload from disk."""
+    folder = Path(mkdtemp())
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "<bos>": 1}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token="<bos>").save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
