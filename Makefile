@@ -3,9 +3,9 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: report test lint types check clean
+.PHONY: report test lint types check benchmark demo-model clean
 
-report: $(STAMP)  ## attribute a fact of the bundled model and write report.html
+report: $(STAMP)  ## explain a prediction of the bundled model: writes report.html and says where
 	$(PY) -m tl_neuron_attr report --prompt "Tim Duncan plays the sport of" --target " basketball" --html report.html
 
 test: $(STAMP)  ## every test, doctests included
@@ -16,9 +16,15 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 
 types: $(STAMP)
-	$(VENV)/bin/pyright
+	$(VENV)/bin/pyright --pythonpath $(PY)
 
 check: lint types test
+
+benchmark: $(STAMP)  ## the tables of docs/benchmarks, about 20 minutes on one quiet core
+	$(PY) benchmarks/attribution.py --out docs/benchmarks/attribution.md
+
+demo-model: $(STAMP)  ## train the bundled model anew, about 20 minutes on one core
+	$(PY) scripts/train_demo.py
 
 clean:
 	rm -rf $(VENV) report.html

@@ -26,7 +26,7 @@ def close(got, expected):
 def test_neurons_and_biases_sum_to_what_each_sublayer_wrote(name, compat):
     stream = stream_of(name, compat)
     sites = ("attn",) if name == "mixtral" else ("attn", "mlp")
-    for sublayer in stream.sublayers(POS, sites):
+    for sublayer in stream.sublayers(stream.places(POS), sites):
         written = torch.einsum("nd,bns->bd", sublayer.shaped(), sublayer.scaled_coefficients())
         close(written + sublayer.bias, sublayer.out)
 
@@ -36,11 +36,12 @@ def test_neurons_and_biases_sum_to_what_each_sublayer_wrote(name, compat):
 @pytest.mark.parametrize("name", list(architectures.BUILDERS))
 def test_sublayers_sum_to_the_final_stream_which_reads_out_to_the_logits(name, compat):
     stream = stream_of(name, compat)
-    total = stream.at("blocks.0.hook_resid_pre", POS)
+    places = stream.places(POS)
+    total = stream.at("blocks.0.hook_resid_pre", places)
     for layer in range(stream.n_layers):
-        total = total + stream.out("attn", layer, POS) + stream.out("mlp", layer, POS)
-    close(total, stream.at(f"blocks.{stream.n_layers - 1}.hook_resid_post", POS))
-    readout = stream.readout(POS)
+        total = total + stream.out("attn", layer, places) + stream.out("mlp", layer, places)
+    close(total, stream.at(f"blocks.{stream.n_layers - 1}.hook_resid_post", places))
+    readout = stream.readout(places)
     model_says = stream.model(architectures.prompts())[[0, 1], POS]
     close(readout.finish(readout.logits(total)), model_says.to(stream.dtype).log_softmax(-1))
 
@@ -49,7 +50,7 @@ def test_sublayers_sum_to_the_final_stream_which_reads_out_to_the_logits(name, c
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "bloom", "olmo2"])
 def test_single_writes_are_the_products_of_direction_and_coefficient(name):
     stream = stream_of(name, False)
-    for sublayer in stream.sublayers(POS):
+    for sublayer in stream.sublayers(stream.places(POS)):
         rows, neuron = torch.tensor([0, 1, 1]), torch.tensor([0, 5, 7])
         source = torch.tensor([0, 0, sublayer.sources - 1])
         expected = sublayer.shaped()[neuron] * sublayer.scaled_coefficients()[rows, neuron, source][:, None]
@@ -66,7 +67,7 @@ def test_a_cache_tells_its_tokens(name):
 
 def test_weights_are_views_not_copies():
     stream = stream_of("llama", False)
-    sublayer = stream.sublayer("mlp", 1, POS)
+    sublayer = stream.sublayer("mlp", 1, stream.last)
     assert sublayer.directions.data_ptr() == stream.block(1).mlp.W_out.data_ptr()
 
 
@@ -77,8 +78,9 @@ def test_layer_scores_telescope_where_blocks_are_sequential(name):
 
     _, cache = architectures.run(name)
     stream = Stream(cache)
-    readout = stream.readout(POS)
-    ends = [readout.finish(readout.logits(stream.at(f"blocks.{i}", POS)))[:, 5] for i in ENDS]
+    places = stream.places(POS)
+    readout = stream.readout(places)
+    ends = [readout.finish(readout.logits(stream.at(f"blocks.{i}", places)))[:, 5] for i in ENDS]
     scores = tna.attribute_layers(cache, 5, pos=POS)
     torch.testing.assert_close((scores.attn + scores.mlp).sum(1), ends[1] - ends[0], atol=1e-5, rtol=1e-5)
 

@@ -66,7 +66,8 @@ def attribute_layers(
     def scores(site: Site) -> Float[Tensor, "*b layer"]:
         layers = range(q.stream.n_layers)
         outs = (
-            q.increase(site, i).of_vectors(q.stream.out(site, i, q.pos)[:, None], max_bytes=max_bytes) for i in layers
+            q.increase(site, i).of_vectors(q.stream.out(site, i, q.places)[:, None], max_bytes=max_bytes)
+            for i in layers
         )
         return q.finish(torch.cat(list(outs), dim=1))
 
@@ -183,7 +184,7 @@ def attribute_attn_neurons(
     """
     q = ask(cache, target, ("attn",), pos=pos, contrast=contrast, model=model, final_bias=final_bias)
     scores = _every_neuron(q, "attn", layers, max_bytes)
-    heads = q.stream.sublayer("attn", 0, q.pos).heads
+    heads = q.stream.sublayer("attn", 0, q.places).heads
     return q.finish(scores.unflatten(2, (heads, -1)).transpose(3, 4))
 
 

@@ -6,9 +6,10 @@ Each check is linear in the stream at the scored position, so the whole guard co
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from tl_neuron_attr.places import Places
 from tl_neuron_attr.readout import Readout
 from tl_neuron_attr.stream import Site, Stream, Sublayer
 
@@ -70,7 +71,7 @@ def require_mlp_neurons(stream: Stream) -> None:
         )
 
 
-def require_real_positions(stream: Stream, pos: Int[Tensor, "batch"], *, given: bool) -> None:
+def require_real_positions(stream: Stream, places: Places, *, given: bool) -> None:
     """Refuse positions that are padding, as far as a cache shows it.
 
     A masked position attends to nothing, so its pattern is flat over the future too. Right padding without a mask
@@ -79,10 +80,10 @@ def require_real_positions(stream: Stream, pos: Int[Tensor, "batch"], *, given: 
     Raises:
         ValueError: Naming the prompts.
     """
-    pattern = stream.get("blocks.0.attn.hook_pattern")[stream.rows, :, pos]
-    future = torch.arange(pattern.shape[-1], device=pattern.device) > pos[:, None]
+    pattern = stream.get("blocks.0.attn.hook_pattern")[places.row, :, places.pos]
+    future = torch.arange(pattern.shape[-1], device=pattern.device) > places.pos[:, None]
     masked = (pattern.sum(1) * future).sum(-1) > 0
-    masked |= pattern[stream.rows, :, pos].sum(-1) == 0
+    masked |= pattern[places.row, :, places.pos].sum(-1) == 0  # nothing to itself either
     if not given and stream.shape[0] > 1:
         masked |= _ends_in_padding(stream)
     if bool(masked.any()):
@@ -100,7 +101,7 @@ def _ends_in_padding(stream: Stream) -> Tensor:
     return tokens[:, -1] == pad
 
 
-def require_additive(stream: Stream, readout: Readout, pos: Int[Tensor, "batch"]) -> None:
+def require_additive(stream: Stream, readout: Readout, places: Places) -> None:
     """Refuse a cache whose sublayers do not add up to the stream, or whose stream does not read out to its logits.
 
     Raises:
@@ -108,16 +109,16 @@ def require_additive(stream: Stream, readout: Readout, pos: Int[Tensor, "batch"]
     """
     allowed = tolerance(stream.cache["blocks.0.hook_resid_pre"].dtype)
     for layer in range(stream.n_layers):
-        parts = [stream.at(f"blocks.{layer}.{hook}", pos) for hook in _STREAM_HOOKS]
+        parts = [stream.at(f"blocks.{layer}.{hook}", places) for hook in _STREAM_HOOKS]
         if not _close(parts[0] + parts[1] + parts[2], parts[3], allowed):
             _refuse(stream, f"layer {layer}: resid_pre + attn_out + mlp_out != resid_post")
     if not stream.has("unembed.hook_out"):
         return
-    final = stream.at(f"blocks.{stream.n_layers - 1}.hook_resid_post", pos)
+    final = stream.at(f"blocks.{stream.n_layers - 1}.hook_resid_post", places)
     some = slice(None, None, max(1, readout.d_vocab // _SAMPLED_LOGITS))
     W_U = readout.W_U[:, some].to(readout.dtype)
     computed = (readout.norm(final) + readout.norm_bias) @ W_U + readout.b_U[some]
-    if not _close(computed, stream.at("unembed.hook_out", pos)[:, some], allowed):
+    if not _close(computed, stream.at("unembed.hook_out", places)[:, some], allowed):
         _refuse(stream, "the readout of the final stream is not the model's logits")
 
 

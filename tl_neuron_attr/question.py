@@ -11,6 +11,7 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr import guard
 from tl_neuron_attr.increase import Increase
+from tl_neuron_attr.places import Places
 from tl_neuron_attr.readout import Readout
 from tl_neuron_attr.stream import Stream, Sublayer
 from tl_neuron_attr.target import Pos, Target, positions, token_ids
@@ -23,21 +24,21 @@ class Question:
 
     Attributes:
         stream: The cache's stream.
-        pos: The position scored, one a prompt.
+        places: The position scored, one a prompt.
         readout: The readout frozen there.
         target: The token followed, one a prompt.
         contrast: The token it is compared with, if any.
     """
 
     stream: Stream
-    pos: Int[Tensor, "batch"]
+    places: Places
     readout: Readout
     target: Int[Tensor, "batch"]
     contrast: Int[Tensor, "batch"] | None
 
     def increase(self, site: Site, layer: int) -> Increase:
         """Scores of what is added to the stream the sublayer read."""
-        base = self.stream.at(self.stream.base(site, layer), self.pos)
+        base = self.stream.at(self.stream.base(site, layer), self.places)
         return Increase(self.readout, base, self.target, self.contrast)
 
     def checked_sublayers(self, sites: tuple[Site, ...], layers: Sequence[int] | None = None) -> Iterator[Sublayer]:
@@ -54,14 +55,14 @@ class Question:
             raise IndexError(f"layers names a layer twice: {list(wanted)}")
         for layer in wanted:
             for site in sites:
-                sublayer = self.stream.sublayer(site, layer, self.pos)
+                sublayer = self.stream.sublayer(site, layer, self.places)
                 along = sublayer.out / sublayer.out.norm(dim=-1, keepdim=True).clamp_min(1e-30)
                 guard.require_neurons_add_up(self.stream, sublayer, along, sublayer.along(along))
                 yield sublayer
 
     def log_probs(self) -> Float[Tensor, "batch d_vocab"]:
         """The model's own log-probabilities at the scored position, in nats."""
-        final = self.stream.at(f"blocks.{self.stream.n_layers - 1}.hook_resid_post", self.pos)
+        final = self.stream.at(f"blocks.{self.stream.n_layers - 1}.hook_resid_post", self.places)
         return self.readout.finish(self.readout.logits(final))
 
     def finish(self, scores: Float[Tensor, "batch *n"]) -> Float[Tensor, "*b_n"]:

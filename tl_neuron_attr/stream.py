@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
+from tl_neuron_attr.places import Places
 from tl_neuron_attr.readout import Norm, Readout
 from tl_neuron_attr.weights import Site, directions, post_norm_name, score_dtype, unembedding, unit_norm
 
@@ -152,14 +153,13 @@ class Stream:
         return self._raw("blocks.0.hook_resid_pre").device
 
     @cached_property
-    def last(self) -> Int[Tensor, "batch"]:
+    def last(self) -> Places:
         """The last position of every prompt."""
-        return torch.full((self.shape[0],), self.shape[1] - 1, device=self.device)
+        return self.places(torch.tensor(self.shape[1] - 1, device=self.device))
 
-    @cached_property
-    def rows(self) -> Int[Tensor, "batch"]:
-        """``0 .. batch - 1``, to index with a position per prompt."""
-        return torch.arange(self.shape[0], device=self.device)
+    def places(self, pos: Int[Tensor, ""] | Int[Tensor, "batch"]) -> Places:
+        """One place a prompt."""
+        return Places(torch.arange(self.shape[0], device=self.device), pos.expand(self.shape[0]))
 
     def tokens(self) -> Int[Tensor, "batch pos"] | None:
         """The prompts' token ids; None where the cache was made without ``embed.hook_in``."""
@@ -180,13 +180,13 @@ class Stream:
     def _raw(self, name: str) -> Tensor:
         return self.cache[name]
 
-    def at(self, name: str, pos: Int[Tensor, "batch"]) -> Tensor:
-        """The activation ``name`` at one position of each prompt."""
+    def at(self, name: str, places: Places) -> Tensor:
+        """The activation ``name`` at each place."""
         value = self._raw(name)
         if name.endswith("hook_scale") and value.ndim == 2 and self.batched:  # OPT flattens batch and position
             value = value.reshape(self.shape[0], self.shape[1], 1)
         value = value if self.batched else value[None]
-        return value[self.rows, pos].to(self.dtype)
+        return value[places.row, places.pos].to(self.dtype)
 
     def block(self, layer: int) -> Any:
         """The block's module."""
@@ -203,26 +203,28 @@ class Stream:
         name = f"blocks.{layer}.mlp.hook_post"
         return W_out is not None and self.has(name) and self._raw(name).shape[-1] == W_out.shape[0]
 
-    def sublayers(self, pos: Int[Tensor, "batch"], sites: tuple[Site, ...] = ("attn", "mlp")) -> Iterator[Sublayer]:
+    def sublayers(self, places: Places, sites: tuple[Site, ...] = ("attn", "mlp")) -> Iterator[Sublayer]:
         """Every sublayer of ``sites``, in the order of the stream."""
         for layer in range(self.n_layers):
             for site in ("attn", "mlp"):
                 if site in sites:
-                    yield self.sublayer(site, layer, pos)
+                    yield self.sublayer(site, layer, places)
 
-    def sublayer(self, site: Site, layer: int, pos: Int[Tensor, "batch"]) -> Sublayer:
-        """What one sublayer read and wrote at one position of each prompt."""
+    def sublayer(self, site: Site, layer: int, places: Places) -> Sublayer:
+        """What one sublayer read and wrote at each place."""
         attn = site == "attn"
         block = self.block(layer)
-        post = self._post_norm(site, layer, pos)
+        post = self._post_norm(site, layer, places)
         multiplier = float(getattr(block, "residual_contribution_scale", None) or 1.0)
-        coefficients = self.attn_coefficients(layer, pos) if attn else self.mlp_coefficients(layer, pos)[..., None]
+        coefficients = (
+            self.attn_coefficients(layer, places) if attn else self.mlp_coefficients(layer, places)[..., None]
+        )
         return Sublayer(
             site=site,
             layer=layer,
-            base=self.at(self.base(site, layer), pos),
-            out=self.out(site, layer, pos),
-            bias=self._bias(site, layer, post) * multiplier,
+            base=self.at(self.base(site, layer), places),
+            out=self.out(site, layer, places),
+            bias=self._bias(site, layer, post, len(places)) * multiplier,
             directions=directions(block, site),
             coefficients=coefficients.flatten(1, -2),
             heads=block.attn.W_O.shape[0] if attn else 1,
@@ -230,45 +232,45 @@ class Stream:
             multiplier=multiplier,
         )
 
-    def out(self, site: Site, layer: int, pos: Int[Tensor, "batch"]) -> Float[Tensor, "batch d_model"]:
+    def out(self, site: Site, layer: int, places: Places) -> Float[Tensor, "batch d_model"]:
         """What a sublayer wrote in all, biases included."""
-        return self.at(f"blocks.{layer}.hook_{site}_out", pos)
+        return self.at(f"blocks.{layer}.hook_{site}_out", places)
 
-    def attn_coefficients(self, layer: int, pos: Int[Tensor, "batch"]) -> Float[Tensor, "batch head d_head source"]:
+    def attn_coefficients(self, layer: int, places: Places) -> Float[Tensor, "batch head d_head source"]:
         """``pattern * v``: what an attention neuron's direction is multiplied with, by source (paper 1, Eq. 7)."""
         pattern = self._raw(f"blocks.{layer}.attn.hook_pattern")
-        pattern = (pattern if self.batched else pattern[None])[self.rows, :, pos].to(self.dtype)
+        pattern = (pattern if self.batched else pattern[None])[places.row, :, places.pos].to(self.dtype)
         v = self.get(f"blocks.{layer}.attn.hook_v")
         v = v.permute(0, 2, 3, 1).repeat_interleave(pattern.shape[1] // v.shape[2], dim=1)
         return v * pattern[:, :, None]
 
-    def mlp_coefficients(self, layer: int, pos: Int[Tensor, "batch"]) -> Float[Tensor, "batch d_mlp"]:
+    def mlp_coefficients(self, layer: int, places: Places) -> Float[Tensor, "batch d_mlp"]:
         """The MLP's post-activations (paper 1, Eq. 6)."""
-        return self.at(f"blocks.{layer}.mlp.hook_post", pos)
+        return self.at(f"blocks.{layer}.mlp.hook_post", places)
 
-    def readout(self, pos: Int[Tensor, "batch"]) -> Readout:
-        """The readout at one position of each prompt."""
+    def readout(self, places: Places) -> Readout:
+        """The readout at each place."""
         plain = unembedding(self.model, self.dtype)
-        return replace(plain, norm=self._frozen(self.model.ln_final, "ln_final", pos))
+        return replace(plain, norm=self._frozen(self.model.ln_final, "ln_final", places))
 
-    def norm(self, layer: int, name: str, pos: Int[Tensor, "batch"]) -> Norm:
-        """A norm of a block (``"ln1"``, ``"ln2"``) with its scale frozen at ``pos``."""
-        return self._frozen(getattr(self.block(layer), name), f"blocks.{layer}.{name}", pos)
+    def norm(self, layer: int, name: str, places: Places) -> Norm:
+        """A norm of a block (``"ln1"``, ``"ln2"``) with its scale frozen at each place."""
+        return self._frozen(getattr(self.block(layer), name), f"blocks.{layer}.{name}", places)
 
-    def _bias(self, site: Site, layer: int, post: Norm | None) -> Float[Tensor, "batch d_model"]:
+    def _bias(self, site: Site, layer: int, post: Norm | None, n: int) -> Float[Tensor, "batch d_model"]:
         """The sublayer's bias as it enters the stream: through the post-norm, whose own bias it includes."""
         block = self.block(layer)
         own = getattr(block.attn, "b_O", None) if site == "attn" else getattr(block.mlp, "b_out", None)
-        zeros = torch.zeros(self.shape[0], self.shape[2], dtype=self.dtype, device=self.device)
+        zeros = torch.zeros(n, self.shape[2], dtype=self.dtype, device=self.device)
         bias = zeros if own is None else zeros + own.to(self.dtype)
         if post is None:
             return bias
         norm_bias = getattr(getattr(block, post_norm_name(block, site)), "b", None)
         return post(bias) + (0 if norm_bias is None else norm_bias.to(self.dtype))
 
-    def _post_norm(self, site: Site, layer: int, pos: Int[Tensor, "batch"]) -> Norm | None:
+    def _post_norm(self, site: Site, layer: int, places: Places) -> Norm | None:
         name = post_norm_name(self.block(layer), site)
-        return self.norm(layer, name, pos) if name else None
+        return self.norm(layer, name, places) if name else None
 
-    def _frozen(self, module: Any, name: str, pos: Int[Tensor, "batch"]) -> Norm:
-        return replace(unit_norm(module, self.dtype), scale=self.at(f"{name}.hook_scale", pos)[:, 0])
+    def _frozen(self, module: Any, name: str, places: Places) -> Norm:
+        return replace(unit_norm(module, self.dtype), scale=self.at(f"{name}.hook_scale", places)[:, 0])

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tl_neuron_attr.places import Places
 from tl_neuron_attr.stream import Stream
 
 Target = int | str | Sequence[int | str] | Int[Tensor, "batch"]
@@ -43,8 +44,8 @@ def token_ids(stream: Stream, target: Target, name: str = "target") -> Int[Tenso
     return torch.tensor(ids, device=stream.device)
 
 
-def positions(stream: Stream, pos: Pos) -> Int[Tensor, "batch"]:
-    """``pos`` as one position a prompt, none of them negative.
+def positions(stream: Stream, pos: Pos) -> Places:
+    """``pos`` as one place a prompt, no position negative.
 
     Raises:
         IndexError: If a position lies outside the prompts.
@@ -56,7 +57,7 @@ def positions(stream: Stream, pos: Pos) -> Int[Tensor, "batch"]:
         raise ValueError(f"pos must be an int or one int for each of the {batch} prompts, got {pos!r}")
     if bool(((values < -length) | (values >= length)).any()):
         raise IndexError(f"pos must lie between {-length} and {length - 1} for prompts of {length} tokens, got {pos!r}")
-    return (values.long() % length).expand(batch)
+    return stream.places(values.long().reshape(-1) % length)
 
 
 def _token_id(model: Any, target: int | str, name: str) -> int:

@@ -74,7 +74,7 @@ def value_neurons(
     """
     wanted = _ordered(sites)
     q = ask(cache, target, wanted, pos=pos, contrast=contrast, model=model, final_bias=final_bias)
-    sublayers = list(q.stream.sublayers(q.pos, wanted))
+    sublayers = list(q.stream.sublayers(q.places, wanted))
     available = sum(s.width * s.sources for s in sublayers)
     if not 1 <= k <= available:
         raise ValueError(f"k must be between 1 and the {available} neurons of {'/'.join(wanted)}, got {k}")
@@ -82,7 +82,7 @@ def value_neurons(
         warnings.warn(
             "the model caps its logits, so the top k needs every neuron's score: this takes longer", stacklevel=2
         )
-    groups = q.stream.rows.split(_prompts_within(max_bytes, q, len(sublayers)))
+    groups = q.places.row.split(_prompts_within(max_bytes, q, len(sublayers)))
     found = [_search(q, [s.select(rows) for s in sublayers], rows, k, largest, max_bytes) for rows in groups]
     top = TopK(*(torch.cat([getattr(t, name) for t in found]) for name in ("flat", "score", "evaluated")))
     return _as_neurons(q, sublayers, top)

@@ -77,7 +77,7 @@ def report(
     body = render(
         "report.html.j2",
         said=said,
-        tokens=tokens[: int(q.pos[0]) + 1],
+        tokens=tokens[: int(q.places.pos[0]) + 1],
         name=name or str(getattr(q.stream.model.cfg, "model_name", "")),
         sums=_sums(layers),
         layers=layer_scores(layers).body,
@@ -138,7 +138,7 @@ def _sums(layers: LayerScores) -> tuple[float, float]:
 
 
 def _neurons_searched(q: Question) -> int:
-    return sum(s.width * s.sources for s in q.stream.sublayers(q.pos))
+    return sum(s.width * s.sources for s in q.stream.sublayers(q.places))
 
 
 def _sources_view(tokens: tuple[str, ...], sources: Float[Tensor, "layer head source"], best: list[Head]) -> Markup:
