@@ -64,12 +64,13 @@ def test_contrast_equals_the_oracle(name):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
-@pytest.mark.parametrize("dtype, atol", [(torch.float32, 1e-4), (torch.bfloat16, 5e-2)])
-def test_lower_precision_is_scored_in_float32(name, dtype, atol):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lower_precision_is_scored_in_float32(name, dtype):
+    """The oracle takes the same cached activations and weights, so half precision costs the scores nothing."""
     _, cache = architectures.run(name, dtype=dtype)
     scores = tna.attribute_mlp_neurons(**question(cache))
     assert scores.dtype == torch.float32
-    close(scores, oracle.neuron_scores(cache, "mlp", POS, TARGETS), atol)
+    close(scores, oracle.neuron_scores(cache, "mlp", POS, TARGETS), 1e-5)
 
 
 @pytest.mark.parametrize("name", architectures.DENSE)

@@ -1,27 +1,70 @@
-"""Which neurons made the model say that, and what switched them on: exact attribution for TransformerLens models."""
+"""Which neurons made the model say that, and what switched them on: exact attribution for TransformerLens models.
 
-from tl_neuron_attr.attribution import (
-    attribute_attn_neurons,
-    attribute_head_positions,
-    attribute_heads,
-    attribute_layers,
-    attribute_mlp_neurons,
-)
-from tl_neuron_attr.types import LayerScores, Neurons, TokenLists
-from tl_neuron_attr.value import value_neurons
-from tl_neuron_attr.words import top_tokens
+Names are loaded when first used, so that ``tl_neuron_attr.srnn`` can be had without TransformerLens.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tl_neuron_attr import demo, vis
+    from tl_neuron_attr.attribution import (
+        attribute_attn_neurons,
+        attribute_head_positions,
+        attribute_heads,
+        attribute_layers,
+        attribute_mlp_neurons,
+    )
+    from tl_neuron_attr.intervene import ablate, edit, keep
+    from tl_neuron_attr.types import LayerScores, Neurons, TokenLists
+    from tl_neuron_attr.value import value_neurons
+    from tl_neuron_attr.words import top_tokens
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "attribute_attn_neurons": "attribution",
+    "attribute_head_positions": "attribution",
+    "attribute_heads": "attribution",
+    "attribute_layers": "attribution",
+    "attribute_mlp_neurons": "attribution",
+    "ablate": "intervene",
+    "edit": "intervene",
+    "keep": "intervene",
+    "LayerScores": "types",
+    "Neurons": "types",
+    "TokenLists": "types",
+    "value_neurons": "value",
+    "top_tokens": "words",
+}
+_MODULES = ("demo", "vis")
 
 __all__ = [
     "LayerScores",
     "Neurons",
     "TokenLists",
+    "ablate",
     "attribute_attn_neurons",
     "attribute_head_positions",
     "attribute_heads",
     "attribute_layers",
     "attribute_mlp_neurons",
+    "demo",
+    "edit",
+    "keep",
     "top_tokens",
     "value_neurons",
+    "vis",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"tl_neuron_attr.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"tl_neuron_attr.{name}")
+    raise AttributeError(f"module 'tl_neuron_attr' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
