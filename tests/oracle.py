@@ -98,3 +98,31 @@ def neuron_scores(
                 for row, (p, target) in enumerate(zip(pos, targets, strict=True))
             ]
         )
+
+
+def norm_read(cache: ActivationCache, layer: int, site: str, row: int, pos: int, vector: Tensor) -> Tensor:
+    """A component of the stream as a sublayer reads it: through its norm, scale frozen, the norm's bias left out."""
+    block = cache.model.blocks[layer]
+    if not hasattr(block, "ln1"):  # OLMo-2 reads the bare stream
+        return vector
+    name = "ln2" if site == "mlp" and hasattr(block, "ln2") else "ln1"
+    norm, scale = getattr(block, name), cache[f"blocks.{layer}.{name}.hook_scale"]
+    centred = vector if norm.uses_rms_norm else vector - vector.mean(-1, keepdim=True)
+    frozen = scale.reshape(*cache["blocks.0.hook_resid_pre"].shape[:2], 1)[row, pos].double()
+    return centred / frozen * (norm.w.double() + (1 if norm.uses_weight_offset else 0))
+
+
+def fed_by(cache: ActivationCache, layer: int, site: str) -> list[str]:
+    """The hooks of the components a sublayer reads, the embedding first."""
+    below = [f"blocks.{i}.hook_{s}_out" for i in range(layer) for s in ("attn", "mlp")]
+    own = [f"blocks.{layer}.hook_attn_out"] if site == "mlp" and f"blocks.{layer}.hook_resid_mid" in cache else []
+    return ["blocks.0.hook_resid_pre", *below, *own]
+
+
+def keys(cache: ActivationCache, layer: int, site: str, index: int, head: int = -1) -> list[Tensor]:
+    """The subkeys of a neuron, before any norm."""
+    block = cache.model.blocks[layer]
+    if site == "attn":
+        return [block.attn.W_V[head // (len(block.attn.W_O) // len(block.attn.W_V))][:, index].double()]
+    gate = getattr(block.mlp, "W_gate", None)
+    return [W[:, index].double() for W in ((block.mlp.W_in,) if gate is None else (gate, block.mlp.W_in))]

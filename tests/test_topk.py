@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import synthetic
-from tl_neuron_attr.topk import best_of, certified_topk, gradient, locate
+from tl_neuron_attr.topk import certified_topk, gradient
 
 sizes = st.sampled_from([1e-3, 0.3, 3.0])
 
@@ -69,14 +69,3 @@ def test_few_neurons_are_evaluated_where_bounds_are_tight():
     everything = sum(s.width * s.sources for s in subs)
     top = certified_topk(increase, subs, bounds_of(increase, subs), 1)
     assert top.evaluated.max() <= 3 < everything
-
-
-def test_locate_names_sublayer_neuron_and_source():
-    _, subs = synthetic.case(5)
-    everything = torch.arange(sum(s.width * s.sources for s in subs))
-    expected = [(i, n, s) for i, sub in enumerate(subs) for n in range(sub.width) for s in range(sub.sources)]
-    assert list(zip(*(t.tolist() for t in locate(subs, everything)), strict=True)) == expected
-
-
-def test_best_of_breaks_ties_by_place():
-    assert best_of(torch.tensor([1.0, 3.0, 2.0, 3.0, 2.0]), 4).tolist() == [1, 3, 2, 4]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         attribute_mlp_neurons,
     )
     from tl_neuron_attr.intervene import ablate, edit, keep
+    from tl_neuron_attr.query import query_layers, query_neurons
     from tl_neuron_attr.types import LayerScores, Neurons, TokenLists
     from tl_neuron_attr.value import value_neurons
     from tl_neuron_attr.words import top_tokens
@@ -31,6 +32,8 @@ _HOME = {
     "ablate": "intervene",
     "edit": "intervene",
     "keep": "intervene",
+    "query_layers": "query",
+    "query_neurons": "query",
     "LayerScores": "types",
     "Neurons": "types",
     "TokenLists": "types",
@@ -52,6 +55,8 @@ __all__ = [
     "demo",
     "edit",
     "keep",
+    "query_layers",
+    "query_neurons",
     "top_tokens",
     "value_neurons",
     "vis",

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tl_neuron_attr.places import Places
 from tl_neuron_attr.readout import Readout
-from tl_neuron_attr.stream import Site, Stream, Sublayer
+from tl_neuron_attr.stream import Stream, Sublayer
+from tl_neuron_attr.weights import Site, pre_norm_name
 
 _STREAM_HOOKS = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
 _SITE_HOOKS = {"attn": ("attn.hook_pattern", "attn.hook_v"), "mlp": ("mlp.hook_post",)}
@@ -26,8 +27,8 @@ def tolerance(dtype: torch.dtype) -> float:
     return {torch.float64: 1e-6, torch.float32: 1e-4}.get(dtype, 3e-2)
 
 
-def require_hooks(stream: Stream, sites: tuple[Site, ...]) -> None:
-    """Refuse a cache that lacks what ``sites`` need.
+def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = False) -> None:
+    """Refuse a cache that lacks what ``sites`` need; with ``reads``, the norms in front of them too.
 
     Raises:
         ValueError: Naming the missing hooks and the ``names_filter`` that would do.
@@ -36,6 +37,7 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...]) -> None:
     wanted = [
         "ln_final.hook_scale",
         *(f"blocks.{layer}.{hook}" for layer in range(stream.n_layers) for hook in suffixes),
+        *(f"{norm}.hook_scale" for norm in _norms_read_through(stream, sites if reads else ())),
     ]
     missing = [name for name in wanted if not stream.has(name)]
     if missing:
@@ -55,6 +57,11 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...]) -> None:
             f"cache holds {stream.shape[1]} positions but attends to {max(lengths)}: it was made with pos_slice or "
             "past keys; run_with_cache on the whole prompt"
         )
+
+
+def _norms_read_through(stream: Stream, sites: tuple[Site, ...]) -> list[str]:
+    named = [(layer, pre_norm_name(stream.block(layer), site)) for layer in range(stream.n_layers) for site in sites]
+    return [f"blocks.{layer}.{name}" for layer, name in named if name]
 
 
 def require_mlp_neurons(stream: Stream) -> None:

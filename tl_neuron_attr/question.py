@@ -86,8 +86,26 @@ def ask(
         ValueError: If the cache, target or position will not do.
         IndexError: If a position or token id is out of range.
     """
+    stream, places, readout = checked_stream(cache, sites, pos=pos, model=model)
+    if not final_bias:
+        readout = replace(readout, norm_bias=torch.zeros_like(readout.norm_bias))
+    other = None if contrast is None else token_ids(stream, contrast, "contrast")
+    return Question(stream, places, readout, token_ids(stream, target), other)
+
+
+def checked_stream(
+    cache: ActivationCache, sites: tuple[Site, ...], *, pos: Pos = -1, model: Any = None, reads: bool = False
+) -> tuple[Stream, Places, Readout]:
+    """The stream of a cache that has what ``sites`` need and adds up, the places of ``pos``, and the readout there.
+
+    With ``reads``, what the sublayers of ``sites`` read the stream through must be there too.
+
+    Raises:
+        ValueError: If the cache or position will not do.
+        IndexError: If a position is out of range.
+    """
     stream = Stream(cache, model)
-    guard.require_hooks(stream, sites)
+    guard.require_hooks(stream, sites, reads=reads)
     if "mlp" in sites:
         guard.require_mlp_neurons(stream)
     where = positions(stream, pos)
@@ -95,7 +113,4 @@ def ask(
         guard.require_real_positions(stream, where, given=not (isinstance(pos, int) and pos == -1))
     readout = stream.readout(where)
     guard.require_additive(stream, readout, where)
-    if not final_bias:
-        readout = replace(readout, norm_bias=torch.zeros_like(readout.norm_bias))
-    other = None if contrast is None else token_ids(stream, contrast, "contrast")
-    return Question(stream, where, readout, token_ids(stream, target), other)
+    return stream, where, readout

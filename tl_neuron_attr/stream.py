@@ -165,13 +165,11 @@ class Stream:
         """The prompts' token ids; None where the cache was made without ``embed.hook_in``."""
         if not self.has("embed.hook_in"):
             return None
-        ids = self._raw("embed.hook_in")
-        return ids if self.batched else ids[None]
+        return self._batch("embed.hook_in")
 
     def get(self, name: str) -> Tensor:
         """A cached activation with a batch dimension, in the dtype scores are computed in."""
-        value = self._raw(name)
-        return (value if self.batched else value[None]).to(self.dtype)
+        return self._batch(name).to(self.dtype)
 
     def has(self, name: str) -> bool:
         """Whether the cache holds ``name``."""
@@ -179,6 +177,10 @@ class Stream:
 
     def _raw(self, name: str) -> Tensor:
         return self.cache[name]
+
+    def _batch(self, name: str) -> Tensor:
+        value = self._raw(name)
+        return value if self.batched else value[None]
 
     def at(self, name: str, places: Places) -> Tensor:
         """The activation ``name`` at each place."""
@@ -238,10 +240,9 @@ class Stream:
 
     def attn_coefficients(self, layer: int, places: Places) -> Float[Tensor, "batch head d_head source"]:
         """``pattern * v``: what an attention neuron's direction is multiplied with, by source (paper 1, Eq. 7)."""
-        pattern = self._raw(f"blocks.{layer}.attn.hook_pattern")
-        pattern = (pattern if self.batched else pattern[None])[places.row, :, places.pos].to(self.dtype)
-        v = self.get(f"blocks.{layer}.attn.hook_v")
-        v = v.permute(0, 2, 3, 1).repeat_interleave(pattern.shape[1] // v.shape[2], dim=1)
+        pattern, v = (self._batch(f"blocks.{layer}.attn.{hook}") for hook in ("hook_pattern", "hook_v"))
+        pattern = pattern[places.row, :, places.pos].to(self.dtype)
+        v = v[places.row].to(self.dtype).permute(0, 2, 3, 1).repeat_interleave(pattern.shape[1] // v.shape[2], dim=1)
         return v * pattern[:, :, None]
 
     def mlp_coefficients(self, layer: int, places: Places) -> Float[Tensor, "batch d_mlp"]:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from tl_neuron_attr.bounds import psi
 from tl_neuron_attr.increase import MAX_BYTES, Increase, rows_within
+from tl_neuron_attr.naming import best_of, locate
 from tl_neuron_attr.stream import Sublayer
 
 FIRST_SPARE, TILE = 2, 32
@@ -107,24 +108,6 @@ def exact_scores(
     step = rows_within(max_bytes, increase.readout)
     parts = zip((writes * increase.readout.gain[at][:, None]).split(step), at.split(step), strict=True)
     return torch.cat([increase.of_contributions(increase.readout.project(v), r) for v, r in parts])
-
-
-def locate(
-    sublayers: Sequence[Sublayer], flat: Int[Tensor, "*n"]
-) -> tuple[Int[Tensor, "*n"], Int[Tensor, "*n"], Int[Tensor, "*n"]]:
-    """Sublayer, neuron and source of places over all sublayers."""
-    sizes = torch.tensor([s.width * s.sources for s in sublayers], device=flat.device)
-    sources = torch.tensor([s.sources for s in sublayers], device=flat.device)
-    ends = sizes.cumsum(0)
-    where = torch.searchsorted(ends, flat, right=True)
-    local = flat - (ends - sizes)[where]
-    return where, local // sources[where], local % sources[where]
-
-
-def best_of(scores: Float[Tensor, "n"], k: int) -> Int[Tensor, "k"]:
-    """The places of the ``k`` highest scores, highest first, ties by place."""
-    candidates = (scores >= scores.topk(k).values[-1]).nonzero()[:, 0]
-    return candidates[scores[candidates].sort(descending=True, stable=True).indices[:k]]
 
 
 class _Walk:

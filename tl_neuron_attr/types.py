@@ -136,9 +136,8 @@ class Neurons(PrintsAsTable):
     @property
     def labels(self) -> list[str] | list[list[str]]:
         """``L23N6740`` for an MLP neuron, ``L21H0D79@3`` for dimension 79 of head 0 at source 3; a list a prompt."""
-        names = self.flat_labels
-        k = len(self)
-        return [names[i : i + k] for i in range(0, len(names), k)] if self.batched else names
+        names, k = self.flat_labels, len(self)
+        return [names[i * k : (i + 1) * k] for i in range(len(self.score))] if self.batched else names
 
     def top(self, k: int) -> "Neurons":
         """The first ``k``.
@@ -232,12 +231,16 @@ class Neurons(PrintsAsTable):
         """Without the batch dimension, unless ``batched``."""
         return self if batched else self[0]
 
+    def unsqueeze(self) -> "Neurons":
+        """The neurons as a batch of one prompt."""
+        return self._select(None)
+
     def _saved(self) -> list[str]:
         return [f.name for f in fields(self) if f.name != "words" and getattr(self, f.name) is not None]
 
     def _select(self, at: object) -> "Neurons":
         cut: dict[str, Any] = {name: getattr(self, name)[at] for name in self._saved() if name != "evaluated"}
-        if isinstance(at, int) and self.evaluated is not None:
+        if (at is None or isinstance(at, int)) and self.evaluated is not None:
             cut["evaluated"] = self.evaluated[at]
         return replace(self, **cut)
 

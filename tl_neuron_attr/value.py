@@ -12,11 +12,12 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr import guard
 from tl_neuron_attr.checked import checked
 from tl_neuron_attr.increase import MAX_BYTES, Increase, rows_within
+from tl_neuron_attr.naming import best_of, named
 from tl_neuron_attr.question import Question, ask
 from tl_neuron_attr.stream import Sublayer
 from tl_neuron_attr.target import Pos, Target
 from tl_neuron_attr.tiles import neuron_scores
-from tl_neuron_attr.topk import TopK, best_of, certified_topk, gradient, locate
+from tl_neuron_attr.topk import TopK, certified_topk, gradient
 from tl_neuron_attr.types import SITES, Neurons
 from tl_neuron_attr.weights import Site
 from tl_neuron_attr.words import reader
@@ -72,7 +73,7 @@ def value_neurons(
         >>> len(value), bool((value.score.diff() <= 0).all())
         (5, True)
     """
-    wanted = _ordered(sites)
+    wanted = ordered(sites)
     q = ask(cache, target, wanted, pos=pos, contrast=contrast, model=model, final_bias=final_bias)
     sublayers = list(q.stream.sublayers(q.places, wanted))
     available = sum(s.width * s.sources for s in sublayers)
@@ -126,25 +127,19 @@ def _ranked(scores: Float[Tensor, "batch neuron_source"], k: int, largest: bool)
 
 
 def _as_neurons(q: Question, sublayers: Sequence[Sublayer], top: TopK) -> Neurons:
-    where, neuron, source = locate(sublayers, top.flat)
-    attn = torch.tensor([s.site == "attn" for s in sublayers], device=where.device)[where]
-    width = torch.tensor([s.width // s.heads for s in sublayers], device=where.device)[where]
-    coefficient = torch.cat([s.coefficients.flatten(1) for s in sublayers], dim=1).gather(1, top.flat)
-    minus = torch.full_like(neuron, -1)
-    return Neurons(
-        site=(~attn).long(),
-        layer=torch.tensor([s.layer for s in sublayers], device=where.device)[where],
-        head=torch.where(attn, neuron // width, minus),
-        source=torch.where(attn, source, minus),
-        index=neuron % width,
-        coefficient=coefficient,
+    coefficients = torch.cat([s.coefficients.flatten(1) for s in sublayers], dim=1)
+    found = named(
+        sublayers,
+        top.flat,
+        coefficient=coefficients.gather(1, top.flat),
         score=top.score,
         evaluated=top.evaluated,
         words=reader(q.stream),
-    ).squeeze(batched=q.stream.batched)
+    )
+    return found.squeeze(batched=q.stream.batched)
 
 
-def _ordered(sites: Sequence[Site]) -> tuple[Site, ...]:
+def ordered(sites: Sequence[Site]) -> tuple[Site, ...]:
     """``sites`` in the order of the stream."""
     chosen: tuple[Site, ...] = tuple(site for site in SITES if site in sites)
     if isinstance(sites, str) or not chosen or len(chosen) != len(sites):

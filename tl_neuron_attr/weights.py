@@ -36,6 +36,13 @@ def post_norm_name(block: Any, site: Site) -> str:
     return owner if owner.startswith("ln") else ""
 
 
+def pre_norm_name(block: Any, site: Site) -> str:
+    """The norm a sublayer reads the stream through; the empty string where it reads it bare (OLMo-2)."""
+    after = {post_norm_name(block, "attn"), post_norm_name(block, "mlp")}
+    names = ("ln2", "ln1") if site == "mlp" else ("ln1",)  # a parallel MLP without a norm of its own shares ln1
+    return next((name for name in names if hasattr(block, name) and name not in after), "")
+
+
 def directions(block: Any, site: Site) -> Float[Tensor, "neuron d_model"]:
     """The write direction of every neuron of a sublayer: rows of ``W_out``, or of ``W_O`` head after head."""
     return block.mlp.W_out if site == "mlp" else block.attn.W_O.flatten(0, 1)

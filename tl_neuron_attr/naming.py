@@ -1,0 +1,59 @@
+"""From places among the neurons of several sublayers to named neurons.
+
+Neurons, counted with their sources, are numbered through a list of sublayers: the first sublayer's neuron 0 at source
+0, at source 1, ..., its neuron 1, ..., then the next sublayer's.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_neuron_attr.stream import Sublayer
+from tl_neuron_attr.types import SITES, Neurons, Words
+
+
+def locate(
+    sublayers: Sequence[Sublayer], flat: Int[Tensor, "*n"]
+) -> tuple[Int[Tensor, "*n"], Int[Tensor, "*n"], Int[Tensor, "*n"]]:
+    """Sublayer, neuron and source of numbers through ``sublayers``."""
+    sizes = torch.tensor([s.width * s.sources for s in sublayers], dtype=torch.long, device=flat.device)
+    sources = torch.tensor([s.sources for s in sublayers], dtype=torch.long, device=flat.device)
+    ends = sizes.cumsum(0)
+    where = torch.searchsorted(ends, flat, right=True)
+    local = flat - (ends - sizes)[where]
+    return where, local // sources[where], local % sources[where]
+
+
+def best_of(scores: Float[Tensor, "n"], k: int) -> Int[Tensor, "k"]:
+    """The places of the ``k`` highest scores, highest first, ties by place."""
+    candidates = (scores >= scores.topk(k).values[-1]).nonzero()[:, 0]
+    return candidates[scores[candidates].sort(descending=True, stable=True).indices[:k]]
+
+
+def named(
+    sublayers: Sequence[Sublayer],
+    flat: Int[Tensor, "batch k"],
+    *,
+    coefficient: Float[Tensor, "batch k"],
+    score: Float[Tensor, "batch k"],
+    words: Callable[[Neurons], Words] | None,
+    evaluated: Int[Tensor, "batch"] | None = None,
+) -> Neurons:
+    """The neurons at ``flat``, with what is known of them."""
+    where, neuron, source = locate(sublayers, flat)
+    attn = torch.tensor([s.site == "attn" for s in sublayers], dtype=torch.bool, device=flat.device)[where]
+    width = torch.tensor([s.width // s.heads for s in sublayers], dtype=torch.long, device=flat.device)[where]
+    minus = torch.full_like(neuron, -1)
+    return Neurons(
+        site=torch.where(attn, SITES.index("attn"), SITES.index("mlp")),
+        layer=torch.tensor([s.layer for s in sublayers], dtype=torch.long, device=flat.device)[where],
+        head=torch.where(attn, neuron // width, minus),
+        source=torch.where(attn, source, minus),
+        index=neuron % width,
+        coefficient=coefficient,
+        score=score,
+        evaluated=evaluated,
+        words=words,
+    )

@@ -1,0 +1,258 @@
+"""Query layers and query neurons: what switched the value neurons on (paper 1, section 3.2 and Eq. 13).
+
+A value neuron with score ``S`` reads the stream with its subkey ``u``. Of its pre-activation ``sum_a u . a`` over all
+components ``a`` that feed it, the component ``a`` has the share ``u . a / sum_a u . a``, and so the query score
+``S * share``; scores of many value neurons add up. The same holds for the neurons a component is made of, so all value
+neurons that read one position are followed with a single vector, ``sum S u / (sum_a u . a)``.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+from tl_neuron_attr import guard
+from tl_neuron_attr.checked import checked
+from tl_neuron_attr.increase import MAX_BYTES
+from tl_neuron_attr.naming import best_of, locate, named
+from tl_neuron_attr.places import Places
+from tl_neuron_attr.question import checked_stream
+from tl_neuron_attr.reading import ILL_CONDITIONED, Key, Readers, components, order_of, readers
+from tl_neuron_attr.stream import Stream, Sublayer
+from tl_neuron_attr.target import Pos
+from tl_neuron_attr.types import SITES, LayerScores, Neurons
+from tl_neuron_attr.value import ordered
+from tl_neuron_attr.weights import Site
+from tl_neuron_attr.words import reader
+
+_BOTH: tuple[Site, ...] = ("attn", "mlp")
+
+
+@checked
+@torch.no_grad()
+def query_layers(
+    cache: ActivationCache, value: Neurons, *, pos: Pos = -1, key: Key = "both", model: Any = None
+) -> LayerScores:
+    """How much the embedding, each attention and each MLP sublayer switched the value neurons on, in nats.
+
+    MLP value neurons read the scored position; attention value neurons the position they come from. The norm in front
+    of a neuron is folded in exactly, centring included. The scores sum to those of the value neurons.
+
+    Args:
+        cache: The cache the value neurons were found in.
+        value: The value neurons, of one prompt or of a batch.
+        pos: The position they were scored at.
+        key: The subkey of a gated MLP neuron: its column of ``W_gate``, of ``W_in`` (``"up"``), or half of each one's
+            share. The authors' Llama notebook used the neuron's row of ``W_out`` instead, which is not a key; their
+            notebook of paper 3 uses gate and up. Without gates there is one key.
+        model: The model that made the cache; ``cache.model`` by default.
+
+    Returns:
+        ``.embed``: ``Float["*b"]``, ``.attn`` and ``.mlp``: ``Float["*b layer"]``.
+
+    Raises:
+        ValueError: If ``value`` is of another cache, or the cache will not do.
+        IndexError: If a position is out of range.
+
+    Warns:
+        UserWarning: Naming value neurons whose inner products nearly cancel. Their shares mean nothing; they are left
+            out.
+
+    Example:
+        >>> import tl_neuron_attr as tna
+        >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
+        >>> value = tna.value_neurons(cache, " basketball", k=5)
+        >>> query = query_layers(cache, value)
+        >>> total = query.embed + query.attn.sum(-1) + query.mlp.sum(-1)
+        >>> bool(torch.allclose(total, value.score.sum(-1), atol=1e-4))
+        True
+    """
+    stream, places = _checked(cache, value, pos, model)
+    rows = _weighted(stream, value, readers(stream, _batched(value), places.pos, key))
+    by_order = {
+        order: _by_prompt(stream, rows, (component * rows.above(order)).sum(-1))
+        for order, component in components(stream, rows.places)
+    }
+
+    def site(name: Site) -> Float[Tensor, "batch layer"]:
+        return torch.stack([by_order[order_of(name, layer)] for layer in range(stream.n_layers)], dim=1)
+
+    scores = LayerScores(attn=site("attn"), mlp=site("mlp"), embed=by_order[-1])
+    if value.batched:
+        return scores
+    return LayerScores(attn=scores.attn[0], mlp=scores.mlp[0], embed=by_order[-1][0])
+
+
+@checked
+@torch.no_grad()
+def query_neurons(
+    cache: ActivationCache,
+    value: Neurons,
+    k: int = 30,
+    *,
+    sites: Sequence[Site] = ("mlp", "attn"),
+    pos: Pos = -1,
+    key: Key = "both",
+    model: Any = None,
+    max_bytes: int = MAX_BYTES,
+) -> Neurons:
+    """The ``k`` neurons that switched the value neurons on most: query scores in nats, exact, every neuron considered.
+
+    MLP neurons of earlier layers feed every value neuron, at the position it reads; attention neurons are considered
+    for MLP value neurons, at the scored position (paper 1, section 3.2). A neuron that feeds several value neurons, at
+    one position or many, has the sum of its scores; its coefficient is that where it contributed most.
+
+    Args:
+        cache: The cache the value neurons were found in.
+        value: The value neurons, of one prompt or of a batch.
+        k: How many; fewer are returned where fewer lie below the value neurons, none below layer 0.
+        sites: Which query neurons: ``"mlp"``, ``"attn"`` or both.
+        pos: The position the value neurons were scored at.
+        key: The subkey of a gated MLP neuron, as in :func:`query_layers`.
+        model: The model that made the cache; ``cache.model`` by default.
+        max_bytes: A cap on the working set.
+
+    Returns:
+        :class:`~tl_neuron_attr.Neurons`; their ``score`` is the query score.
+
+    Raises:
+        ValueError: If ``value`` is of another cache, ``k`` is below 1, or the cache or ``sites`` will not do.
+        IndexError: If a position is out of range.
+
+    Warns:
+        UserWarning: As :func:`query_layers`.
+
+    Example:
+        >>> import tl_neuron_attr as tna
+        >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
+        >>> value = tna.value_neurons(cache, " basketball", k=5)
+        >>> len(query_neurons(cache, value, k=3))
+        3
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    wanted = ordered(sites)
+    stream, places = _checked(cache, value, pos, model, wanted)
+    batch = _batched(value)
+    rows = _weighted(stream, batch, readers(stream, batch, places.pos, key))
+    prompts = torch.arange(len(batch.score), device=stream.device)
+    found = [
+        _best(stream, _of_prompts(rows, group), group, wanted, k)
+        for group in prompts.split(_prompts_within(max_bytes, stream, len(batch), wanted))
+    ]
+    return _joined(found).squeeze(batched=value.batched)
+
+
+def contributions(
+    stream: Stream, rows: Readers, sites: Sequence[Site]
+) -> Iterator[tuple[Sublayer, Readers, Float[Tensor, "batch neuron source"]]]:
+    """For each sublayer below a value neuron, what its neurons contributed at each place that is read."""
+    for order in range(int(rows.order.max()) if len(rows.order) else 0):
+        site = _BOTH[order % 2]
+        fed = rows if site == "mlp" else rows.only(rows.is_mlp)
+        if site in sites and len(fed.order) and order < int(fed.order.max()):
+            sublayer = stream.sublayer(site, order // 2, fed.places)
+            yield sublayer, fed, sublayer.along(fed.above(order))
+
+
+def _best(stream: Stream, rows: Readers, prompts: Int[Tensor, "batch"], sites: Sequence[Site], k: int) -> Neurons:
+    """The best query neurons of some prompts."""
+    everything = list(contributions(stream, rows, sites))
+    sublayers = [sublayer for sublayer, _, _ in everything]
+    totals = [_by_prompt(stream, fed, c)[prompts].flatten(1) for _, fed, c in everything]
+    scores = torch.cat(totals, dim=1) if totals else torch.zeros(len(prompts), 0).to(rows.u)
+    guard.require_finite(stream, scores, "the query scores")
+    k = min(k, scores.shape[1])
+    flat = torch.stack([best_of(row, k) for row in scores]) if k else scores.long()
+    return named(
+        sublayers,
+        flat,
+        coefficient=_coefficients(everything, prompts, flat).to(scores.dtype),
+        score=scores.gather(1, flat),
+        words=reader(stream) if k else None,
+    )
+
+
+def _coefficients(
+    everything: Sequence[tuple[Sublayer, Readers, Tensor]], prompts: Int[Tensor, "batch"], flat: Int[Tensor, "batch k"]
+) -> Float[Tensor, "batch k"]:
+    """Each neuron's coefficient at the place where it contributed most."""
+    found = torch.zeros(flat.shape, dtype=torch.float64, device=flat.device)
+    where, neuron, source = locate([sublayer for sublayer, _, _ in everything], flat)
+    for i, (sublayer, fed, contribution) in enumerate(everything):
+        batch, column = (where == i).nonzero(as_tuple=True)
+        n, s = neuron[batch, column], source[batch, column]
+        others = fed.places.row[:, None] != prompts[batch][None]
+        strongest = contribution[:, n, s].abs().masked_fill(others, -1).argmax(0)
+        found[batch, column] = sublayer.coefficients[strongest, n, s].double()
+    return found
+
+
+def _checked(
+    cache: ActivationCache, value: Neurons, pos: Pos, model: Any, sites: Sequence[Site] = ()
+) -> tuple[Stream, Places]:
+    """The stream, checked for what reading value neurons and neurons of ``sites`` takes, and the scored places.
+
+    Raises:
+        ValueError: If ``value`` is of another number of prompts.
+    """
+    used: tuple[Site, ...] = tuple(s for i, s in enumerate(SITES) if s in sites or bool((value.site == i).any()))
+    stream, places, _ = checked_stream(cache, used, pos=pos, model=model, reads=True)
+    prompts = len(value.score) if value.batched else 1
+    if prompts != stream.shape[0]:
+        raise ValueError(f"value is of {prompts} prompts and cache of {stream.shape[0]}: take both from one run")
+    return stream, places
+
+
+def _weighted(stream: Stream, value: Neurons, rows: Readers) -> Readers:
+    """Rows whose directions give query scores: each times ``S / sum_a u . a``, ill-conditioned ones times zero."""
+    total, size = rows.total(stream)
+    bad = (total.abs() <= ILL_CONDITIONED * size) & (rows.score != 0)
+    if bool(bad.any()):
+        labels = sorted({value.flat_labels[i] for i in rows.neuron[bad].tolist()})
+        some = ", ".join(labels[:5]) + (" and more" if len(labels) > 5 else "")
+        warnings.warn(
+            f"the inner products of {some} with what feeds them nearly cancel, so their shares mean nothing: left out "
+            "of the query scores",
+            stacklevel=4,
+        )
+    weight = torch.where(bad | (rows.score == 0), torch.zeros_like(total), rows.score / total)
+    return replace(rows, u=rows.u * weight[:, None])
+
+
+def _by_prompt(stream: Stream, rows: Readers, values: Float[Tensor, "place *n"]) -> Float[Tensor, "batch *n"]:
+    """Values of places summed over those of each prompt."""
+    return torch.zeros(stream.shape[0], *values.shape[1:]).to(values).index_add(0, rows.places.row, values)
+
+
+def _of_prompts(rows: Readers, prompts: Int[Tensor, "n"]) -> Readers:
+    return rows.only(torch.isin(rows.places.row[rows.place], prompts))
+
+
+def _prompts_within(max_bytes: int, stream: Stream, k: int, sites: Sequence[Site]) -> int:
+    """How many prompts have the contributions of all their neurons in ``max_bytes``."""
+    cfg = stream.model.cfg
+    mlp = cfg.n_layers * stream.block(0).mlp.W_out.shape[0] * min(k, stream.shape[1]) if "mlp" in sites else 0
+    attn = cfg.n_layers * stream.block(0).attn.W_O.shape[:2].numel() * stream.shape[1] if "attn" in sites else 0
+    return max(1, max_bytes // (3 * stream.dtype.itemsize * max(1, mlp + attn)))
+
+
+def _batched(value: Neurons) -> Neurons:
+    return value if value.batched else value.unsqueeze()
+
+
+def _joined(parts: Sequence[Neurons]) -> Neurons:
+    """The neurons of several groups of prompts; as many of each as all have."""
+    if len(parts) == 1:
+        return parts[0]
+    k = min(len(part) for part in parts)
+    tensors = {
+        name: torch.cat([getattr(part, name)[:, :k] for part in parts])
+        for name in ("site", "layer", "head", "source", "index", "coefficient", "score")
+    }
+    return Neurons(**tensors, words=parts[0].words)
