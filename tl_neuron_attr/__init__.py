@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tl_neuron_attr import demo, vis
+    from tl_neuron_attr import demo, evaluate, vis
     from tl_neuron_attr.attribution import (
         attribute_attn_neurons,
         attribute_head_positions,
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
         attribute_layers,
         attribute_mlp_neurons,
     )
+    from tl_neuron_attr.baselines import baseline_scores
     from tl_neuron_attr.intervene import ablate, edit, keep
     from tl_neuron_attr.query import query_layers, query_neurons
     from tl_neuron_attr.types import LayerScores, Neurons, TokenLists
     from tl_neuron_attr.value import value_neurons
-    from tl_neuron_attr.words import top_tokens
+    from tl_neuron_attr.words import position_tokens, top_tokens, transformed_tokens
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ _HOME = {
     "attribute_heads": "attribution",
     "attribute_layers": "attribution",
     "attribute_mlp_neurons": "attribution",
+    "baseline_scores": "baselines",
     "ablate": "intervene",
     "edit": "intervene",
     "keep": "intervene",
@@ -38,9 +40,11 @@ _HOME = {
     "Neurons": "types",
     "TokenLists": "types",
     "value_neurons": "value",
+    "position_tokens": "words",
     "top_tokens": "words",
+    "transformed_tokens": "words",
 }
-_MODULES = ("demo", "vis")
+_MODULES = ("demo", "evaluate", "vis")
 
 __all__ = [
     "LayerScores",
@@ -52,12 +56,16 @@ __all__ = [
     "attribute_heads",
     "attribute_layers",
     "attribute_mlp_neurons",
+    "baseline_scores",
     "demo",
     "edit",
+    "evaluate",
     "keep",
+    "position_tokens",
     "query_layers",
     "query_neurons",
     "top_tokens",
+    "transformed_tokens",
     "value_neurons",
     "vis",
 ]

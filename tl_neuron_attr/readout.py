@@ -111,6 +111,10 @@ class Readout:
         """The squared length of each unembedding vector."""
         return torch.cat([part.to(self.dtype).square().sum(0) for part in self.W_U.split(_COLUMNS, dim=1)])
 
+    def without_biases(self) -> "Readout":
+        """The readout of contributions alone: zeros read out to zeros."""
+        return replace(self, norm_bias=torch.zeros_like(self.norm_bias), b_U=torch.zeros_like(self.b_U))
+
     def select(self, rows: Int[Tensor, "n"]) -> "Readout":
         """The readout of the given prompts."""
         return replace(self, norm=self.norm.select(rows))

@@ -27,11 +27,11 @@ def token_ids(stream: Stream, target: Target, name: str = "target") -> Int[Tenso
     """
     batch, d_vocab = stream.shape[0], stream.model.W_U.shape[1]
     if isinstance(target, (int, str)) and not isinstance(target, bool):
-        ids = [_token_id(stream.model, target, name)] * batch
+        ids = [token_id(stream.model, target, name)] * batch
     elif isinstance(target, Tensor) and not target.is_floating_point() and target.ndim <= 1:
         ids = target.reshape(-1).tolist() * (batch if target.ndim == 0 else 1)
     elif isinstance(target, Sequence):
-        ids = [_token_id(stream.model, each, name) for each in target]
+        ids = [token_id(stream.model, each, name) for each in target]
     else:
         raise TypeError(
             f"{name} must be a token id, a string that is one token, or one of them a prompt, got {target!r}"
@@ -60,7 +60,12 @@ def positions(stream: Stream, pos: Pos) -> Places:
     return stream.places(values.long().reshape(-1) % length)
 
 
-def _token_id(model: Any, target: int | str, name: str) -> int:
+def token_id(model: Any, target: int | str, name: str) -> int:
+    """``target`` as a token id.
+
+    Raises:
+        ValueError: If a string is not exactly one token.
+    """
     if isinstance(target, bool):
         raise TypeError(f"{name} must be made of token ids or strings, got {target!r}")
     if isinstance(target, int):

@@ -10,6 +10,7 @@ all of ``x`` changes nothing, so ``T`` is centred. What is left is ``log E_p[exp
 * elsewhere, and where the model transforms its logits, by ``log_softmax``.
 """
 
+from collections.abc import Iterator
 from math import factorial
 
 import torch
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_neuron_attr.increase import MAX_BYTES, Increase, rows_within
+from tl_neuron_attr.readout import Readout
 from tl_neuron_attr.stream import Sublayer
 
 RADIUS = 1 / 3
@@ -41,12 +43,17 @@ def neuron_scores(
     if increase.linear:
         return sublayer.along(increase.direction)
     coefficients = sublayer.scaled_coefficients() * increase.readout.gain[:, None, None]
-    step = rows_within(min(max_bytes, 4 * TILE_BYTES), increase.readout)
-    tiles = []
+    found = tiles(increase.readout, sublayer, max_bytes=max_bytes)
+    return torch.cat([_tile_scores(increase, tile, coefficients[:, rows]) for rows, tile in found], dim=1)
+
+
+def tiles(
+    readout: Readout, sublayer: Sublayer, *, max_bytes: int = MAX_BYTES
+) -> Iterator[tuple[slice, Float[Tensor, "neuron d_vocab"]]]:
+    """The directions of ``sublayer`` read out, some at a time: which neurons, and their logits without any gain."""
+    step = rows_within(min(max_bytes, 4 * TILE_BYTES), readout)
     for start in range(0, sublayer.width, step):
-        tile = increase.readout.project(sublayer.shaped(start, start + step))
-        tiles.append(_tile_scores(increase, tile, coefficients[:, start : start + step]))
-    return torch.cat(tiles, dim=1)
+        yield slice(start, start + step), readout.project(sublayer.shaped(start, start + step))
 
 
 def _tile_scores(

@@ -65,6 +65,25 @@ def direction(model: Any, site: Site, layer: int, head: int, index: int) -> Floa
     return unit_norm(getattr(block, name), row.dtype).shape(row) if name else row
 
 
+def through_head(
+    model: Any, vectors: Float[Tensor, "*n d_model"], layer: int, head: int
+) -> Float[Tensor, "*n d_model"]:
+    """Vectors of the stream as a head moves them, ``W_O W_V norm(v)``, up to positive factors (the norms' scales).
+
+    Raises:
+        IndexError: If there is no such head, with the valid range.
+    """
+    within("layer", layer, model.cfg.n_layers)
+    block = model.blocks[layer]
+    heads, kv_heads = len(block.attn.W_O), len(block.attn.W_V)
+    within("head", head, heads)
+    before, after = pre_norm_name(block, "attn"), post_norm_name(block, "attn")
+    normed = unit_norm(getattr(block, before), vectors.dtype).shape(vectors) if before else vectors
+    W_V, W_O = block.attn.W_V[head // (heads // kv_heads)], block.attn.W_O[head]
+    moved = normed @ W_V.to(vectors.dtype) @ W_O.to(vectors.dtype)
+    return unit_norm(getattr(block, after), vectors.dtype).shape(moved) if after else moved
+
+
 def within(name: str, value: int, size: int) -> None:
     """Refuse an index outside ``0 .. size - 1``; negative ones are not counted from the end.
 

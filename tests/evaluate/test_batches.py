@@ -1,0 +1,24 @@
+import pytest
+import torch
+
+from tests import architectures
+from tl_neuron_attr.evaluate.batches import batches
+
+
+def test_every_prompt_comes_once_with_its_own_tokens():
+    model = architectures.build("gpt2", dtype=torch.float32)
+    prompts = ["w1 w2", "w3", "w4 w5", "w6 w7", "w8"]
+    found = list(batches(model, prompts, batch_size=2))
+    assert sorted(i for b in found for i in b.indices) == list(range(5))
+    for batch in found:
+        for i, ids in zip(batch.indices, batch.tokens, strict=True):
+            assert torch.equal(ids, model.to_tokens(prompts[i])[0])
+    assert max(len(b.indices) for b in found) == 2
+
+
+def test_no_prompts_and_empty_prompts_are_refused():
+    model = architectures.build("gpt2", dtype=torch.float32)
+    with pytest.raises(ValueError, match="prompts is empty"):
+        list(batches(model, [], batch_size=2))
+    with pytest.raises(ValueError, match=r"prompts\[1\] is empty"):
+        list(batches(model, ["w1", ""], batch_size=2))

@@ -1,0 +1,80 @@
+import pandas as pd
+import pytest
+import torch
+
+import tl_neuron_attr as tna
+from tests import architectures
+from tl_neuron_attr.baselines import baseline_scores
+from tl_neuron_attr.evaluate import METHODS, faithfulness
+from tl_neuron_attr.intervene import edit
+
+PROMPTS, TARGETS = ["w1 w2 w3", "w4 w5", "w6 w7 w8", "w9 w10"], ["w5", "w6", "w7", "w8"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return architectures.build("llama", dtype=torch.float32)
+
+
+def test_outcomes_are_those_of_editing_the_weights_one_prompt_at_a_time(model):
+    found = faithfulness(model, PROMPTS, TARGETS, scores=["coefficient", "rank"], k=3, progress=False).frame
+    for i, (prompt, target) in enumerate(zip(PROMPTS, TARGETS, strict=True)):
+        w = model.to_single_token(target)
+        _, cache = model.run_with_cache(prompt)
+        for method in ("coefficient", "rank"):
+            scores = baseline_scores(cache, w, score=method)[0]
+            best = [("mlp", int(j) // 80, int(j) % 80) for j in scores.flatten().topk(3).indices]
+            with edit(model, best), torch.no_grad():
+                log_p = model(prompt)[0, -1].log_softmax(-1)
+            row = found[(found.prompt == i) & (found.score == method)]
+            assert row["log_prob"].item() == pytest.approx(float(log_p[w]), abs=1e-5)
+            assert row["rank"].item() == int((log_p > log_p[w]).sum()) + 1
+
+
+def test_every_method_is_measured_at_every_count(model):
+    found = faithfulness(model, PROMPTS, TARGETS, k=2, curve=(5,), progress=False)
+    assert set(found.frame["score"]) == {*METHODS, "none"}
+    assert len(found.frame) == len(PROMPTS) * (1 + 2 * len(METHODS))
+    assert found.curve().shape[0] == 1 + 2 * len(METHODS)
+    assert all(method in str(found) for method in METHODS) and "95 %" in str(found)
+    assert set(found.summary(5)["score"]) == set(found.frame["score"])
+    with pytest.raises(ValueError, match=r"k=9 was not measured; there are \[2, 5\]"):
+        found.summary(9)
+
+
+def test_the_same_seed_gives_the_same_frame_whatever_the_batches(model):
+    options = {"scores": ["random", "log_prob_increase"], "k": 4, "progress": False}
+    first, second = (faithfulness(model, PROMPTS, TARGETS, batch_size=b, **options).frame for b in (1, 3))
+    pd.testing.assert_frame_equal(first, second, atol=1e-6)
+    other = faithfulness(model, PROMPTS, TARGETS, seed=1, **options).frame
+    assert not first[first.score == "random"]["log_prob"].equals(other[other.score == "random"]["log_prob"])
+
+
+def test_on_facts_of_the_bundled_model_chosen_neurons_matter_more_than_random_ones():
+    model, facts = tna.demo.load(), tna.demo.facts()[::60]
+    found = faithfulness(
+        model,
+        [f.text for f in facts],
+        [f.answer for f in facts],
+        scores=["log_prob_increase", "random"],
+        progress=False,
+    ).summary()
+    drop = found.set_index("score")["log_prob"]
+    assert drop["log_prob_increase"] < drop["random"] - 0.05
+    assert drop["random"] == pytest.approx(drop["none"], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"targets": ["w5"]}, "targets must hold one token a prompt: 4 prompts, 1 targets"),
+        ({"targets": ["w5", "w6", "w7 w8", "w9"]}, r"targets\[2\]='w7 w8' must be one token"),
+        ({"k": 0}, "k must be between 1 and the 240 MLP neurons, got 0"),
+        ({"curve": (241,)}, "k must be between 1 and the 240 MLP neurons, got 241"),
+        ({"prompts": ["w1", "", "w2", "w3"]}, r"prompts\[1\] is empty"),
+    ],
+)
+def test_bad_input_is_named(model, change, message):
+    arguments = {"prompts": PROMPTS, "targets": TARGETS, "progress": False} | change
+    with pytest.raises(ValueError, match=message):
+        faithfulness(model, arguments.pop("prompts"), arguments.pop("targets"), **arguments)

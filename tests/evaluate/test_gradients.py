@@ -1,0 +1,64 @@
+import pytest
+import torch
+
+from tests import architectures
+from tl_neuron_attr.evaluate.gradients import gradient, integrated_gradients
+from tl_neuron_attr.intervene import ablate
+
+STEP = 1e-2  # wide: transformers computes RMSNorm in float32, whatever the model is
+TOKENS, TARGET = architectures.prompts(), torch.tensor([5, 11])
+
+
+def log_p(model, hooks):
+    with torch.no_grad():
+        logits = model.run_with_hooks(TOKENS, fwd_hooks=hooks)[:, -1]
+    return logits.log_softmax(-1).gather(1, TARGET[:, None])[:, 0]
+
+
+def at_last(factor=None, add=None, index=None):
+    """A hook that scales the last position's activations, or adds to one of them."""
+
+    def hook(activation, hook):
+        activation = activation.clone()
+        if factor is not None:
+            activation[:, -1] *= factor
+        if add is not None:
+            activation[:, -1, index] += add
+        return activation
+
+    return hook
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3", "neox_parallel"])
+def test_gradients_equal_finite_differences(name):
+    model = architectures.build(name)
+    scores = gradient(model, TOKENS, TARGET)
+    _, cache = model.run_with_cache(TOKENS)
+    for layer, index in ((0, 3), (1, 40), (2, 79)):
+        hook = f"blocks.{layer}.mlp.hook_post"
+        up, down = (log_p(model, [(hook, at_last(add=e, index=index))]) for e in (STEP, -STEP))
+        expected = cache[hook][:, -1, index] * (up - down) / (2 * STEP)
+        torch.testing.assert_close(scores[:, layer, index], expected, atol=1e-5, rtol=1e-3)
+
+
+def test_gradients_need_no_trainable_weights():
+    model = architectures.build("gpt2")
+    expected = gradient(model, TOKENS, TARGET)
+    model.requires_grad_(False)
+    torch.testing.assert_close(gradient(model, TOKENS, TARGET), expected)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_integrated_gradients_of_a_layer_sum_to_what_silencing_it_costs(name):
+    """The completeness axiom."""
+    model = architectures.build(name)
+    scores = integrated_gradients(model, TOKENS, TARGET, steps=64)
+    for layer in range(architectures.LAYERS):
+        silenced = log_p(model, [(f"blocks.{layer}.mlp.hook_post", at_last(factor=0.0))])
+        torch.testing.assert_close(scores[:, layer].sum(1), log_p(model, []) - silenced, atol=1e-4, rtol=1e-3)
+
+
+def test_hooks_already_there_are_seen():
+    model = architectures.build("gpt2")
+    with ablate(model, [("mlp", 1, 3)]):
+        assert gradient(model, TOKENS, TARGET)[:, 1, 3].abs().max() == 0

@@ -1,0 +1,196 @@
+"""Do the neurons a method picks matter? Zero them and see what is left of the answer (paper 1, section 4.1)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+from transformer_lens import ActivationCache
+
+from tl_neuron_attr.baselines import SCORES, Score, baseline_scores
+from tl_neuron_attr.checked import checked
+from tl_neuron_attr.evaluate.batches import Batch, batches
+from tl_neuron_attr.evaluate.gradients import gradient, integrated_gradients
+from tl_neuron_attr.evaluate.metrics import Outcome, interval
+from tl_neuron_attr.intervene import ablate
+from tl_neuron_attr.stream import Stream
+from tl_neuron_attr.table import PrintsAsTable, Table
+from tl_neuron_attr.target import token_id
+from tl_neuron_attr.types import SITES, Neurons
+
+Method = Score | Literal["gradient", "integrated_gradients", "random"]
+METHODS: tuple[Method, ...] = (*SCORES, "gradient", "integrated_gradients", "random")
+"""The paper's eight, and three of our own."""
+
+UNTOUCHED = "none"
+"""The method of the rows of the untouched model."""
+
+_METRICS = ("reciprocal_rank", "prob", "log_prob")
+
+
+@dataclass(frozen=True, repr=False)
+class Faithfulness(PrintsAsTable):
+    """What was left of each prompt's answer after zeroing each method's best neurons.
+
+    Attributes:
+        frame: A row a prompt, method and number of neurons: ``prompt``, ``score`` (the method, ``"none"`` for the
+            untouched model), ``k``, ``rank``, ``reciprocal_rank``, ``prob``, ``log_prob`` (nats).
+        k: The number of neurons of the table.
+    """
+
+    frame: pd.DataFrame
+    k: int
+
+    def summary(self, k: int | None = None) -> pd.DataFrame:
+        """Mean over prompts and its 95 % bootstrap interval, a row a method, lowest log-probability first.
+
+        Raises:
+            ValueError: If nothing was measured at ``k``.
+        """
+        k = self.k if k is None else k
+        if k not in set(self.frame["k"]):
+            raise ValueError(f"k={k} was not measured; there are {sorted(set(self.frame['k']) - {0})}")
+        chosen = self.frame[(self.frame["k"] == k) | (self.frame["score"] == UNTOUCHED)]
+        rows = [
+            {"score": score, **{name: value for m in _METRICS for name, value in _named_interval(m, group[m]).items()}}
+            for score, group in chosen.groupby("score")
+        ]
+        return pd.DataFrame(rows).sort_values("log_prob", ignore_index=True)
+
+    def curve(self) -> pd.DataFrame:
+        """Mean over prompts of every metric, by method and number of neurons."""
+        return self.frame.groupby(["score", "k"], as_index=False)[list(_METRICS)].mean()
+
+    def table(self) -> Table:
+        """The paper's Table 2: a bigger drop means better chosen neurons."""
+        rows = [
+            (row["score"], *(f"{row[m]:.3f} [{row[f'{m}_low']:.3f}, {row[f'{m}_high']:.3f}]" for m in _METRICS))
+            for row in self.summary().to_dict("records")
+        ]
+        count = self.frame["prompt"].nunique()
+        caption = f"{self.k} MLP neurons zeroed in each of {count} prompts; mean and 95 % bootstrap interval"
+        return Table(("score", "MRR", "probability", "log-probability (nats)"), rows, caption)
+
+
+@checked
+def faithfulness(
+    model: Any,
+    prompts: Sequence[str],
+    targets: Sequence[int | str],
+    *,
+    scores: Sequence[Method] = METHODS,
+    k: int = 10,
+    curve: Sequence[int] = (),
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: bool = True,
+) -> Faithfulness:
+    """Zero each method's ``k`` best MLP neurons in each prompt, and measure the target token's rank and probability.
+
+    Neurons are chosen over all layers and zeroed at every position, as setting their parameters to zero would (paper 1,
+    section 4.1). The paper's claim is that its score lowers all three metrics most.
+
+    Args:
+        model: The model.
+        prompts: The prompts; the answer is the next token.
+        targets: One token a prompt: an id, or a string that is one token.
+        scores: The methods; all of :data:`METHODS` by default. ``"random"`` draws neurons that are active.
+        k: How many neurons of the table.
+        curve: Further numbers of neurons to measure.
+        batch_size: Prompts run together, of one length each.
+        seed: Of the random neurons.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If prompts and targets differ in number, a target is not one token, or a number of neurons is not
+            between 1 and all there are.
+
+    Example:
+        >>> import tl_neuron_attr as tna
+        >>> facts = tna.demo.facts("capital")[:2]
+        >>> found = faithfulness(tna.demo.load(), [f.text for f in facts], [f.answer for f in facts],
+        ...     scores=["log_prob_increase", "random"], progress=False)
+        >>> found.summary()["score"].tolist()[0]
+        'log_prob_increase'
+    """
+    if len(prompts) != len(targets):
+        raise ValueError(f"targets must hold one token a prompt: {len(prompts)} prompts, {len(targets)} targets")
+    counts = sorted({k, *curve})
+    _require_counts(model, counts)
+    ids = torch.tensor([token_id(model, target, f"targets[{i}]") for i, target in enumerate(targets)])
+    parts: list[pd.DataFrame] = []
+    with tqdm(total=len(prompts), desc="faithfulness", unit="prompt", disable=not progress) as bar:
+        for batch in batches(model, prompts, batch_size=batch_size):
+            target = ids[batch.indices].to(batch.tokens.device)
+            parts += _of_batch(model, batch, target, scores, counts, seed)
+            bar.update(len(batch.indices))
+    frame = pd.concat(parts).sort_values(["prompt", "k", "score"], ignore_index=True)
+    return Faithfulness(frame, k)
+
+
+def method_scores(
+    model: Any, cache: ActivationCache, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, "batch"], method: Method
+) -> Float[Tensor, "batch layer d_mlp"]:
+    """Every MLP neuron's score by one of :data:`METHODS`; random ones need a generator and are not among them."""
+    if method == "gradient":
+        return gradient(model, tokens, target)
+    if method == "integrated_gradients":
+        return integrated_gradients(model, tokens, target)
+    return baseline_scores(cache, target, score=cast(Score, method))
+
+
+def _of_batch(
+    model: Any, batch: Batch, target: Int[Tensor, "batch"], scores: Sequence[Method], counts: Sequence[int], seed: int
+) -> list[pd.DataFrame]:
+    with torch.no_grad():
+        logits, cache = model.run_with_cache(batch.tokens)
+    parts = [_frame(batch, UNTOUCHED, 0, logits, target)]
+    for method in scores:
+        ranked = _ranked(model, cache, batch, target, method, max(counts), seed)
+        for k in counts:
+            with ablate(model, ranked.top(k)), torch.no_grad():
+                parts.append(_frame(batch, method, k, model(batch.tokens), target))
+    return parts
+
+
+def _ranked(
+    model: Any, cache: ActivationCache, batch: Batch, target: Int[Tensor, "batch"], method: Method, k: int, seed: int
+) -> Neurons:
+    """Each prompt's ``k`` best MLP neurons by a method, best first."""
+    stream = Stream(cache, model)
+    post = torch.stack([stream.mlp_coefficients(layer, stream.last) for layer in range(stream.n_layers)], dim=1)
+    if method == "random":
+        scores = torch.stack([_noise(post[0].shape, i, seed) for i in batch.indices]).to(post)
+        scores = scores.masked_fill(post == 0, -1.0)
+    else:
+        scores = method_scores(model, cache, batch.tokens, target, method)
+    best = scores.flatten(1).topk(k)
+    layer, index = best.indices // post.shape[2], best.indices % post.shape[2]
+    none = torch.full_like(layer, -1)
+    site = torch.full_like(layer, SITES.index("mlp"))
+    return Neurons(site, layer, none, none, index, post.flatten(1).gather(1, best.indices), best.values)
+
+
+def _noise(shape: torch.Size, prompt: int, seed: int) -> Tensor:
+    """Uniform numbers that depend on the prompt's place in the list, not on its batch."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + prompt))
+
+
+def _frame(batch: Batch, method: str, k: int, logits: Tensor, target: Int[Tensor, "batch"]) -> pd.DataFrame:
+    frame = Outcome.of(logits[:, -1], target).frame()
+    return frame.assign(prompt=batch.indices, score=method, k=k)
+
+
+def _named_interval(metric: str, values: pd.Series) -> dict[str, float]:
+    return dict(zip((metric, f"{metric}_low", f"{metric}_high"), interval(values), strict=True))
+
+
+def _require_counts(model: Any, counts: Sequence[int]) -> None:
+    available = model.cfg.n_layers * len(model.blocks[0].mlp.W_out)
+    for k in counts:
+        if not 1 <= k <= available:
+            raise ValueError(f"k must be between 1 and the {available} MLP neurons, got {k}")

@@ -1,0 +1,59 @@
+"""Scores that need backward passes: not the paper's, but what users will compare with.
+
+    gradient                a_i * d log p(w) / d a_i
+    integrated_gradients    a_i * mean over t of d log p(w) / d a_i, a layer's activations times t (Dai et al., 2022)
+
+``a`` are the MLP neurons' activations at the scored position, the last. Both see what a neuron does through all later
+layers, where the static scores see one sublayer's write.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+STEPS = 16
+"""Points of the path of integrated gradients: midpoints of as many equal steps from 0 to 1."""
+
+
+def gradient(
+    model: Any, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, "batch"]
+) -> Float[Tensor, "batch layer d_mlp"]:
+    """Gradient times activation of every MLP neuron, one forward and one backward pass."""
+    return torch.stack([a * g for a, g in zip(*_backward(model, tokens, target, {}), strict=True)], dim=1)
+
+
+def integrated_gradients(
+    model: Any, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, "batch"], *, steps: int = STEPS
+) -> Float[Tensor, "batch layer d_mlp"]:
+    """Integrated gradients of every MLP neuron, layer by layer, along the layer's activations from zero."""
+    scores: list[Tensor] = []
+    for layer in range(model.cfg.n_layers):
+        total = torch.zeros(())
+        for step in range(steps):
+            share = (step + 0.5) / steps
+            _, gradients = _backward(model, tokens, target, {layer: share})
+            total = total + gradients[layer] / steps
+        activations, _ = _backward(model, tokens, target, {})
+        scores.append(activations[layer] * total)
+    return torch.stack(scores, dim=1)
+
+
+def _backward(
+    model: Any, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, "batch"], scaled: dict[int, float]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Activations of every layer's MLP neurons at the last position, some layers' scaled, and the gradients there."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(activation: Tensor, hook: Any) -> Tensor:
+        last = activation[:, -1] * scaled.get(hook.layer(), 1.0)
+        kept[hook.layer()] = last if last.requires_grad else last.requires_grad_()
+        return torch.cat([activation[:, :-1], last[:, None]], dim=1)
+
+    hooks = [(f"blocks.{layer}.mlp.hook_post", keep) for layer in range(model.cfg.n_layers)]
+    with torch.enable_grad():
+        logits = model.run_with_hooks(tokens, fwd_hooks=hooks)[:, -1]
+        followed = logits.log_softmax(-1).gather(1, target[:, None]).sum()
+        gradients = torch.autograd.grad(followed, [kept[layer] for layer in sorted(kept)])
+    return [kept[layer].detach() for layer in sorted(kept)], list(gradients)
