@@ -7,6 +7,7 @@ import torch
 
 import tl_neuron_attr as tna
 from tests import architectures, oracle
+from tl_neuron_attr.query import contributions, weighted_readers
 from tl_neuron_attr.reading import readers
 from tl_neuron_attr.stream import Stream
 from tl_neuron_attr.types import SITES
@@ -143,10 +144,7 @@ def test_neurons_and_biases_sum_to_their_layer(name):
         pytest.fail("the case has no MLP value neuron: choose another")
     one = architectures.build(name).run_with_cache(architectures.prompts()[:1])[1]
     layers = tna.query_layers(one, mlp_only)
-    stream = Stream(one)
-    from tl_neuron_attr.query import _weighted, contributions
-
-    rows = _weighted(stream, mlp_only, readers(stream, mlp_only.unsqueeze(), stream.last.pos, "both"))
+    stream, rows = weighted_readers(one, mlp_only, pos=-1, key="both", model=None)
     for sublayer, fed, contribution in contributions(stream, rows, ("attn", "mlp")):
         order = 2 * sublayer.layer + (sublayer.site == "mlp")
         bias = (fed.above(order) * sublayer.bias).sum()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         attribute_mlp_neurons,
     )
     from tl_neuron_attr.baselines import baseline_scores
+    from tl_neuron_attr.flow import Flow, trace
     from tl_neuron_attr.intervene import ablate, edit, keep
     from tl_neuron_attr.query import query_layers, query_neurons
     from tl_neuron_attr.types import LayerScores, Neurons, TokenLists
@@ -31,6 +32,8 @@ _HOME = {
     "attribute_layers": "attribution",
     "attribute_mlp_neurons": "attribution",
     "baseline_scores": "baselines",
+    "Flow": "flow",
+    "trace": "flow",
     "ablate": "intervene",
     "edit": "intervene",
     "keep": "intervene",
@@ -47,6 +50,7 @@ _HOME = {
 _MODULES = ("demo", "evaluate", "vis")
 
 __all__ = [
+    "Flow",
     "LayerScores",
     "Neurons",
     "TokenLists",
@@ -65,6 +69,7 @@ __all__ = [
     "query_layers",
     "query_neurons",
     "top_tokens",
+    "trace",
     "transformed_tokens",
     "value_neurons",
     "vis",

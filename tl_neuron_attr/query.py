@@ -20,7 +20,6 @@ from tl_neuron_attr import guard
 from tl_neuron_attr.checked import checked
 from tl_neuron_attr.increase import MAX_BYTES
 from tl_neuron_attr.naming import best_of, locate, named
-from tl_neuron_attr.places import Places
 from tl_neuron_attr.question import checked_stream
 from tl_neuron_attr.reading import ILL_CONDITIONED, Key, Readers, components, order_of, readers
 from tl_neuron_attr.stream import Stream, Sublayer
@@ -72,8 +71,7 @@ def query_layers(
         >>> bool(torch.allclose(total, value.score.sum(-1), atol=1e-4))
         True
     """
-    stream, places = _checked(cache, value, pos, model)
-    rows = _weighted(stream, value, readers(stream, _batched(value), places.pos, key))
+    stream, rows = weighted_readers(cache, value, pos=pos, key=key, model=model)
     by_order = {
         order: _by_prompt(stream, rows, (component * rows.above(order)).sum(-1))
         for order, component in components(stream, rows.places)
@@ -137,15 +135,38 @@ def query_neurons(
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     wanted = ordered(sites)
-    stream, places = _checked(cache, value, pos, model, wanted)
-    batch = _batched(value)
-    rows = _weighted(stream, batch, readers(stream, batch, places.pos, key))
-    prompts = torch.arange(len(batch.score), device=stream.device)
+    stream, rows = weighted_readers(cache, value, pos=pos, key=key, model=model, sites=wanted)
+    prompts = torch.arange(stream.shape[0], device=stream.device)
     found = [
         _best(stream, _of_prompts(rows, group), group, wanted, k)
-        for group in prompts.split(_prompts_within(max_bytes, stream, len(batch), wanted))
+        for group in prompts.split(_prompts_within(max_bytes, stream, len(value), wanted))
     ]
     return _joined(found).squeeze(batched=value.batched)
+
+
+def weighted_readers(
+    cache: ActivationCache, value: Neurons, *, pos: Pos, key: Key, model: Any, sites: Sequence[Site] = ()
+) -> tuple[Stream, Readers]:
+    """The stream, checked for what value neurons and neurons of ``sites`` take, and the subkeys of the value neurons,
+    each times ``S / sum_a u . a``: inner products with them are query scores.
+
+    Raises:
+        ValueError: If ``value`` is of another cache.
+    """
+    used: tuple[Site, ...] = tuple(s for i, s in enumerate(SITES) if s in sites or bool((value.site == i).any()))
+    stream, places, _ = checked_stream(cache, used, pos=pos, model=model, reads=True)
+    batch = value if value.batched else value.unsqueeze()
+    if len(batch.score) != stream.shape[0]:
+        raise ValueError(
+            f"value is of {len(batch.score)} prompts and cache of {stream.shape[0]}: take both from one run"
+        )
+    rows = readers(stream, batch, places.pos, key)
+    total, size = rows.total(stream)
+    bad = (total.abs() <= ILL_CONDITIONED * size) & (rows.score != 0)
+    if bool(bad.any()):
+        _warn(sorted({batch.flat_labels[i] for i in rows.neuron[bad].tolist()}))
+    weight = torch.where(bad | (rows.score == 0), torch.zeros_like(total), rows.score / total)
+    return stream, replace(rows, u=rows.u * weight[:, None])
 
 
 def contributions(
@@ -193,36 +214,13 @@ def _coefficients(
     return found
 
 
-def _checked(
-    cache: ActivationCache, value: Neurons, pos: Pos, model: Any, sites: Sequence[Site] = ()
-) -> tuple[Stream, Places]:
-    """The stream, checked for what reading value neurons and neurons of ``sites`` takes, and the scored places.
-
-    Raises:
-        ValueError: If ``value`` is of another number of prompts.
-    """
-    used: tuple[Site, ...] = tuple(s for i, s in enumerate(SITES) if s in sites or bool((value.site == i).any()))
-    stream, places, _ = checked_stream(cache, used, pos=pos, model=model, reads=True)
-    prompts = len(value.score) if value.batched else 1
-    if prompts != stream.shape[0]:
-        raise ValueError(f"value is of {prompts} prompts and cache of {stream.shape[0]}: take both from one run")
-    return stream, places
-
-
-def _weighted(stream: Stream, value: Neurons, rows: Readers) -> Readers:
-    """Rows whose directions give query scores: each times ``S / sum_a u . a``, ill-conditioned ones times zero."""
-    total, size = rows.total(stream)
-    bad = (total.abs() <= ILL_CONDITIONED * size) & (rows.score != 0)
-    if bool(bad.any()):
-        labels = sorted({value.flat_labels[i] for i in rows.neuron[bad].tolist()})
-        some = ", ".join(labels[:5]) + (" and more" if len(labels) > 5 else "")
-        warnings.warn(
-            f"the inner products of {some} with what feeds them nearly cancel, so their shares mean nothing: left out "
-            "of the query scores",
-            stacklevel=4,
-        )
-    weight = torch.where(bad | (rows.score == 0), torch.zeros_like(total), rows.score / total)
-    return replace(rows, u=rows.u * weight[:, None])
+def _warn(labels: list[str]) -> None:
+    some = ", ".join(labels[:5]) + (" and more" if len(labels) > 5 else "")
+    warnings.warn(
+        f"the inner products of {some} with what feeds them nearly cancel, so their shares mean nothing: left out of "
+        "the query scores",
+        stacklevel=5,
+    )
 
 
 def _by_prompt(stream: Stream, rows: Readers, values: Float[Tensor, "place *n"]) -> Float[Tensor, "batch *n"]:
@@ -240,10 +238,6 @@ def _prompts_within(max_bytes: int, stream: Stream, k: int, sites: Sequence[Site
     mlp = cfg.n_layers * stream.block(0).mlp.W_out.shape[0] * min(k, stream.shape[1]) if "mlp" in sites else 0
     attn = cfg.n_layers * stream.block(0).attn.W_O.shape[:2].numel() * stream.shape[1] if "attn" in sites else 0
     return max(1, max_bytes // (3 * stream.dtype.itemsize * max(1, mlp + attn)))
-
-
-def _batched(value: Neurons) -> Neurons:
-    return value if value.batched else value.unsqueeze()
 
 
 def _joined(parts: Sequence[Neurons]) -> Neurons:

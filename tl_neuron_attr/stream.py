@@ -88,6 +88,12 @@ class Sublayer:
         pulled = vectors if self.post is None else self.post.pull_back(vectors)
         return self.scaled_coefficients() * (pulled @ self.directions.to(pulled.dtype).T)[:, :, None]
 
+    def heads_along(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n head source"]:
+        """How much each head wrote from each source along several vectors, all of the one place it was read at."""
+        pulled = vectors if self.post is None else self.post.pull_back(vectors)
+        by_neuron = (pulled @ self.directions.to(pulled.dtype).T).unflatten(1, (self.heads, -1))
+        return torch.einsum("nhj,hjs->nhs", by_neuron, self.scaled_coefficients()[0].unflatten(0, (self.heads, -1)))
+
     def writes(
         self, rows: Int[Tensor, "n"], neuron: Int[Tensor, "n"], source: Int[Tensor, "n"]
     ) -> Float[Tensor, "n d_model"]:

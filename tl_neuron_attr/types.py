@@ -231,6 +231,16 @@ class Neurons(PrintsAsTable):
         """Without the batch dimension, unless ``batched``."""
         return self if batched else self[0]
 
+    def of_site(self, site: Site) -> "Neurons":
+        """One prompt's neurons of a site, in order.
+
+        Raises:
+            TypeError: If the neurons are of a batch.
+        """
+        if self.batched:
+            raise TypeError("these neurons are of a batch; take one prompt's: neurons[i]")
+        return self._select(self.site == SITES.index(site))
+
     def unsqueeze(self) -> "Neurons":
         """The neurons as a batch of one prompt."""
         return self._select(None)

@@ -11,11 +11,13 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr.attribution import attribute_head_positions, attribute_heads, attribute_layers
 from tl_neuron_attr.checked import checked
+from tl_neuron_attr.flow import trace
 from tl_neuron_attr.question import Question, ask
 from tl_neuron_attr.target import Pos, Target
 from tl_neuron_attr.tokens import token_text
 from tl_neuron_attr.types import LayerScores
 from tl_neuron_attr.value import value_neurons
+from tl_neuron_attr.vis.flow import flow
 from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
 from tl_neuron_attr.vis.views import Head, attention, head_scores, layer_scores, neurons, source_scores, tokens_of
@@ -72,6 +74,7 @@ def report(
     by_head = attribute_heads(cache, said.target, **options).reshape(q.stream.n_layers, -1)
     best = best_heads(by_head, heads)
     found = value_neurons(cache, said.target, k, **options)
+    traced = trace(cache, said.target, k=k, heads=2 * heads, **options)
     tokens = tokens_of(q.stream, 0)
     sources = attribute_head_positions(cache, said.target, **options).reshape(*by_head.shape, -1)
     body = render(
@@ -85,6 +88,7 @@ def report(
         best=[(f"L{layer}H{head}", float(by_head[layer, head])) for layer, head in best],
         sources=_sources_view(tokens, sources, best),
         patterns=_patterns_view(cache, best, len(tokens)),
+        flow=flow(traced).body,
         neurons=neurons(found).body,
         evaluated=int(torch.as_tensor(found.evaluated).sum()),
         searched=_neurons_searched(q),
