@@ -109,3 +109,14 @@ def test_the_module_runs_as_a_command():
 def test_every_bundled_kind_of_prompt_can_be_asked(run):
     for prompt in (demo.facts()[0], demo.arithmetic("+")[7], demo.in_context(1, 4)[0], demo.occupations()[0]):
         assert run("neurons", "--prompt", prompt.text, "--target", prompt.answer, "-k", "1")[0] == 0
+
+
+def test_a_study_of_a_file_names_what_it_leaves_out(run, tmp_path):
+    lines = [json.dumps({"prompt": f.text, "target": f.answer, "type": f.kind}) for f in demo.facts("sport")[:2]]
+    (tmp_path / "prompts.jsonl").write_text("\n".join([*lines, "{"]))
+    args = ("study", "--prompts", str(tmp_path / "prompts.jsonl"), "--out", str(tmp_path / "out"), "--query", "20")
+    code, out, err = run(*args)
+    assert code == 0 and "sport" in out and "2 of 2" in out
+    assert "prompts.jsonl, line 3: not JSON" in err
+    assert (tmp_path / "out" / "study.html").exists() and (tmp_path / "out" / "layers.parquet").exists()
+    assert run(*args, "--value-mlp", "3")[0] == 1

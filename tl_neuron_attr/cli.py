@@ -8,11 +8,19 @@ from typing import Any
 
 import torch
 
+_SIZES = {
+    "value_attn": "attention value neurons zeroed",
+    "value_mlp": "MLP value neurons zeroed",
+    "query": "query neurons zeroed",
+    "shared": "best neurons of a prompt among which shared ones are counted",
+    "heads": "share of all heads zeroed for other types",
+}
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 _EPILOG = """examples:
   tl-neuron-attr report --prompt "Tim Duncan plays the sport of" --target " basketball"
   tl-neuron-attr report --prompt "The capital of France is" --model gpt2-large --html paris.html
   tl-neuron-attr neurons --prompt "3 + 5 =" -k 10 --format csv
+  tl-neuron-attr study --prompts facts.jsonl --model gpt2-large --out study
   tl-neuron-attr reproduce gpt2-large
 
 Exit codes: 0 done, 1 something was wrong with the input or the numbers disagree, 2 the command line makes no sense."""
@@ -55,6 +63,17 @@ def parser() -> argparse.ArgumentParser:
     table.add_argument("--suppressing", action="store_true", help="the neurons that lower the target most")
     table.set_defaults(run=run_neurons)
 
+    study = commands.add_parser("study", help="where types of knowledge live: Parquet files and one HTML page")
+    study.add_argument("--prompts", type=Path, help="JSONL of prompt, target, type; default: the bundled model's facts")
+    study.add_argument(
+        "--out", type=Path, required=True, help="folder of the results; an unfinished study goes on there"
+    )
+    study.add_argument("--per-type", type=int, help="at most so many prompts of each type")
+    for name, what in _SIZES.items():
+        study.add_argument(f"--{name.replace('_', '-')}", type=float if name == "heads" else int, help=what)
+    _add_model(study, default="the bundled model")
+    study.set_defaults(run=run_study)
+
     compare = commands.add_parser("reproduce", help="compare the authors' printed numbers with ours")
     compare.add_argument("paper", choices=("gpt2-large", "llama-7b"))
     compare.add_argument("--tolerance", type=float, default=0.02, help="agreement, in nats (0.02)")
@@ -92,6 +111,29 @@ def run_neurons(args: argparse.Namespace) -> int:
         print(frame.assign(promoted=frame["promoted"].map(" | ".join)).to_csv(index=False), end="")
     else:
         print(found.to_frame().to_json(orient="records", force_ascii=False, indent=2))
+    return 0
+
+
+def run_study(args: argparse.Namespace) -> int:
+    """``study``."""
+    from dataclasses import replace
+
+    from tl_neuron_attr import evaluate
+    from tl_neuron_attr.vis import study as page
+
+    prompts = evaluate.facts()
+    if args.prompts is not None:
+        file = evaluate.read_prompts(args.prompts)
+        prompts = evaluate.by_type(file.prompts)
+        for problem in file.problems:
+            print(f"left out: {problem}", file=sys.stderr)
+    model = load(args)
+    given = {name: getattr(args, name) for name in _SIZES if getattr(args, name) is not None}
+    sizes = replace(evaluate.Sizes.fitting(model), **given)
+    limited = {kind: group[: args.per_type] for kind, group in prompts.items()}
+    found = evaluate.knowledge_study(model, limited, sizes=sizes, out=args.out)
+    print(found)
+    print(f"wrote {page(found, name=model.cfg.model_name).save(args.out / 'study.html').resolve()}")
     return 0
 
 

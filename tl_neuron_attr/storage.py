@@ -42,9 +42,12 @@ def _whole(path: Path) -> Generator[Path]:
 
 
 def load(
-    path: str | Path, kind: str, required: Mapping[str, torch.dtype | None], optional: Sequence[str] = ()
+    path: str | Path, kind: str, required: Mapping[str, torch.dtype | None] | None = None, optional: Sequence[str] = ()
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and text of a file written by :func:`save`; ``required`` maps names to dtypes, None for any float.
+    """Tensors and text of a file written by :func:`save`.
+
+    ``required`` tensors must be there, of one shape, and of the dtype given (None: any float), and no others but
+    ``optional`` ones; without it any tensors will do.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -59,7 +62,8 @@ def load(
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is not a result file: {error}") from error
     text = _header(path, kind, metadata)
-    _check(path, tensors, required, optional)
+    if required is not None:
+        _check(path, tensors, required, optional)
     return tensors, text
 
 

@@ -5,7 +5,19 @@ Every view is offline and escaped: token text is shown, never interpreted. Needs
 
 from tl_neuron_attr.vis.flow import flow
 from tl_neuron_attr.vis.report import report
+from tl_neuron_attr.vis.study import faithfulness, study
 from tl_neuron_attr.vis.view import View
 from tl_neuron_attr.vis.views import attention, head_scores, layer_scores, neurons, source_scores
 
-__all__ = ["View", "attention", "flow", "head_scores", "layer_scores", "neurons", "report", "source_scores"]
+__all__ = [
+    "View",
+    "attention",
+    "faithfulness",
+    "flow",
+    "head_scores",
+    "layer_scores",
+    "neurons",
+    "report",
+    "source_scores",
+    "study",
+]

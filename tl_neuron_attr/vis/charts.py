@@ -51,7 +51,7 @@ def layer_chart(attn: Float[Tensor, "layer"], mlp: Float[Tensor, "layer"], *, un
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
-    return _svg(figure, titles)
+    return to_svg(figure, titles)
 
 
 def head_heatmap(scores: Float[Tensor, "layer head"], *, unit: str = "nats") -> Markup:
@@ -79,10 +79,10 @@ def head_heatmap(scores: Float[Tensor, "layer head"], *, unit: str = "nats") -> 
     bar = figure.colorbar(ScalarMappable(norm, DIVERGING), ax=axes, shrink=0.9, aspect=30)
     bar.set_label(unit)
     bar.outline.set_visible(False)
-    return _svg(figure, titles)
+    return to_svg(figure, titles)
 
 
-def _svg(figure: Figure, titles: Mapping[str, str]) -> Markup:
+def to_svg(figure: Figure, titles: Mapping[str, str]) -> Markup:
     """The figure as an ``<svg>`` element; a mark whose id is in ``titles`` shows that text when pointed at."""
     drawn = io.BytesIO()
     with matplotlib.rc_context(_STYLE):

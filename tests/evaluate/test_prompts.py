@@ -1,0 +1,72 @@
+import json
+
+import pytest
+import torch
+
+from tests import architectures
+from tl_neuron_attr import demo
+from tl_neuron_attr.evaluate import StudyPrompt, by_type, facts, read_prompts, select
+
+GOOD = {"prompt": "w1 w2", "target": "w3", "type": "a"}
+
+
+@pytest.mark.parametrize(
+    "line, problem",
+    [
+        ("{", "not JSON"),
+        ("[1]", "not an object but list"),
+        (json.dumps({"prompt": "w1", "type": "a"}), "field 'target' is missing"),
+        (json.dumps(GOOD | {"target": 5}), "field 'target' must be a text that is not empty, got 5"),
+        (json.dumps(GOOD | {"type": ""}), "field 'type' must be a text that is not empty, got ''"),
+        ("\udcff".encode("utf-8", "surrogatepass").decode("latin-1"), "not JSON"),
+    ],
+)
+def test_a_bad_line_is_named_and_the_rest_is_read(tmp_path, line, problem):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("\n".join([json.dumps(GOOD), "", line, json.dumps(GOOD | {"type": "b"})]), encoding="utf-8")
+    found = read_prompts(path)
+    assert [p.type for p in found.prompts] == ["a", "b"]
+    assert len(found.problems) == 1 and found.problems[0].startswith(f"{path}, line 3: {problem}")
+
+
+def test_files_without_prompts_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no prompt file"):
+        read_prompts(tmp_path / "absent")
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(ValueError, match="holds no prompt and is empty"):
+        read_prompts(tmp_path / "empty")
+    (tmp_path / "bad").write_text("{")
+    with pytest.raises(ValueError, match=r"holds no prompt; .*line 1: not JSON"):
+        read_prompts(tmp_path / "bad")
+
+
+@torch.no_grad()
+def test_the_selection_rule_is_the_papers():
+    model = architectures.build("gpt2", dtype=torch.float32)
+    texts = [f"w{i} w{i + 1}" for i in range(12)]
+    ranked = {t: [f"w{j}" for j in model(t)[0, -1].argsort(descending=True).tolist() if j < 93] for t in texts}
+    prompts = [
+        StudyPrompt(texts[0], ranked[texts[0]][0], "best"),
+        StudyPrompt(texts[1], ranked[texts[1]][40], "far"),
+        StudyPrompt(texts[2], ranked[texts[2]][2], "rival"),
+        StudyPrompt(texts[3], ranked[texts[2]][1], "rival"),
+        StudyPrompt(texts[4], "w1 w2", "best"),
+    ]
+    found = select(model, prompts)["status"].tolist()
+    assert found[0] == "kept"
+    assert found[1] == "the target is not among the 10 likeliest tokens"
+    assert found[2] == "another target of its type is likelier"
+    assert found[4] == "the target is not one token"
+
+
+def test_prompts_are_grouped_in_order():
+    groups = by_type([StudyPrompt("1", "x", "b"), StudyPrompt("2", "x", "a"), StudyPrompt("3", "x", "b")])
+    assert {t: [p.prompt for p in group] for t, group in groups.items()} == {"b": ["1", "3"], "a": ["2"]}
+
+
+def test_bundled_facts_are_held_out_and_mixed():
+    found = facts(per_type=30)
+    assert list(found) == list(demo.KINDS)
+    trained = {f.text for f in demo.facts()}
+    assert not [p for group in found.values() for p in group if p.prompt in trained]
+    assert len({p.prompt.split()[0] for p in found["sport"]}) > 5

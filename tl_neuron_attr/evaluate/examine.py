@@ -1,0 +1,167 @@
+"""All that a knowledge study measures on one prompt (paper 1, sections 4.2 to 4.4)."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+from tl_neuron_attr.attribution import (
+    attribute_attn_neurons,
+    attribute_heads,
+    attribute_layers,
+    attribute_mlp_neurons,
+)
+from tl_neuron_attr.evaluate.metrics import Outcome
+from tl_neuron_attr.intervene import ablate
+from tl_neuron_attr.parts import Part, rows_of
+from tl_neuron_attr.query import query_layers, query_neurons
+from tl_neuron_attr.question import ask
+from tl_neuron_attr.types import Neurons
+from tl_neuron_attr.value import value_neurons
+
+SEGMENTS = 60
+"""Steps of the straight path from the embedding to the final stream (paper 1, Figure 3)."""
+
+CONDITIONS = ("untouched", "value", "random value", "query", "random query")
+"""What was zeroed when an outcome was measured."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many neurons the experiments take; the paper's by default.
+
+    Attributes:
+        value_attn: Attention value neurons zeroed, and whose query neurons are looked for.
+        value_mlp: MLP value neurons zeroed.
+        query: Query neurons zeroed, and compared with as many value neurons.
+        shared: Best neurons of a prompt among which shared ones are counted.
+        heads: The share of all heads zeroed for other types of knowledge.
+    """
+
+    value_attn: int = 200
+    value_mlp: int = 100
+    query: int = 1000
+    shared: int = 300
+    heads: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that mean nothing."""
+        for name, value in asdict(self).items():
+            if value <= 0:
+                raise ValueError(f"sizes.{name} must be above 0, got {value}")
+
+    @classmethod
+    def fitting(cls, model: Any) -> "Sizes":
+        """The paper's sizes for models of 100,000 MLP neurons and more; about a tenth of them for smaller ones."""
+        large = model.cfg.n_layers * len(model.blocks[0].mlp.W_out) >= 100_000
+        return cls() if large else cls(value_attn=20, value_mlp=10, query=100, shared=30, heads=0.05)
+
+    def capped(self, model: Any, length: int) -> "Sizes":
+        """At most all that a model has, for a prompt of ``length`` tokens."""
+        mlp = model.cfg.n_layers * len(model.blocks[0].mlp.W_out)
+        attn = model.cfg.n_layers * model.blocks[0].attn.W_O.shape[:2].numel() * length
+        below = mlp - len(model.blocks[0].mlp.W_out)
+        return Sizes(
+            min(self.value_attn, attn),
+            min(self.value_mlp, mlp),
+            max(1, min(self.query, below)),
+            min(self.shared, mlp),
+            self.heads,
+        )
+
+
+@torch.no_grad()
+def examine(model: Any, prompt: str, target: int, *, sizes: Sizes, seed: int) -> dict[str, Tensor]:
+    """Scores, sums, best neurons and outcomes of one prompt; ``seed`` draws its random neurons."""
+    tokens = model.to_tokens(prompt)
+    logits, cache = model.run_with_cache(tokens)
+    sizes = sizes.capped(model, tokens.shape[1])
+    layers, heads = attribute_layers(cache, target), attribute_heads(cache, target)
+    mlp, attn = attribute_mlp_neurons(cache, target), attribute_attn_neurons(cache, target)
+    deep = value_neurons(cache, target, sizes.value_mlp, sites=("mlp",))
+    reading = value_neurons(cache, target, sizes.value_attn, sites=("attn",))
+    feeding = query_neurons(cache, reading, sizes.query, sites=("mlp",))
+    compared = value_neurons(cache, target, sizes.query, sites=("mlp",))
+    of_deep, of_reading = query_layers(cache, deep), query_layers(cache, reading)
+    return {
+        "layers_attn": layers.attn[0],
+        "layers_mlp": layers.mlp[0],
+        "heads": heads[0],
+        "sums": torch.stack([_sums(attn), _sums(mlp)]),
+        "query_mlp_attn": of_deep.attn[0],
+        "query_mlp_mlp": of_deep.mlp[0],
+        "query_attn_attn": of_reading.attn[0],
+        "query_attn_mlp": of_reading.mlp[0],
+        "value_neurons": _flat(model, compared),
+        "query_neurons": _flat(model, feeding),
+        "segments": _segments(cache, target),
+        "outcomes": _outcomes(model, tokens, target, logits, reading, deep, feeding, seed),
+    }
+
+
+def outcome(model: Any, tokens: Int[Tensor, "1 pos"], target: int) -> Float[Tensor, "3"]:
+    """Rank, probability and log-probability of the target now."""
+    return _measured(model(tokens), target)
+
+
+def _sums(scores: Tensor) -> Float[Tensor, "4"]:
+    """Paper 1, Table 5: all neurons, those above zero, the best 100, the best 200."""
+    flat = scores.flatten()
+    best = flat.topk(min(200, len(flat))).values
+    return torch.stack([flat.sum(), flat.clamp_min(0).sum(), best[:100].sum(), best.sum()])
+
+
+def _flat(model: Any, neurons: Neurons) -> Int[Tensor, "k"]:
+    """MLP neurons numbered through the layers."""
+    return (neurons.layer * len(model.blocks[0].mlp.W_out) + neurons.index)[0]
+
+
+def _segments(cache: ActivationCache, target: int) -> Float[Tensor, "point"]:
+    """``log p(w)`` along the straight line from the first stream to the last, readout frozen."""
+    q = ask(cache, target, ())
+    first = q.stream.at("blocks.0.hook_resid_pre", q.places)[:, None]
+    last = q.stream.at(f"blocks.{q.stream.n_layers - 1}.hook_resid_post", q.places)[:, None]
+    steps = torch.linspace(0, 1, SEGMENTS + 1).to(first)[:, None]
+    points = q.readout.logits(first + steps * (last - first))
+    return q.readout.finish(points)[0, :, target]
+
+
+def _outcomes(
+    model: Any,
+    tokens: Int[Tensor, "1 pos"],
+    target: int,
+    logits: Float[Tensor, "1 pos d_vocab"],
+    reading: Neurons,
+    deep: Neurons,
+    feeding: Neurons,
+    seed: int,
+) -> Float[Tensor, "condition 3"]:
+    value = rows_of(model, reading)[0] + rows_of(model, deep)[0]
+    query = rows_of(model, feeding)[0]
+    rng = torch.Generator().manual_seed(seed)
+    sets = (value, random_like(model, value, rng), query, random_like(model, query, rng))
+    measured = [_measured(logits, target)]
+    for parts in sets:
+        with ablate(model, parts):
+            measured.append(outcome(model, tokens, target))
+    return torch.stack(measured)
+
+
+def random_like(model: Any, parts: Sequence[Part], rng: torch.Generator) -> list[Part]:
+    """As many random neurons of each site as ``parts`` has."""
+    count = sum(part[0] == "mlp" for part in parts)
+    width = len(model.blocks[0].mlp.W_out)
+    heads, d_head, _ = model.blocks[0].attn.W_O.shape
+    mlp = torch.randperm(model.cfg.n_layers * width, generator=rng)[:count].tolist()
+    attn = torch.randperm(model.cfg.n_layers * heads * d_head, generator=rng)[: len(parts) - count].tolist()
+    chosen: list[Part] = [("mlp", i // width, i % width) for i in mlp]
+    return chosen + [("attn", i // (heads * d_head), i // d_head % heads, i % d_head) for i in attn]
+
+
+def _measured(logits: Float[Tensor, "1 pos d_vocab"], target: int) -> Float[Tensor, "3"]:
+    found = Outcome.of(logits[:, -1], torch.tensor([target], device=logits.device))
+    return torch.stack([found.rank[0].float(), found.prob[0].float(), found.log_prob[0].float()])

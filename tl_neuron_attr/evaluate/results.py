@@ -1,0 +1,177 @@
+"""What a knowledge study found: tidy frames, and the paper's tables made from them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pandas as pd
+
+from tl_neuron_attr.evaluate.examine import CONDITIONS
+from tl_neuron_attr.evaluate.metrics import interval
+from tl_neuron_attr.evaluate.prompts import KEPT
+from tl_neuron_attr.table import PrintsAsTable, Table
+
+METRICS = ("reciprocal_rank", "prob", "log_prob")
+
+
+@dataclass(frozen=True, repr=False)
+class KnowledgeStudy(PrintsAsTable):
+    """A study of where types of knowledge live. Scores in nats; ``prompt`` numbers the rows of ``selection``.
+
+    Attributes:
+        selection: Every prompt and whether it was kept: ``prompt``, ``target``, ``type``, ``target_id``, ``status``.
+        layers: ``prompt``, ``type``, ``site``, ``layer``, ``score``.
+        heads: ``prompt``, ``type``, ``layer``, ``head``, ``score``.
+        sums: ``prompt``, ``type``, ``site``, ``neurons`` (``all``, ``positive``, ``top100``, ``top200``), ``score``.
+        query_layers: ``prompt``, ``type``, ``of`` (the value neurons' site), ``site``, ``layer``, ``score``.
+        outcomes: ``prompt``, ``type``, ``zeroed``, ``rank``, ``reciprocal_rank``, ``prob``, ``log_prob``.
+        cross: The same; ``zeroed`` is the type whose best heads were zeroed.
+        neurons: ``prompt``, ``type``, ``kind`` (``value``, ``query``), ``place`` (0 is best), ``layer``, ``index``.
+        segments: ``prompt``, ``type``, ``point``, ``log_prob``: along the path from the embedding to the final stream.
+        sizes: ``name``, ``value``: how many neurons the experiments took, and the model's ``n_layers``.
+    """
+
+    selection: pd.DataFrame
+    layers: pd.DataFrame
+    heads: pd.DataFrame
+    sums: pd.DataFrame
+    query_layers: pd.DataFrame
+    outcomes: pd.DataFrame
+    cross: pd.DataFrame
+    neurons: pd.DataFrame
+    segments: pd.DataFrame
+    sizes: pd.DataFrame
+
+    def kept(self) -> pd.DataFrame:
+        """The yield of the selection rule: prompts asked and kept, by type."""
+        grouped = self.selection.assign(kept=self.selection["status"] == KEPT).groupby("type", sort=False)["kept"]
+        return grouped.agg(asked="count", kept="sum").reset_index()
+
+    def layer_sums(self) -> pd.DataFrame:
+        """Table 3: summed layer scores by type and site, mean over prompts and its 95 % interval."""
+        per_prompt = self.layers.groupby(["type", "site", "prompt"], sort=False)["score"].sum().reset_index()
+        return _with_interval(per_prompt, ["type", "site"], "score")
+
+    def top_layers(self, n: int = 10, *, of: str | None = None) -> pd.DataFrame:
+        """Table 4: each type's best value layers; with ``of`` (``"mlp"``, ``"attn"``) query layers (Tables 6, 14)."""
+        frame = self.layers if of is None else self.query_layers[self.query_layers["of"] == of]
+        means = frame.groupby(["type", "site", "layer"], sort=False)["score"].mean().reset_index()
+        return _best(means, n)
+
+    def top_heads(self, n: int = 10) -> pd.DataFrame:
+        """Table 10: the best heads of each type, mean over prompts."""
+        means = self.heads.groupby(["type", "layer", "head"], sort=False)["score"].mean().reset_index()
+        return _best(means, n)
+
+    def neuron_sums(self) -> pd.DataFrame:
+        """Tables 5 and 12: summed neuron scores by type, site and set of neurons."""
+        return self.sums.groupby(["site", "neurons", "type"], sort=False)["score"].mean().unstack("type").reset_index()
+
+    def decreases(self) -> pd.DataFrame:
+        """Tables 7 and 13: how much of MRR and probability is lost by zeroing neurons, in per cent, by type."""
+        return _decreases(self.outcomes, CONDITIONS[0])
+
+    def cross_decreases(self) -> pd.DataFrame:
+        """Table 11: the same by zeroing the best heads of each type (``zeroed``) on every type."""
+        return _decreases(self.cross, CONDITIONS[0])
+
+    def depth(self) -> pd.DataFrame:
+        """Figure 8: query neurons a prompt, by layer: value neurons too (``queryvalue``) or not (``queryonly``)."""
+        sets = self.neurons.assign(one=1).pivot_table(
+            index=["prompt", "type", "layer", "index"], columns="kind", values="one", fill_value=0
+        )
+        sets = sets.reindex(columns=["query", "value"], fill_value=0)
+        query = sets["query"] == 1
+        counted = pd.DataFrame(
+            {"queryvalue": query & (sets["value"] == 1), "queryonly": query & (sets["value"] == 0)}, dtype=float
+        )
+        prompts = self.neurons["prompt"].nunique()
+        n_layers = int(self.sizes.set_index("name")["value"]["n_layers"])
+        by_layer = counted.groupby("layer").sum() / max(prompts, 1)
+        return by_layer.reindex(range(n_layers), fill_value=0.0).rename_axis("layer").reset_index()
+
+    def shared(self) -> pd.DataFrame:
+        """Table 8: neurons among the best of more than half of a type's prompts, by kind."""
+        common = self._common()
+        return common.groupby(["type", "kind"], sort=False).size().rename("neurons").reset_index()
+
+    def shared_between(self, kind: str = "value") -> pd.DataFrame:
+        """How many shared neurons two types have in common: a square frame, types in rows and columns."""
+        common = self._common()
+        sets = {
+            name: set(zip(group["layer"], group["index"], strict=True))
+            for name, group in common[common["kind"] == kind].groupby("type", sort=False)
+        }
+        return pd.DataFrame({a: {b: len(sets[a] & sets[b]) for b in sets} for a in sets})
+
+    def table(self) -> Table:
+        """Yield, layer sums and what zeroing costs, a row a type."""
+        sums = {(r["type"], r["site"]): r["score"] for r in self.layer_sums().to_dict("records")}
+        lost = {(r["type"], r["zeroed"]): r["prob"] for r in self.decreases().to_dict("records")}
+        rows = [
+            (
+                row["type"],
+                f"{row['kept']} of {row['asked']}",
+                *(sums.get((row["type"], site)) for site in ("attn", "mlp")),
+                *(lost.get((row["type"], condition)) for condition in CONDITIONS[1:]),
+            )
+            for row in self.kept().to_dict("records")
+        ]
+        headings = ("type", "kept", "attention (nats)", "MLP (nats)", *(f"{c} zeroed, prob -%" for c in CONDITIONS[1:]))
+        return Table(headings, rows, "layer scores, and what zeroing neurons takes from the probability")
+
+    def save(self, folder: str | Path) -> None:
+        """Write every frame as Parquet, each whole or not at all."""
+        for name, frame in self._frames().items():
+            path = Path(folder) / f"{name}.parquet"
+            partial = path.with_suffix(".partial")
+            frame.to_parquet(partial, index=False)
+            partial.replace(path)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "KnowledgeStudy":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: If a frame is missing, naming it.
+        """
+        names = [f.name for f in fields(cls)]
+        for name in names:
+            if not (Path(folder) / f"{name}.parquet").is_file():
+                raise FileNotFoundError(f"{folder} holds no finished study: {name}.parquet is missing")
+        return cls(**{name: pd.read_parquet(Path(folder) / f"{name}.parquet") for name in names})
+
+    def _frames(self) -> Mapping[str, pd.DataFrame]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def _common(self) -> pd.DataFrame:
+        """The neurons among the best of more than half of a type's prompts."""
+        best = int(self.sizes.set_index("name")["value"]["shared"])
+        among = self.neurons[self.neurons["place"] < best]
+        counts = among.groupby(["type", "kind", "layer", "index"], sort=False)["prompt"].nunique().reset_index()
+        prompts = self.neurons.groupby("type")["prompt"].nunique()
+        return counts[counts["prompt"] > counts["type"].map(prompts) / 2]
+
+
+def _with_interval(frame: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
+    rows = [
+        dict(zip((*by, column, f"{column}_low", f"{column}_high"), (*key, *interval(group[column])), strict=True))
+        for key, group in frame.groupby(by, sort=False)
+    ]
+    return pd.DataFrame(rows, columns=[*by, column, f"{column}_low", f"{column}_high"])
+
+
+def _best(means: pd.DataFrame, n: int) -> pd.DataFrame:
+    ordered = means.sort_values("score", ascending=False, kind="stable")
+    best = ordered.groupby("type", sort=False).head(n).reset_index(drop=True)
+    return best.assign(place=best.groupby("type").cumcount() + 1).sort_values(["type", "place"], ignore_index=True)
+
+
+def _decreases(frame: pd.DataFrame, untouched: str) -> pd.DataFrame:
+    """The part of each metric's mean that is lost, in per cent; of the log-probability the change in nats."""
+    means = frame.groupby(["type", "zeroed"], sort=False)[list(METRICS)].mean()
+    before = means.xs(untouched, level="zeroed")
+    after = means.drop(index=untouched, level="zeroed").reset_index()
+    matched = before.reindex(after["type"]).reset_index(drop=True)
+    lost = {m: 100 * (1 - after[m] / matched[m]) for m in ("reciprocal_rank", "prob")}
+    return after[["type", "zeroed"]].assign(**lost, log_prob=after["log_prob"] - matched["log_prob"])

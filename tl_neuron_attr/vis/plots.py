@@ -1,0 +1,108 @@
+"""Charts of studies: matrices, lines, grouped bars, by the rules of :mod:`tl_neuron_attr.vis.charts`."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from tl_neuron_attr.vis.charts import DIVERGING, to_svg
+
+COLOURS = ("#20457c", "#e69f00", "#56b4e9", "#b2402f", "#009e73", "#7f7f7f", "#cc79a7", "#333333")
+"""Told apart by colour-blind people (after Okabe and Ito), and by lightness."""
+
+_DASHES = ("-", "--", ":", "-.")
+_MARKERS = ("o", "s", "^", "D", "v", "x", "P", "*")
+
+
+def matrix(
+    values: Sequence[Sequence[float | int]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    unit: str,
+    x: str = "",
+    y: str = "",
+    numbers: bool = True,
+) -> Markup:
+    """A coloured matrix, blue above zero and red below, each cell with its number if there is room."""
+    grid = np.asarray(values, dtype=float)
+    figure = Figure(figsize=(0.5 * len(columns) + 2.2, 0.34 * len(rows) + 1.2), layout="constrained")
+    axes = figure.add_subplot()
+    largest = max(float(np.nanmax(np.abs(grid))), 1e-12)
+    colours = matplotlib.colormaps[DIVERGING]
+    titles: dict[str, str] = {}
+    for (i, j), value in np.ndenumerate(grid):
+        share = value / largest
+        name = f"cell{i}x{j}"
+        cell = Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=colours(0.5 + share / 2), edgecolor="white", gid=name)
+        titles[name] = f"{rows[i]}, {columns[j]}: {value:+.3g} {unit}"
+        axes.add_patch(cell)
+        if numbers:
+            ink = "white" if abs(share) > 0.6 else "black"
+            axes.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=7.5, color=ink)
+    axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5), xlabel=x, ylabel=y)
+    axes.set_xticks(range(len(columns)), columns, rotation=45 if max(map(len, columns)) > 4 else 0)
+    axes.set_yticks(range(len(rows)), rows)
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        label.set_parse_math(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_title(unit, fontsize=8.5, loc="right", color="#667085")
+    return to_svg(figure, titles)
+
+
+def lines(
+    series: Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]], *, x: str, y: str, log_x: bool = False
+) -> Markup:
+    """One line a name, each of its own colour, dash and marker."""
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    for i, (name, (places, values)) in enumerate(series.items()):
+        colour, dash = COLOURS[i % len(COLOURS)], _DASHES[i % len(_DASHES)]
+        marker = _MARKERS[i % len(_MARKERS)] if len(places) <= 12 else ""
+        (line,) = axes.plot(list(places), list(values), label=name, color=colour, linestyle=dash)
+        line.set(marker=marker, markersize=4, linewidth=1.4)
+    if log_x:
+        axes.set_xscale("log")
+        ticks = sorted({place for places, _ in series.values() for place in places})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+    axes.set(xlabel=x, ylabel=y)
+    return _with_legend(figure, axes)
+
+
+def grouped_bars(
+    groups: Sequence[str],
+    series: Mapping[str, Sequence[float | int]],
+    *,
+    y: str,
+    colours: Mapping[str, str] | None = None,
+) -> Markup:
+    """Bars side by side: a group a name, a bar a series; ``colours`` by series where they mean something."""
+    figure = Figure(figsize=(max(5.5, 0.9 * len(groups) + 2.5), 2.9), layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.8 / len(series)
+    titles: dict[str, str] = {}
+    for i, (name, values) in enumerate(series.items()):
+        places = [g + (i - (len(series) - 1) / 2) * width for g in range(len(groups))]
+        hatch, colour = ("", "////", "....", "xxxx")[i % 4], (colours or {}).get(name, COLOURS[i % len(COLOURS)])
+        bars = axes.bar(places, list(values), width, label=name, color=colour, hatch=hatch)
+        for bar, group, value in zip(bars, groups, values, strict=True):
+            bar.set(gid=f"bar{i}{group}", edgecolor="white", linewidth=0.3)
+            titles[f"bar{i}{group}"] = f"{group}, {name}: {value:.3g}"
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set_ylabel(y)
+    return _with_legend(figure, axes, titles)
+
+
+def _with_legend(figure: Figure, axes: Axes, titles: Mapping[str, str] | None = None) -> Markup:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return to_svg(figure, titles or {})

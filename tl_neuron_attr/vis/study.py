@@ -1,0 +1,153 @@
+"""The pages of studies: where knowledge lives (paper 1, sections 4.2 to 4.4), and which score is faithful (4.1)."""
+
+import pandas as pd
+from markupsafe import Markup
+
+from tl_neuron_attr.checked import checked
+from tl_neuron_attr.evaluate import Faithfulness, KnowledgeStudy
+from tl_neuron_attr.evaluate.prompts import KEPT
+from tl_neuron_attr.table import Table
+from tl_neuron_attr.vis.charts import ATTN, MLP
+from tl_neuron_attr.vis.plots import grouped_bars, lines, matrix
+from tl_neuron_attr.vis.templates import render
+from tl_neuron_attr.vis.view import View
+
+_LISTED = 40
+"""Prompts left out that are listed at the most; all are counted."""
+
+
+@checked
+def faithfulness(found: Faithfulness) -> View:
+    """Paper 1, Table 2, and the curve of the log-probability over the number of neurons zeroed, if there is one.
+
+    Example:
+        >>> import tl_neuron_attr as tna
+        >>> facts = tna.demo.facts("capital")[:2]
+        >>> found = tna.evaluate.faithfulness(tna.demo.load(), [f.text for f in facts], [f.answer for f in facts],
+        ...     scores=["log_prob_increase", "random"], curve=(1,), progress=False)
+        >>> faithfulness(found)
+        View('faithfulness'): shown in a notebook; .save(path) writes a page
+    """
+    curve = found.curve()
+    order = found.summary()["score"].tolist()
+    methods = [name for name in order if name in set(curve.loc[curve["k"] > 0, "score"])]
+    series = {
+        name: (group["k"].tolist(), group["log_prob"].tolist())
+        for name, group in ((name, curve[curve["score"] == name].sort_values("k")) for name in methods)
+    }
+    drawn = Markup()
+    if any(len(places) > 1 for places, _ in series.values()):
+        drawn = lines(series, x="MLP neurons zeroed", y="mean log p (nats)", log_x=True)
+    return View(render("faithfulness.html.j2", table=Markup(found.table().html()), curve=drawn), "faithfulness")
+
+
+@checked
+def study(found: KnowledgeStudy, *, name: str = "") -> View:
+    """One page on where each type of knowledge lives.
+
+    Args:
+        found: From :func:`~tl_neuron_attr.evaluate.knowledge_study`.
+        name: What to call the model.
+
+    Example:
+        >>> import tl_neuron_attr as tna
+        >>> facts = tna.evaluate.facts(["capital"], per_type=2)
+        >>> found = tna.evaluate.knowledge_study(tna.demo.load(), facts, progress=False)
+        >>> study(found)
+        View('Where knowledge lives'): shown in a notebook; .save(path) writes a page
+    """
+    left_out = found.selection[found.selection["status"] != KEPT]
+    body = render(
+        "study.html.j2",
+        name=name,
+        kept=_html(found.kept(), "prompts asked, and kept by the selection rule"),
+        left_out=left_out.head(_LISTED).to_dict("records"),
+        n_left_out=len(left_out),
+        sums=_grouped(found.layer_sums(), "type", "site", "score", y="sum of layer scores (nats)"),
+        layers={site: _layers(found, site) for site in ("attn", "mlp")},
+        heads=_html(_named_heads(found.top_heads()), "the best heads, mean score in nats"),
+        best_layers=_html(_named_layers(found.top_layers()), "the best value layers"),
+        neuron_sums=_html(found.neuron_sums(), "sums of neuron scores, in nats"),
+        decreases=_decreases(found),
+        cross=_cross(found),
+        depth=_depth(found),
+        shared=_html(
+            _wide(found.shared(), "type", "kind", "neurons").fillna(0).astype(int).reset_index(),
+            "neurons among the best of more than half of a type's prompts",
+        ),
+        segments=_segments(found),
+    )
+    return View(body, "Where knowledge lives", whole=True)
+
+
+def _html(frame: pd.DataFrame, caption: str) -> Markup:
+    return Markup(Table(list(frame.columns), frame.to_numpy().tolist(), caption).html())
+
+
+def _wide(frame: pd.DataFrame, index: str, columns: str, values: str) -> pd.DataFrame:
+    """Rows and columns in the order in which they appear."""
+    wide = frame.pivot(index=index, columns=columns, values=values)
+    return wide.reindex(index=frame[index].drop_duplicates(), columns=frame[columns].drop_duplicates())
+
+
+def _grouped(frame: pd.DataFrame, group: str, series: str, value: str, *, y: str) -> Markup:
+    wide = _wide(frame, group, series, value)
+    values = {str(c): wide[c].tolist() for c in wide.columns}
+    return grouped_bars([str(i) for i in wide.index], values, y=y, colours={"attn": ATTN, "mlp": MLP})
+
+
+def _layers(found: KnowledgeStudy, site: str) -> Markup:
+    frame = found.layers[found.layers["site"] == site]
+    wide = frame.groupby(["type", "layer"], sort=False)["score"].mean().unstack("layer")
+    numbers = len(wide.columns) <= 16
+    return matrix(
+        wide.to_numpy().tolist(),
+        [str(i) for i in wide.index],
+        [str(c) for c in wide.columns],
+        unit="nats",
+        x="layer",
+        numbers=numbers,
+    )
+
+
+def _decreases(found: KnowledgeStudy) -> Markup:
+    return _grouped(found.decreases(), "type", "zeroed", "prob", y="probability lost (%)")
+
+
+def _cross(found: KnowledgeStudy) -> Markup:
+    wide = found.cross_decreases().pivot(index="zeroed", columns="type", values="prob")
+    order = found.cross["type"].drop_duplicates().tolist()
+    wide = wide.reindex(index=order, columns=order)
+    return matrix(
+        wide.to_numpy().tolist(), order, order, unit="% of probability lost", x="knowledge asked", y="heads zeroed"
+    )
+
+
+def _depth(found: KnowledgeStudy) -> Markup:
+    frame = found.depth()
+    layers = [str(layer) for layer in frame["layer"]]
+    series = {name: frame[name].tolist() for name in ("queryvalue", "queryonly")}
+    return grouped_bars(layers, series, y="neurons a prompt, by layer")
+
+
+def _segments(found: KnowledgeStudy) -> Markup:
+    means = found.segments.groupby(["type", "point"], sort=False)["log_prob"].mean().reset_index()
+    series = {
+        str(name): (group["point"].tolist(), group["log_prob"].tolist())
+        for name, group in means.groupby("type", sort=False)
+    }
+    return lines(series, x="steps of 60 from the embedding to the final stream", y="mean log p (nats)")
+
+
+def _named_heads(best: pd.DataFrame) -> pd.DataFrame:
+    names = [f"L{r['layer']}H{r['head']} {r['score']:+.3f}" for r in best.to_dict("records")]
+    return _by_place(best.assign(name=names))
+
+
+def _named_layers(best: pd.DataFrame) -> pd.DataFrame:
+    names = [f"{r['site']} {r['layer']} {r['score']:+.3f}" for r in best.to_dict("records")]
+    return _by_place(best.assign(name=names))
+
+
+def _by_place(best: pd.DataFrame) -> pd.DataFrame:
+    return _wide(best, "place", "type", "name").fillna("").reset_index()
