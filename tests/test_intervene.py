@@ -84,6 +84,18 @@ def test_neurons_of_a_batch_are_ablated_each_in_its_own_prompt(model):
 
 
 @torch.no_grad()
+def test_lists_of_parts_are_ablated_each_in_its_own_prompt(model):
+    rows = [[(0, 1)], [("mlp", 1, 7), (2, 2)], []]
+    with ablate(model, rows):
+        together = model(TOKENS[:1].expand(3, -1))
+    for row, parts in enumerate(rows):
+        with ablate(model, parts):
+            torch.testing.assert_close(together[row], model(TOKENS[:1])[0], atol=1e-6, rtol=1e-6)
+    with pytest.raises(IndexError, match=r"\(0, 1\) is named twice"), ablate(model, [[(1, 1)], [(0, 1), (0, 1)]]):
+        pass
+
+
+@torch.no_grad()
 def test_sources_of_one_attention_neuron_are_one_column(model):
     _, cache = model.run_with_cache(TOKENS[:1])
     value = tna.value_neurons(cache, 5, 3, sites=("attn",))[0]

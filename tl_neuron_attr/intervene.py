@@ -25,8 +25,9 @@ Where = tuple[Site, int]
 def ablate(model: Any, parts: Parts, *, scale: float = 0.0) -> Generator[Any]:
     """While open, heads and neurons write ``scale`` times what they would.
 
-    Works by hooks, which are gone afterwards, also after an exception; no weight changes. Neurons of a batch are
-    ablated each in its own prompt, and the model must then be run on as many prompts.
+    Works by hooks, which are gone afterwards, also after an exception; no weight changes. Neurons of a batch, and lists
+    of parts, are ablated each in its own prompt; the model must then be run on as many prompts. Many ablations of one
+    prompt are one run: ``with ablate(model, [[(0, h)] for h in range(8)]): model(tokens.expand(8, -1))``.
 
     An attention neuron found by a search belongs to one source position. What is ablated is its column of ``W_O``, for
     all sources and at all positions, as in paper 1 (section 4.1, where neurons' parameters are set to zero): ``k``
@@ -34,8 +35,8 @@ def ablate(model: Any, parts: Parts, *, scale: float = 0.0) -> Generator[Any]:
 
     Args:
         model: The model.
-        parts: ``(layer, head)`` pairs, ``("mlp", layer, index)`` or ``("attn", layer, head, dimension)`` tuples, or
-            :class:`~tl_neuron_attr.Neurons`.
+        parts: ``(layer, head)`` pairs, ``("mlp", layer, index)`` or ``("attn", layer, head, dimension)`` tuples, a list
+            of them a prompt, or :class:`~tl_neuron_attr.Neurons`.
         scale: The factor; 0 removes them.
 
     Yields:

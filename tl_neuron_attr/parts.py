@@ -14,11 +14,11 @@ Head = tuple[int, int]
 MlpNeuron = tuple[Literal["mlp"], int, int]
 AttnNeuron = tuple[Literal["attn"], int, int, int]
 Part = Head | MlpNeuron | AttnNeuron
-Parts = Neurons | Sequence[Part]
+Parts = Neurons | Sequence[Part] | Sequence[list[Part]]
 
 
 def rows_of(model: Any, parts: Parts) -> list[list[Part]]:
-    """The parts of each prompt: one list for all prompts, or one a prompt where ``parts`` are neurons of a batch.
+    """The parts of each prompt: one list for all prompts, or one a prompt, of lists or of neurons of a batch.
 
     An attention neuron of a search belongs to a source position; what is named here is its column of ``W_O``, so
     several of them can be one part.
@@ -31,9 +31,10 @@ def rows_of(model: Any, parts: Parts) -> list[list[Part]]:
         prompts = [parts[i] for i in range(len(parts.score))] if parts.batched else [parts]
         rows = [list(dict.fromkeys(_named(one))) for one in prompts]
     else:
-        rows = [list(parts)]
-        if len(set(parts)) < len(parts):
-            twice = next(part for i, part in enumerate(parts) if part in parts[:i])
+        rows = [each for each in parts if isinstance(each, list)] or [[p for p in parts if isinstance(p, tuple)]]
+    for row in rows:
+        if len(set(row)) < len(row):
+            twice = next(part for i, part in enumerate(row) if part in row[:i])
             raise IndexError(f"{twice} is named twice")
     for part in {part for row in rows for part in row}:
         _check(model, part)

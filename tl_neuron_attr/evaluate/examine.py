@@ -103,7 +103,7 @@ def examine(model: Any, prompt: str, target: int, *, sizes: Sizes, seed: int) ->
     }
 
 
-def outcome(model: Any, tokens: Int[Tensor, "1 pos"], target: int) -> Float[Tensor, "3"]:
+def outcomes(model: Any, tokens: Int[Tensor, "batch pos"], target: int) -> Float[Tensor, "batch 3"]:
     """Rank, probability and log-probability of the target now."""
     return _measured(model(tokens), target)
 
@@ -143,12 +143,10 @@ def _outcomes(
     value = rows_of(model, reading)[0] + rows_of(model, deep)[0]
     query = rows_of(model, feeding)[0]
     rng = torch.Generator().manual_seed(seed)
-    sets = (value, random_like(model, value, rng), query, random_like(model, query, rng))
-    measured = [_measured(logits, target)]
-    for parts in sets:
-        with ablate(model, parts):
-            measured.append(outcome(model, tokens, target))
-    return torch.stack(measured)
+    sets = [value, random_like(model, value, rng), query, random_like(model, query, rng)]
+    with ablate(model, sets):
+        ablated = outcomes(model, tokens.expand(len(sets), -1), target)
+    return torch.cat([_measured(logits, target), ablated])
 
 
 def random_like(model: Any, parts: Sequence[Part], rng: torch.Generator) -> list[Part]:
@@ -162,6 +160,6 @@ def random_like(model: Any, parts: Sequence[Part], rng: torch.Generator) -> list
     return chosen + [("attn", i // (heads * d_head), i // d_head % heads, i % d_head) for i in attn]
 
 
-def _measured(logits: Float[Tensor, "1 pos d_vocab"], target: int) -> Float[Tensor, "3"]:
-    found = Outcome.of(logits[:, -1], torch.tensor([target], device=logits.device))
-    return torch.stack([found.rank[0].float(), found.prob[0].float(), found.log_prob[0].float()])
+def _measured(logits: Float[Tensor, "batch pos d_vocab"], target: int) -> Float[Tensor, "batch 3"]:
+    found = Outcome.of(logits[:, -1], torch.full((len(logits),), target, device=logits.device))
+    return torch.stack([found.rank.float(), found.prob.float(), found.log_prob.float()], dim=1)

@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from tl_neuron_attr import storage
 from tl_neuron_attr.checked import checked
-from tl_neuron_attr.evaluate.examine import CONDITIONS, Sizes, examine, outcome
+from tl_neuron_attr.evaluate.examine import CONDITIONS, Sizes, examine, outcomes
 from tl_neuron_attr.evaluate.prompts import KEPT, StudyPrompt, select
 from tl_neuron_attr.evaluate.results import KnowledgeStudy
 from tl_neuron_attr.evaluate.tidy import tidy
 from tl_neuron_attr.intervene import ablate
-from tl_neuron_attr.parts import Head
+from tl_neuron_attr.parts import Part
 
 Record = dict[str, Tensor]
 
@@ -89,20 +89,19 @@ def knowledge_study(
     return study
 
 
-def _best_heads(records: Sequence[Record], share: float) -> list[Head]:
+def _best_heads(records: Sequence[Record], share: float) -> list[Part]:
     """The best heads of a type, mean over its prompts: this share of all heads, at least one."""
     mean = torch.stack([record["heads"] for record in records]).mean(0)
     n = max(1, round(share * mean.numel()))
     return [divmod(i, mean.shape[1]) for i in mean.flatten().topk(n).indices.tolist()]
 
 
-def _without_heads(model: Any, prompt: str, target: int, record: Record, best: Mapping[str, list[Head]]) -> Record:
+def _without_heads(model: Any, prompt: str, target: int, record: Record, best: Mapping[str, list[Part]]) -> Record:
     tokens = model.to_tokens(prompt)
-    found = [record["outcomes"][CONDITIONS.index("untouched")]]
-    for heads in best.values():
-        with ablate(model, heads):
-            found.append(outcome(model, tokens, target))
-    return {"outcomes": torch.stack(found)}
+    with ablate(model, list(best.values())):
+        found = outcomes(model, tokens.expand(len(best), -1), target)
+    untouched = record["outcomes"][CONDITIONS.index("untouched")]
+    return {"outcomes": torch.cat([untouched[None], found])}
 
 
 def _bar(indices: Sequence[int], what: str, progress: bool) -> Iterator[int]:
