@@ -62,7 +62,7 @@ def query_layers(
         UserWarning: Naming value neurons whose inner products nearly cancel. Their shares mean nothing; they are left
             out.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> value = tna.value_neurons(cache, " basketball", k=5)
@@ -125,7 +125,7 @@ def query_neurons(
     Warns:
         UserWarning: As :func:`query_layers`.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> value = tna.value_neurons(cache, " basketball", k=5)

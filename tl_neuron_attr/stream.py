@@ -127,7 +127,7 @@ class Stream:
         cache: A full cache of one forward pass.
         model: The model that made it; ``cache.model`` unless given.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> _, cache = model.run_with_cache("Tim Duncan plays the sport of")

@@ -66,7 +66,7 @@ def value_neurons(
     Warns:
         UserWarning: If the model caps its logits (Gemma-2): every neuron is then scored, which takes longer.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> value = tna.value_neurons(cache, " basketball", k=5)

@@ -59,7 +59,7 @@ def report(
         ValueError: If the cache holds several prompts, or as :func:`~tl_neuron_attr.value_neurons`.
         IndexError: If a position or token id is out of range.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> report(cache, " basketball")
