@@ -21,7 +21,7 @@ def markdown(frame: pd.DataFrame, digits: int = 3) -> str:
     """A frame as a Markdown table; what is in nats beside per cents keeps two digits."""
     nats = digits if digits > 1 else 2
     shown = frame.rename(columns={"log_prob": "log-probability, nats", "reciprocal_rank": "MRR", "prob": "probability"})
-    formats = ("", *(f".{nats if 'nats' in name else digits}f" for name in shown.columns))
+    formats = tuple(f".{nats if 'nats' in str(name) else digits}f" for name in shown.columns)
     return shown.to_markdown(index=False, floatfmt=formats)
 
 

@@ -50,7 +50,8 @@ def test_top_takes_the_first(one):
 
 
 def test_terminal_and_notebook_print_the_same_table(one):
-    text, html = str(one), one._repr_html_()
+    text, html = repr(one), one._repr_html_()
+    assert str(one) == text
     for label, score in zip(one.labels, one.score.tolist(), strict=True):
         assert label in text and label in html
         assert f"{score:.4f}" in text and f"{score:.4f}" in html

@@ -44,7 +44,7 @@ class Line:
         return float("inf") if self.ours is None else abs(self.ours - self.paper)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Reproduction(PrintsAsTable):
     """Every number compared.
 

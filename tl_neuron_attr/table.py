@@ -50,7 +50,7 @@ class PrintsAsTable:
         """The object as a table."""
         raise NotImplementedError
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return str(self.table())
 
     def _repr_html_(self) -> str:

@@ -58,7 +58,7 @@ class LayerScores(PrintsAsTable):
         return pd.DataFrame(rows)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TokenLists(PrintsAsTable):
     """The tokens neurons promote and suppress, strongest first, a negative coefficient taken into account.
 
@@ -167,12 +167,13 @@ class Neurons(PrintsAsTable):
         return [label.split("@")[0] + sign for label, sign in zip(self.flat_labels, signs, strict=True)]
 
     def table(self) -> Table:
-        """Rank, neuron, source token, coefficient, score and promoted tokens."""
+        """Rank, neuron, source token, coefficient, score and promoted tokens; the prompt where there are several."""
         k, names, keys, cells = len(self), self.flat_labels, self.keys, self._columns()
+        several = len(names) > k
         words = self.words(self) if self.words else None
         rows = [
             (
-                *((at // k,) if self.batched else ()),
+                *((at // k,) if several else ()),
                 at % k + 1,
                 name,
                 self._source_text(words, at // k, int(cells["source"][at])),
@@ -183,7 +184,7 @@ class Neurons(PrintsAsTable):
             for at, name in enumerate(names)
         ]
         headings = ("rank", "neuron", "source", "coefficient", "score", *(("promotes",) if words else ()))
-        return Table((*(("prompt",) if self.batched else ()), *headings), rows, "scores in nats")
+        return Table((*(("prompt",) if several else ()), *headings), rows, "scores in nats")
 
     def to_frame(self) -> "pd.DataFrame":
         """A row a neuron, in order, with everything the table shows."""

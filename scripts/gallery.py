@@ -1,0 +1,129 @@
+"""The gallery: runs the code that the page shows, photographs what it draws: ``python scripts/gallery.py``.
+
+Writes docs/gallery.md and docs/images/gallery; needs Debian's chromium and chromium-driver. A few minutes.
+"""
+
+import argparse
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from PIL import Image, ImageChops
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.ui import WebDriverWait
+from tqdm import tqdm
+
+from tl_neuron_attr.vis import View
+
+DOCS = Path(__file__).parent.parent / "docs"
+WIDTH, COLOURS = 1100, 128
+SETTLE_MS = 1500
+"""How long a page may draw before it is photographed."""
+
+
+class Picture(NamedTuple):
+    """One entry: the code's last line gives the view."""
+
+    name: str
+    title: str
+    page: str
+    code: str
+
+
+SET_UP = """
+import tl_neuron_attr as tna
+
+model = tna.demo.load()
+prompt, target = "Tim Duncan plays the sport of", " basketball"
+_, cache = model.run_with_cache(prompt)
+"""
+
+PICTURES = [
+    Picture("layers", "Which layers raised the answer", "knowledge.md", """
+tna.vis.layer_scores(tna.attribute_layers(cache, target))
+"""),
+    Picture("heads", "Which heads", "knowledge.md", """
+tna.vis.head_scores(tna.attribute_heads(cache, target))
+"""),
+    Picture("sources", "Which tokens the heads read", "knowledge.md", """
+value = tna.value_neurons(cache, target, k=30)
+sources = tna.attribute_head_positions(cache, target)[0]
+layers, heads = zip(*value.heads[:5])
+names = [f"L{layer}H{head}" for layer, head in value.heads[:5]]
+tna.vis.source_scores(model.to_str_tokens(prompt), sources[layers, heads], labels=names)
+"""),
+    Picture("neurons", "Which neurons", "knowledge.md", """
+tna.vis.neurons(tna.value_neurons(cache, target, k=12))
+"""),
+    Picture("flow", "How it flowed, from the tokens to the answer", "knowledge.md", """
+tna.vis.flow(tna.trace(cache, target))
+"""),
+    Picture("attention", "Where heads attend", "knowledge.md", """
+tna.vis.attention(cache, [(3, 6), (3, 5)])
+"""),
+    Picture("faithfulness", "Which score finds neurons that matter", "knowledge.md", """
+from tl_neuron_attr.evaluate import facts, faithfulness
+
+asked = [p for prompts in facts(per_type=8).values() for p in prompts]
+tna.vis.faithfulness(faithfulness(model, [p.prompt for p in asked], [p.target for p in asked], curve=(1, 3, 10, 30)))
+"""),
+]  # fmt: skip
+
+
+def drawn(picture: Picture) -> View:
+    """What the picture's code shows."""
+    scope: dict[str, object] = {}
+    *before, last = (SET_UP + picture.code).strip().splitlines()
+    exec("\n".join(before), scope)
+    return eval(last, scope)
+
+
+def photograph(driver: webdriver.Chrome, view: View, path: Path) -> None:
+    """The view as a picture, cut to what is drawn."""
+    with TemporaryDirectory() as folder:
+        driver.set_window_size(WIDTH, 900)
+        driver.get(view.save(Path(folder) / "view.html").as_uri())
+        WebDriverWait(driver, 30).until(lambda d: d.execute_script("return document.readyState") == "complete")
+        driver.execute_async_script(f"setTimeout(arguments[0], {SETTLE_MS})")
+        driver.set_window_size(WIDTH, 240 + int(driver.execute_script("return document.body.scrollHeight")))
+        taken = Image.open(BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+    blank = Image.new("RGB", taken.size, taken.getpixel((2, 2)))
+    box = ImageChops.difference(taken, blank).getbbox() or (0, 0, *taken.size)
+    margin = (max(0, box[0] - 12), max(0, box[1] - 12), min(taken.width, box[2] + 12), min(taken.height, box[3] + 12))
+    taken.crop(margin).quantize(COLOURS).save(path, optimize=True)
+
+
+def page(pictures: list[Picture]) -> str:
+    """The gallery as Markdown: every picture above the code that draws it."""
+    parts = [f"# Gallery\n\nEvery picture stands above the code that drew it. All begin with\n\n```python{SET_UP}```"]
+    for picture in pictures:
+        image = f"![{picture.title}](images/gallery/{picture.name}.png)"
+        parts.append(
+            f"## {picture.title}\n\n{image}\n\n```python{picture.code}```\n\nMore: [{picture.page}]({picture.page})"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Draw, photograph, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("only", nargs="*", help="names of pictures to draw anew; all by default")
+    only = parser.parse_args().only
+    folder = DOCS / "images" / "gallery"
+    folder.mkdir(parents=True, exist_ok=True)
+    options = webdriver.ChromeOptions()
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    try:
+        for picture in tqdm([p for p in PICTURES if not only or p.name in only]):
+            photograph(driver, drawn(picture), folder / f"{picture.name}.png")
+    finally:
+        driver.quit()
+    (DOCS / "gallery.md").write_text(page(PICTURES))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The site: built strictly, complete, and a page of it asks the network for nothing."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.vis.browser import needs_browser, opened
+
+ROOT = Path(__file__).parent.parent
+FETCHES = re.compile(
+    r"""<(?:script|img|iframe)[^>]*\ssrc=["']?(https?:|//)|<link[^>]*rel=["']?stylesheet[^>]*(https?:|//)"""
+)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
+    return folder
+
+
+@pytest.mark.slow
+def test_every_notebook_and_public_name_has_a_page(site):
+    import tl_neuron_attr as tna
+
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        assert (site / "notebooks" / f"{notebook.stem}.html").exists()
+    reference = "".join(page.read_text() for page in (site / "reference").glob("*.html"))
+    functions = [name for name in tna.__all__ if callable(getattr(tna, name))]
+    assert functions
+    assert not [name for name in functions if not re.search(rf'id="tl_neuron_attr\.[\w.]*\b{name}"', reference)]
+
+
+@pytest.mark.slow
+def test_no_page_names_a_resource_of_the_network(site):
+    pages = [page for page in site.rglob("*.html") if "notebooks" not in page.parts]
+    assert len(pages) > 10
+    assert not [page.name for page in pages if FETCHES.search(page.read_text())]
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["index", "knowledge", "gallery", "notebooks/00_quickstart"])
+def test_an_opened_page_loads_from_the_site_alone(site, name):
+    with opened(site / f"{name}.html") as page:
+        page.wait_for("return document.readyState == 'complete'")
+        assert not [url for url in page.requests() if not url.startswith("file:")]
+        assert not page.errors()
+        broken = "return [...document.images].filter(i => i.src && !i.naturalWidth).map(i => i.src.slice(0, 80))"
+        assert page.run(broken) == []

@@ -1,0 +1,55 @@
+"""Every notebook runs on the bundled model, offline, and stores what it shows."""
+
+import re
+import socket
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from scripts.run_notebooks import NOTEBOOKS, execute
+
+ALL = sorted(NOTEBOOKS.glob("*.ipynb"))
+OFFLINE = """
+import socket
+
+def _refuse(*_):
+    raise OSError("no network in notebooks")
+
+socket.getaddrinfo = _refuse
+"""
+FETCHED = re.compile(r"""(?:src|href)=\\?["'](?:https?:)?//|import[^;\n]{0,80}from\s+\\?["']https?://""")
+
+
+def test_there_are_notebooks():
+    assert len(ALL) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_it_runs_without_network(path: Path):
+    notebook = execute(path, before=OFFLINE)
+    assert not [o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "error"]
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_what_it_shows_is_stored_and_fetches_nothing(path: Path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert outputs and not [output for output in outputs if output.output_type == "error"]
+    shown = [str(output.get("data", {}).get("text/html", "")) for output in outputs]
+    assert not [found.group() for html in shown for found in FETCHED.finditer(html)]
+
+
+def test_the_network_guard_refuses():
+    scope: dict = {}
+    before = socket.getaddrinfo
+    try:
+        exec(OFFLINE, scope)
+        with pytest.raises(OSError, match="no network"):
+            socket.create_connection(("example.org", 80), timeout=1)
+    finally:
+        socket.getaddrinfo = before
