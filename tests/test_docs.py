@@ -55,3 +55,16 @@ def test_an_opened_page_loads_from_the_site_alone(site, name):
         assert not page.errors()
         broken = "return [...document.images].filter(i => i.src && !i.naturalWidth).map(i => i.src.slice(0, 80))"
         assert page.run(broken) == []
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_page_opened_from_disk_can_search(site):
+    with opened(site / "index.html") as page:
+        page.wait_for("return document.readyState == 'complete'")
+        page.run(
+            "const q = document.querySelector('[data-md-component=search-query]'); q.focus(); q.value = 'value neurons';"
+            "q.dispatchEvent(new KeyboardEvent('keyup', {bubbles: true})); q.dispatchEvent(new Event('input'))"
+        )
+        page.wait_for("return document.querySelectorAll('.md-search-result__item').length > 0")
+        assert not page.errors()
