@@ -104,6 +104,20 @@ def test_first_and_second_derivatives(kind, bias):
 
 
 @pytest.mark.parametrize("kind", ["gru", "keras_gru"])
+def test_gradients_are_the_same_with_a_graph_of_their_own(kind):
+    torch.manual_seed(2)
+    cell = make(kind)
+    x = torch.randn(3, 4, 3, dtype=torch.float64, requires_grad=True)
+    h_0 = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    loss = last_states(cell, x, h_0, beyond(torch.tensor([4, 1, 0]), 4)).sin().sum()
+    wanted = [x, h_0, *cell.parameters()]
+    plain = torch.autograd.grad(loss, wanted, retain_graph=True)
+    for a, e in zip(torch.autograd.grad(loss, wanted, create_graph=True), plain, strict=True):
+        assert a.requires_grad
+        torch.testing.assert_close(a, e, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", ["gru", "keras_gru"])
 def test_the_backward_pass_can_be_run_again(kind):
     cell, x = make(kind), torch.randn(5, 4, 3, dtype=torch.float64, requires_grad=True)
     loss = last_states(cell, x).sin().sum()

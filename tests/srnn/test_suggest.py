@@ -45,6 +45,11 @@ def test_measuring_the_forward_pass_only():
     assert "features, forward on cpu" in str(suggestion)
 
 
+def test_of_equals_the_one_that_divides():
+    """(2, 1) and (3, 1) both have 4 steps for T = 3."""
+    assert SRNN.suggest(3, max_k=1).candidates[1].n == 3
+
+
 @pytest.mark.parametrize("T", [1, 2, 3])
 def test_short_sequences_have_a_suggestion_too(T):
     assert SRNN.suggest(T).best.steps <= T
