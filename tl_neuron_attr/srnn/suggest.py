@@ -49,7 +49,7 @@ class Suggestion:
 
     Attributes:
         T: The length.
-        candidates: For each k the best n.
+        candidates: For each k the best n; where they were timed, also the best that divides T.
         conditions: What was timed, where something was.
     """
 
@@ -100,9 +100,9 @@ def suggest(
 ) -> Suggestion:
     """The (n, k) with the fewest steps one after another for ``T`` steps (Eq. 22), or the fastest on this machine.
 
-    The paper's count takes all slices to run at once. Where they do not, as on a CPU, ``measure=True`` says which is
-    fastest: for each k the n with the fewest steps is run, in turn with the others, and hopeless ones are dropped after
-    one run. The sizes and what follows them matter to it only.
+    The paper's count takes all slices to run at once. Where they do not, as on a CPU, ``measure=True`` runs for each k
+    the n with the fewest steps and the one with the fewest that divides T, in turn; hopeless ones are dropped after one
+    run. The sizes and what follows them matter to it only.
 
     Args:
         T: Steps of a sequence; it need not divide, as ``slice_len`` is suggested too.
@@ -137,9 +137,11 @@ def suggest(
     for name, value in counts.items():
         require_integer(name, value, at_least=1)
     require_integer("max_k", max_k, at_least=0)
-    candidates = [_fewest_steps(T, k) for k in range(max_k + 1) if 2**k <= T]
+    levels = [k for k in range(max_k + 1) if 2**k <= T]
+    candidates = [_fewest_steps(T, k) for k in levels]
     if not measure:
         return Suggestion(T, tuple(sorted(candidates, key=lambda c: (c.steps, c.k))))
+    candidates += [c for k in levels if k for c in _fewest_even(T, k) if c not in candidates]
 
     from tl_neuron_attr.srnn.module import SRNN
 
@@ -156,11 +158,18 @@ def _fewest_steps(T: int, k: int) -> Candidate:
     """Of all n with ``n^k <= T`` the one with the fewest steps; of equals one that divides T, then the smallest."""
     if k == 0:
         return Candidate(n=2, k=0, slice_len=None, steps=T, ratio=1.0)
-    most = max(2, round(T ** (1 / k)))
-    options = [n for n in range(2, most + 1) if n**k <= T]
-    n = min(options, key=lambda n: (sequential_steps(T, (n,) * k), T % n**k != 0, n))
-    steps = sequential_steps(T, (n,) * k)
-    return Candidate(n, k, slice_len=ceil_div(T, n**k), steps=steps, ratio=steps / T)
+    return min(_every(T, k), key=lambda c: (c.steps, T % c.n**k != 0, c.n))
+
+
+def _fewest_even(T: int, k: int) -> list[Candidate]:
+    """The one with the fewest steps of those that divide T, if any does: it needs no shorter slice at the end."""
+    return sorted((c for c in _every(T, k) if T % c.n**k == 0), key=lambda c: c.steps)[:1]
+
+
+def _every(T: int, k: int) -> list[Candidate]:
+    """Every way to cut T steps k times, k at least 1."""
+    steps = {n: sequential_steps(T, (n,) * k) for n in range(2, max(2, round(T ** (1 / k))) + 1) if n**k <= T}
+    return [Candidate(n, k, ceil_div(T, n**k), count, count / T) for n, count in steps.items()]
 
 
 def _pass(srnn: nn.Module, x: torch.Tensor, *, backward: bool) -> Callable[[], None]:
