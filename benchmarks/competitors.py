@@ -22,6 +22,13 @@ class Library(nn.Module):
         return (final[0] if isinstance(final, tuple) else final)[-1]
 
 
+class Mean(Library):
+    """The same, read at the mean of its states, which shortens the way back to early steps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rnn(x)[0].mean(1)
+
+
 class MinGRU(nn.Module):
     """minGRU (Feng et al. 2024): gate and candidate see the input only, so that the states are a parallel scan."""
 

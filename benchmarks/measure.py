@@ -64,9 +64,14 @@ def machine() -> str:
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table; floats with three significant digits."""
-    cells = [[f"{c:.3g}" if isinstance(c, float) else str(c) for c in row] for row in rows]
+    cells = [[digits(c) if isinstance(c, float) else str(c) for c in row] for row in rows]
     rule = ["---" if i == 0 else "--:" for i in range(len(headings))]
     return "\n".join("| " + " | ".join(row) + " |" for row in [list(headings), rule, *cells])
+
+
+def digits(number: float) -> str:
+    """Three significant digits, without an exponent where the number is large."""
+    return f"{number:.3g}" if abs(number) < 1000 else f"{number:,.0f}"
 
 
 def _peak(way: Callable[[], object]) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from measure import Timing, markdown
+from measure import Timing, digits, markdown
 
 TARGETS = ((32768, 1, 30.0), (8192, 8, 5.0), (512, 100, 0.9), (2048, 100, 0.9), (8192, 100, 0.9))
 """Steps, batch, and how many times faster than ``nn.GRU`` an SRNN should be."""
@@ -46,7 +46,7 @@ def ratios(records: Sequence[Record], baseline: str, *, times_only: bool = False
             return ""
         seconds, base = ways_of_case[way].timing.median, ways_of_case[baseline].timing.median
         times = f"{base / seconds:.2g}x"
-        return times if times_only else f"{1000 * seconds:.3g}" + ("" if way == baseline else f" ({times})")
+        return times if times_only else digits(1000 * seconds) + ("" if way == baseline else f" ({times})")
 
     rows = [(*case, *(cell(found, way) for way in ways)) for case, found in by_case(records).items()]
     return markdown(("T", "batch", "pass", *ways), rows)
