@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +68,11 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     cells = [[digits(c) if isinstance(c, float) else str(c) for c in row] for row in rows]
     rule = ["---" if i == 0 else "--:" for i in range(len(headings))]
     return "\n".join("| " + " | ".join(row) + " |" for row in [list(headings), rule, *cells])
+
+
+def picture(caption: str, path: Path, page: Path | None) -> str:
+    """A line that shows ``path`` on pages in the folder above ``page``, which include it."""
+    return f"\n![{caption}]({os.path.relpath(path, (page or path).parent.parent)})\n"
 
 
 def digits(number: float) -> str:

@@ -1,4 +1,4 @@
-"""What slicing saves, and where it loses: ``python benchmarks/srnn.py [--out FILE.md] [--quick] [--device cuda]``.
+"""What slicing saves, and where it loses: ``python benchmarks/srnn.py [--out FILE.md] [--plot FILE.svg] [--quick]``.
 
 1. SRNN(n, k) against ``nn.GRU``, ``nn.LSTM`` and the unsliced GRU on SRNN's own kernel, which tells what slicing saves
    from what the kernel saves; forward, and forward + backward with the gradients of the input and of all parameters.
@@ -8,7 +8,7 @@
 5. On a GPU (``--device cuda``) the paper's Table 3.
 
 Every case is run in this process, all its ways in turn, 7 times after a warm-up. Equal computations are compared before
-they are timed. ``--out FILE.md`` writes the tables, and beside them every number as CSV and the plot.
+they are timed.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from competitors import DCCNN, QRNN, Library, MinGRU, Transformer, matched, parameters, scan
-from measure import machine, markdown, side_by_side
+from measure import machine, markdown, picture, side_by_side
 from srnn_report import Record, losses, memory, plot, ratios, targets, write_csv
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -240,7 +240,8 @@ def cpu_sections(quick: bool) -> tuple[dict[str, str], list[Record]]:
 def main() -> None:
     """Measure and print; ``--out`` writes the tables as well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="the tables, and beside them every number as CSV")
+    parser.add_argument("--plot", type=Path, help="times faster than nn.GRU by length")
     parser.add_argument("--quick", action="store_true", help="few cases and runs: a smoke test, not a measurement")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -260,13 +261,15 @@ def main() -> None:
         )
     text = head + "".join(f"\n### {title}\n\n{table}\n" for title, table in sections.items())
     print(text)
+    if args.plot and records:
+        args.plot.parent.mkdir(parents=True, exist_ok=True)
+        plot(records, args.plot)
+        text += picture("Times faster than nn.GRU, by length", args.plot, args.out)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text)
         if records:
             write_csv(records, args.out.with_suffix(".csv"))
-            plot(records, args.out.with_suffix(".svg"))
-            text += f"\n![Times faster than nn.GRU by length]({args.out.stem}.svg)\n"
-        args.out.write_text(text)
 
 
 if __name__ == "__main__":

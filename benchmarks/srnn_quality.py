@@ -2,8 +2,8 @@
 
 Without ``--data``: three tasks with known answers (``srnn_tasks.py``) at T = 512 and 4096. Each model has about as
 many parameters, its learning rate is chosen on validation by a run of a third of the time, and three seeds are trained
-for the same time; accuracy is shown against that time and against epochs. The unsliced GRU runs on SRNN's own kernel,
-which is faster than torch's on a CPU, so that what is compared is slicing.
+for the same time; accuracy is shown against that time (the processor's) and against epochs. The unsliced GRU runs on
+SRNN's own kernel, which is faster than torch's on a CPU, so that what is compared is slicing.
 
 With ``--data``: the paper's experiment on review files (its Table 2). Files are CSV as published, label first (Amazon,
 Yelp_P) or with the columns ``stars`` and ``text`` (Yelp), or text files of a class each, a document a line. ``--glove``
@@ -20,7 +20,7 @@ from pathlib import Path
 import srnn_reviews
 import torch
 from competitors import DCCNN, Library, Mean, matched, parameters
-from measure import machine, markdown
+from measure import machine, markdown, picture
 from srnn_tasks import TASKS, WORDS, Task
 from srnn_training import Curve, Reader, train
 from torch import Tensor, nn
@@ -221,9 +221,10 @@ def review_row(name: str, model: nn.Module, documents: srnn_reviews.Documents, e
 
 
 def main() -> None:
-    """Train and print; ``--out`` writes tables, curves and plot as well."""
+    """Train and print; ``--out`` writes the tables and curves as well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="the tables, and beside them every point of every run as CSV")
+    parser.add_argument("--plot", type=Path, help="accuracy by time and by epochs")
     parser.add_argument(
         "--quick", action="store_true", help="a second a run at T = 512: a smoke test, not a measurement"
     )
@@ -258,12 +259,15 @@ def main() -> None:
             outcomes += found
             text += f"\n### {name}: {TASKS[name].rule}\n\n{outcome_table(found)}\n"
     print(text)
+    if args.plot and outcomes:
+        args.plot.parent.mkdir(parents=True, exist_ok=True)
+        plot_curves(outcomes, args.plot)
+        text += picture("Accuracy by time and by epochs", args.plot, args.out)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(text)
         if outcomes:
             write_curves(outcomes, args.out.with_suffix(".csv"))
-            plot_curves(outcomes, args.out.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

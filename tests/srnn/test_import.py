@@ -1,11 +1,13 @@
-"""The sub-package stands alone, and the package's names are there without being imported."""
+"""The sub-package stands alone, and its page's code runs."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-import tl_neuron_attr
+PAGE = Path(__file__).parents[2] / "docs" / "srnn.md"
 
 
 def loaded_after(statement):
@@ -15,25 +17,19 @@ def loaded_after(statement):
     return set(done.stdout.split())
 
 
-def test_srnn_loads_neither_transformers_nor_the_rest_of_the_package():
-    loaded = loaded_after("import tl_neuron_attr.srnn")
+@pytest.mark.parametrize("statement", ["import tl_neuron_attr.srnn", "import tl_neuron_attr as tna; tna.srnn.SRNN"])
+def test_it_loads_neither_transformers_nor_the_rest_of_the_package(statement):
+    loaded = loaded_after(statement)
     assert "torch" in loaded
     assert not loaded & {"transformer_lens", "transformers", "pandas"}
     rest = {m for m in loaded if m.startswith("tl_neuron_attr") and not m.startswith("tl_neuron_attr.srnn")}
     assert rest == {"tl_neuron_attr"}
 
 
-def test_the_package_s_names_are_imported_on_first_use():
-    assert not loaded_after("import tl_neuron_attr as tna; tna.srnn.SRNN") & {"transformer_lens", "transformers"}
-    assert "transformer_lens" in loaded_after("import tl_neuron_attr as tna; tna.value_neurons")
-
-
-@pytest.mark.parametrize("name", tl_neuron_attr.__all__)
-def test_every_public_name_is_there(name):
-    assert name in dir(tl_neuron_attr)
-    assert getattr(tl_neuron_attr, name).__name__.endswith(name)
-
-
-def test_another_name_is_not():
-    with pytest.raises(AttributeError, match="module 'tl_neuron_attr' has no attribute 'nonsense'"):
-        tl_neuron_attr.nonsense  # noqa: B018
+def test_the_page_s_code_runs():
+    names = {}
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks) == 2
+    assert (names["srnn"](names["x"])[0] - names["rnn"](names["x"])[1][0]).abs().max() < 1e-13
