@@ -1,4 +1,6 @@
-"""torch.export with dynamic batch, and with slice_len dynamic length; torch.compile. Seen as a user's session is."""
+"""torch.export with dynamic batch, and with slice_len dynamic length; torch.compile; torch.jit.trace."""
+
+import io
 
 import pytest
 import torch
@@ -7,7 +9,10 @@ from torch.export import Dim, export
 from tests.srnn.test_module import CELLS
 from tl_neuron_attr.srnn import SRNN, SRNNClassifier
 
-pytestmark = pytest.mark.usefixtures("as_installed")
+pytestmark = [
+    pytest.mark.usefixtures("as_installed"),
+    pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning"),  # torch's own, of every exported nn.GRU
+]
 BATCH, STEPS = Dim("batch", min=1, max=64), Dim("steps", min=1, max=32)
 
 
@@ -58,6 +63,15 @@ def test_the_classifier():
     for batch, words in ((1, 1), (5, 12)):
         ids = torch.randint(1, 21, (batch, words))
         torch.testing.assert_close(program.module()(ids), model(ids), rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_traced_it_computes_the_same():
+    srnn = SRNN(5, 4, n=2, k=2)
+    traced = torch.jit.trace(srnn, torch.randn(3, 16, 5))
+    x = torch.randn(3, 16, 5)
+    torch.testing.assert_close(traced(x)[0], srnn(x)[0], rtol=0, atol=1e-6)
+    torch.jit.save(traced, io.BytesIO())
 
 
 @pytest.mark.slow

@@ -3,10 +3,13 @@
 ``torch.nn.GRU`` runs a step on a CPU as some fifteen small operations, and its backward pass as more. Here a step is
 five operations forward and three backward, in place, on a tile of rows that stays in the processor's cache:
 
-Phase 1  the input's products of all steps are one matrix product, into the buffer of gates; Phase 2  a step adds the
-state's products to its columns of the buffer, applies the gates there, and moves the state; Phase 3  backward, all
-that does not depend on the incoming gradient is computed for all steps at once, so that a step is
-         ``d = factor * dh`` and ``dh = update * dh + d U``;
+Phase 1  the input's products of all steps are one matrix product, into the buffer of gates;
+
+Phase 2  a step adds the state's products to its columns of the buffer, applies the gates there, and moves the state;
+
+Phase 3  backward, what does not depend on the incoming gradient is computed for all steps at once, so that a step is
+``d = factor * dh`` and ``dh = update * dh + d U``;
+
 Phase 4  the gradients of the weights and of the input are one matrix product each.
 
 A row that ends early holds its state: its update gate is 1 from there on, which is right backward too.

@@ -94,7 +94,7 @@ class Level(nn.Module):
             return "tiled" if h_0 is None else "library"
         if self.engine != "auto":
             return self.engine
-        if slices.device.type != "cpu" or torch.compiler.is_compiling():
+        if slices.device.type != "cpu" or _traced():
             return "library"
         if self.has_fused and _plain(slices) and (torch.is_grad_enabled() or len(slices) >= _FUSED_FORWARD_FROM):
             return "fused"
@@ -123,6 +123,11 @@ class Level(nn.Module):
     def _last(self, final: Initial) -> Tensor:
         h = final[0] if isinstance(final, tuple) else final
         return torch.cat([h[-2], h[-1]], dim=-1) if self.bidirectional else h[-1]
+
+
+def _traced() -> bool:
+    """Whether torch.compile, torch.export or torch.jit.trace is making a graph of what is run."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _plain(slices: Tensor) -> bool:
