@@ -11,6 +11,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import competitors
 import measure
+import srnn as srnn_speed
+import srnn_quality
 import srnn_report
 import srnn_reviews
 import srnn_tasks
@@ -184,6 +186,24 @@ def test_tables_and_csv_are_made_from_the_records(tmp_path):
     assert row[:8] == ["against unsliced", "32768", "1", "forward + backward", "SRNN(8,2)", "10", "3", "100"]
     srnn_report.plot(records, tmp_path / "t.svg")
     assert "<svg" in (tmp_path / "t.svg").read_text()
+
+
+def test_cases_are_chosen_by_the_steps_they_hold():
+    found = srnn_speed.cases([512, 8192, 32768], [1, 8, 100], most=8192 * 8)
+    assert [(c.T, c.batch) for c in found] == [(512, 1), (512, 8), (512, 100), (8192, 1), (8192, 8), (32768, 1)]
+    assert (32768, 100) not in [(c.T, c.batch) for c in srnn_speed.cases([32768], [8, 100], most=10**9)]
+
+
+def test_models_of_a_task_are_trained_and_told_apart_in_the_table():
+    task = srnn_tasks.TASKS["majority"]
+    choices = {"hidden": 4, "models": ["GRU", "SRNN(8,2)"], "rates": [1e-2]}
+    outcomes = srnn_quality.run_task(task, 512, 0.01, [0, 1], **choices)
+    assert [(o.model, len(o.curves), o.lr) for o in outcomes] == [("GRU", 2, 1e-2), ("SRNN(8,2)", 2, 1e-2)]
+    table = srnn_quality.outcome_table(outcomes).splitlines()
+    assert table[2].startswith("| GRU | ") and table[3].startswith("| SRNN(8,2) | ")
+    tested = [100 * c.test for c in outcomes[1].curves]
+    assert table[3].rstrip(" |").split("| ")[-1].startswith(f"{sum(tested) / 2:.1f} ± ")
+    assert max(o.parameters for o in outcomes) <= 1.02 * min(o.parameters for o in outcomes) + 200
 
 
 def test_time_and_memory_are_measured():

@@ -159,7 +159,7 @@ class KerasGRU(Recurrence):
     Rows of the weights are in the order r, z, h. Initialised as Keras does: Glorot, orthogonal, zero. The state is not
     bounded, so large inputs give large states.
 
-    Example:
+    Examples:
         >>> output, h_n = KerasGRU(5, 4)(torch.zeros(2, 7, 5))
         >>> tuple(output.shape), tuple(h_n.shape)
         ((2, 7, 4), (1, 2, 4))
@@ -194,7 +194,7 @@ class LinearRNN(Recurrence):
     ``W`` is ``weight_ih_l0``, ``U`` is ``weight_hh_l0`` (the paper calls them the other way round), ``b`` is
     ``bias_l0``.
 
-    Example:
+    Examples:
         >>> output, h_n = LinearRNN(5, 4)(torch.zeros(2, 7, 5))
         >>> tuple(output.shape), tuple(h_n.shape)
         ((2, 7, 4), (1, 2, 4))
@@ -215,7 +215,7 @@ def factory(cell: "CellName | Factory") -> Factory:
         ValueError: If no recurrence has that name.
         TypeError: If ``cell`` is neither a name nor callable.
 
-    Example:
+    Examples:
         >>> factory("keras_gru").__name__
         'KerasGRU'
     """

@@ -50,7 +50,7 @@ class SRNNClassifier(nn.Module):
         TypeError: If a size is not an integer.
         ValueError: If a size is out of range, T does not divide, or ``vectors`` has another shape than the embedding.
 
-    Example:
+    Examples:
         >>> model = SRNNClassifier(vocabulary=1000, classes=5, n=4, k=2, T=64)
         >>> logits = model(torch.randint(1, 1001, (3, 50)))
         >>> tuple(logits.shape)
@@ -112,7 +112,7 @@ class SRNNClassifier(nn.Module):
     def fit(self, ids: Int[Tensor, "batch word"]) -> Int[Tensor, "batch T"]:
         """Documents padded with 0, or cut, to T words, on the side that ``padding`` says.
 
-        Example:
+        Examples:
             >>> model = SRNNClassifier(vocabulary=9, classes=2, n=2, k=1, T=4, padding="left")
             >>> model.fit(torch.tensor([[1, 2, 3]])), model.fit(torch.tensor([[1, 2, 3, 4, 5]]))
             (tensor([[0, 1, 2, 3]]), tensor([[2, 3, 4, 5]]))

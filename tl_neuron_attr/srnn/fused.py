@@ -43,7 +43,7 @@ def last_states(cell: nn.Module, x: Input, h_0: State | None = None, held: Held 
         h_0: The state before the first step; zero by default.
         held: Steps that leave the state as it is; ``x`` must be finite there too.
 
-    Example:
+    Examples:
         >>> gru, x = nn.GRU(3, 4, batch_first=True), torch.randn(5, 6, 3)
         >>> torch.allclose(last_states(gru, x), gru(x)[1][0], atol=1e-6)
         True

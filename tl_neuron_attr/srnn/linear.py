@@ -40,7 +40,7 @@ def from_linear_rnn(rnn: LinearRNN, n: int | Sequence[int], k: int | None, T: in
         TypeError: If ``rnn`` is no :class:`LinearRNN`; another recurrence has no such equal.
         ValueError: If ``rnn`` has more than one layer or direction, or ``T`` is not a multiple of ``n^k``.
 
-    Example:
+    Examples:
         >>> rnn = LinearRNN(3, 4, dtype=torch.float64)
         >>> srnn = from_linear_rnn(rnn, n=4, k=2, T=48)
         >>> x = torch.randn(2, 48, 3, dtype=torch.float64)

@@ -63,7 +63,7 @@ class SRNN(nn.Module):
         TypeError: If an integer argument is not one, or ``cell`` is neither a name nor a factory.
         ValueError: If a number is out of range, or arguments exclude each other.
 
-    Example:
+    Examples:
         >>> srnn = SRNN(20, 16, n=4, k=2)
         >>> last, states = srnn(torch.randn(3, 64, 20))
         >>> tuple(last.shape), [tuple(s.shape) for s in states]

@@ -18,7 +18,7 @@ class Slicing:
         factors: How many states of level p - 1 a slice of level p reads, for p = 1..k: the paper's ``n``, ``k`` times.
         slice_len: How many steps a slice of level 0 reads, where that is fixed; otherwise it follows from T.
 
-    Example:
+    Examples:
         >>> Slicing((8, 8)).levels(512)
         ((64, 8), (8, 8), (1, 8))
         >>> Slicing((8, 8), slice_len=10).levels(512)
@@ -60,7 +60,7 @@ def as_factors(n: int | Sequence[int], k: int | None) -> tuple[int, ...]:
         TypeError: If ``n`` or ``k`` is not made of integers.
         ValueError: If a factor is less than 2, ``k`` is negative, or ``k`` contradicts a list.
 
-    Example:
+    Examples:
         >>> as_factors(8, 2), as_factors([8, 4, 2], None), as_factors(8, 0)
         ((8, 8), (8, 4, 2), ())
     """
@@ -96,7 +96,7 @@ def require_integer(name: str, value: object, *, at_least: int) -> None:
 def ceil_div(a: int, b: int) -> int:
     """``a / b`` rounded up.
 
-    Example:
+    Examples:
         >>> ceil_div(9, 8), ceil_div(8, 8)
         (2, 1)
     """
@@ -106,7 +106,7 @@ def ceil_div(a: int, b: int) -> int:
 def sequential_steps(T: int, factors: Sequence[int]) -> int:
     """Steps that cannot run at once: ``n k + T / n^k`` (Eq. 22, in units of one step's time), T / n^k rounded up.
 
-    Example:
+    Examples:
         >>> sequential_steps(512, (8, 8)), sequential_steps(512, ())
         (24, 512)
     """
@@ -116,7 +116,7 @@ def sequential_steps(T: int, factors: Sequence[int]) -> int:
 def time_ratio(T: int, factors: Sequence[int]) -> float:
     """``R = 1 / n^k + n k / T``, the sliced network's time over the unsliced one's (Eq. 23), were all slices parallel.
 
-    Example:
+    Examples:
         >>> round(1 / time_ratio(32768, (8,) * 4), 1)
         819.2
     """
@@ -130,7 +130,7 @@ def fold(
 
     A view, if ``x`` is contiguous and fills the slices; else zeros are added at the end.
 
-    Example:
+    Examples:
         >>> rows, steps = fold(torch.zeros(2, 7, 1), torch.tensor([7, 3]), slices=3, length=3)
         >>> tuple(rows.shape), steps
         ((6, 3, 1), tensor([3, 3, 1, 3, 0, 0]))
@@ -148,7 +148,7 @@ def fold(
 def beyond(steps: Int[Tensor, "*rows"], length: int) -> Bool[Tensor, "*rows step"]:
     """Which of ``length`` steps come after the first ``steps``.
 
-    Example:
+    Examples:
         >>> beyond(torch.tensor([2, 0]), 3).int()
         tensor([[0, 0, 1],
                 [1, 1, 1]], dtype=torch.int32)

@@ -120,7 +120,7 @@ def suggest(
         TypeError: If a count is not an integer.
         ValueError: If a count is out of range.
 
-    Example:
+    Examples:
         >>> suggestion = suggest(512, max_k=4)
         >>> suggestion.options
         {'n': 4, 'k': 4, 'slice_len': 2}
