@@ -1,4 +1,4 @@
-"""What slicing saves, and where it loses: ``python benchmarks/srnn.py [--out FILE.md] [--plot FILE.svg] [--quick]``.
+"""What slicing saves, and where it loses: ``python benchmarks/srnn.py [--out FILE.md] [--plot FILE.svg]``.
 
 1. SRNN(n, k) against ``nn.GRU``, ``nn.LSTM`` and the unsliced GRU on SRNN's own kernel, which tells what slicing saves
    from what the kernel saves; forward, and forward + backward with the gradients of the input and of all parameters.
@@ -8,7 +8,9 @@
 5. On a GPU (``--device cuda``) the paper's Table 3.
 
 Every case is run in this process, all its ways in turn, 7 times after a warm-up. Equal computations are compared before
-they are timed.
+they are timed. ``--lengths``, ``--batches``, ``--most`` and ``--sections`` choose cases: in full it takes over an hour
+of one idle core; ``--most 204800 --others 16384`` some twelve minutes, with every target but that of T = 8192, batch
+100.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from tl_neuron_attr.srnn import SRNN
 INPUT, HIDDEN = 200, 50
 FACTORS = ((16, 1), (8, 2), (4, 3), (2, 8), (8, 4))
 RUNS = 7
+SECTIONS = ("gru", "cells", "parameters", "denormals")
 MAX_INPUT_BYTES = 2**30
 PASSES = {"forward": False, "forward + backward": True}
 
@@ -47,9 +50,10 @@ class Case:
         return 4 * self.T * self.batch * INPUT <= MAX_INPUT_BYTES
 
 
-def cases(quick: bool) -> list[Case]:
-    lengths, batches = ((512, 2048), (1, 8)) if quick else ((512, 2048, 8192, 32768), (1, 8, 100))
-    return [case for T in lengths for batch in batches if (case := Case(T, batch)).fits]
+def cases(lengths: Sequence[int], batches: Sequence[int], most: float) -> list[Case]:
+    """Of all lengths and batches those that fit, and hold no more than ``most`` steps in all."""
+    every = (Case(T, batch) for T in lengths for batch in batches)
+    return [case for case in every if case.fits and case.T * case.batch <= most]
 
 
 class Last(nn.Module):
@@ -213,28 +217,40 @@ def paper_table(device: str) -> str:
     return markdown(headings, rows)
 
 
-def cpu_sections(quick: bool) -> tuple[dict[str, str], list[Record]]:
-    """The tables by their titles, and every number."""
+def measured(args: argparse.Namespace) -> tuple[dict[str, str], list[Record]]:
+    """The tables of the sections chosen by their titles, and every number."""
     require_scan_is_a_loop()
-    runs, chosen = (2, cases(True)) if quick else (RUNS, cases(False))
-    gru = timed("against unsliced", against_unsliced, chosen, runs)
-    others = timed("other cells", against_themselves, chosen, runs)
-    equal = timed("as many parameters", of_as_many_parameters, [c for c in chosen if c.batch * c.T <= 2**17], runs)
-    torch.set_flush_denormal(False)
-    denormal = timed("denormals on", against_unsliced, [Case(2048, 8)], runs)
-    torch.set_flush_denormal(True)
-    sections = {
-        "The targets": targets(gru),
-        "GRU: milliseconds, and times faster than nn.GRU": ratios(gru, "nn.GRU"),
-        "The same against nn.LSTM, the fast unsliced baseline on a CPU": ratios(gru, "nn.LSTM", times_only=True),
-        "Peak memory above the input, MiB": memory(gru),
-        "Other cells: milliseconds, and times faster than nn.LSTM": ratios(others, "nn.LSTM"),
-        "Models of as many parameters: milliseconds, and times as fast as SRNN(8,2)": ratios(equal, "SRNN(8,2)"),
-        "Where SRNN(8,2) loses": losses([*gru, *equal], "SRNN(8,2)"),
-        "With denormal numbers: T = 2048, batch 8": ratios(denormal, "nn.GRU"),
-        "On a GPU: Table 3 of the paper (`--device cuda`)": paper_table("cpu"),
-    }
-    return sections, [*gru, *others, *equal, *denormal]
+    chosen = cases(args.lengths, args.batches, args.most)
+    few = [case for case in chosen if case.T * case.batch <= args.others]
+    records: list[Record] = []
+    tables: dict[str, str] = {}
+    if "gru" in args.sections:
+        gru = timed("against unsliced", against_unsliced, chosen, args.runs)
+        records += gru
+        tables |= {
+            "The targets": targets(gru),
+            "GRU: milliseconds, and times faster than nn.GRU": ratios(gru, "nn.GRU"),
+            "The same against nn.LSTM, the fast unsliced baseline on a CPU": ratios(gru, "nn.LSTM", times_only=True),
+            "Peak memory above the input, MiB": memory(gru),
+        }
+    if "cells" in args.sections:
+        others = timed("other cells", against_themselves, few, args.runs)
+        records += others
+        tables["Other cells: milliseconds, and times faster than nn.LSTM"] = ratios(others, "nn.LSTM")
+    if "parameters" in args.sections:
+        equal = timed("as many parameters", of_as_many_parameters, few, args.runs)
+        records += equal
+        title = "Models of as many parameters: milliseconds, and times as fast as SRNN(8,2)"
+        tables[title] = ratios(equal, "SRNN(8,2)")
+    tables["Where SRNN(8,2) loses"] = losses(records, "SRNN(8,2)")
+    if "denormals" in args.sections:
+        torch.set_flush_denormal(False)
+        denormal = timed("denormals on", against_unsliced, [Case(2048, 8)], args.runs)
+        torch.set_flush_denormal(True)
+        records += denormal
+        tables["With denormal numbers: T = 2048, batch 8"] = ratios(denormal, "nn.GRU")
+    tables["On a GPU: Table 3 of the paper (`--device cuda`)"] = paper_table("cpu")
+    return tables, records
 
 
 def main() -> None:
@@ -242,7 +258,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="the tables, and beside them every number as CSV")
     parser.add_argument("--plot", type=Path, help="times faster than nn.GRU by length")
-    parser.add_argument("--quick", action="store_true", help="few cases and runs: a smoke test, not a measurement")
+    parser.add_argument("--lengths", nargs="+", type=int, default=[512, 2048, 8192, 32768])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 100])
+    parser.add_argument("--most", type=int, default=2**21, help="steps of a case, all its sequences together")
+    parser.add_argument("--others", type=int, default=2**17, help="the same for other cells and other models")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = parser.parse_args()
@@ -253,7 +274,7 @@ def main() -> None:
         sections, records = {"Table 3 of the paper": paper_table("cuda")}, []
         head = f"Measured on {torch.cuda.get_device_name()}, torch {torch.__version__}.\n"
     else:
-        sections, records = cpu_sections(args.quick)
+        sections, records = measured(args)
         head = (
             f"Measured on {machine()}; denormal numbers flushed but where said; float32, {INPUT} features to {HIDDEN}; "
             f"medians of {len(records[0].timing.seconds)} interleaved runs by the wall clock (CPU time and minima are "
@@ -261,7 +282,7 @@ def main() -> None:
         )
     text = head + "".join(f"\n### {title}\n\n{table}\n" for title, table in sections.items())
     print(text)
-    if args.plot and records:
+    if args.plot and "gru" in args.sections and records:
         args.plot.parent.mkdir(parents=True, exist_ok=True)
         plot(records, args.plot)
         text += picture("Times faster than nn.GRU, by length", args.plot, args.out)

@@ -1,9 +1,10 @@
 """What slicing does to accuracy: ``python benchmarks/srnn_quality.py [--out FILE.md] [--quick] [--data FILE ...]``.
 
 Without ``--data``: three tasks with known answers (``srnn_tasks.py``) at T = 512 and 4096. Each model has about as
-many parameters, its learning rate is chosen on validation by a run of a third of the time, and three seeds are trained
-for the same time; accuracy is shown against that time (the processor's) and against epochs. The unsliced GRU runs on
-SRNN's own kernel, which is faster than torch's on a CPU, so that what is compared is slicing.
+many parameters, its learning rate is chosen on validation by a run of half the time, and three seeds are trained for
+the same time; accuracy is shown against that time (the processor's) and against epochs. The unsliced GRU runs on SRNN's
+own kernel, which is faster than torch's on a CPU, so that what is compared is slicing. In full it takes some five hours
+of one core; ``--seconds``, ``--hidden``, ``--models``, ``--rates`` and ``--long`` make it shorter.
 
 With ``--data``: the paper's experiment on review files (its Table 2). Files are CSV as published, label first (Amazon,
 Yelp_P) or with the columns ``stars`` and ``text`` (Yelp), or text files of a class each, a document a line. ``--glove``
@@ -28,7 +29,7 @@ from tqdm import tqdm
 
 from tl_neuron_attr.srnn import SRNN, SRNNClassifier
 
-EMBEDDING, HIDDEN, BATCH, EPOCH = 32, 50, 50, 2000
+EMBEDDING, HIDDEN, BATCH, EPOCH = 32, 50, 50, 500
 RATES = (1e-3, 3e-3, 1e-2)
 SEEDS = (0, 1, 2)
 FACTORS = {512: ((16, 1), (8, 2), (4, 3)), 4096: ((16, 1), (8, 2), (8, 3))}
@@ -65,6 +66,10 @@ def encoders(T: int) -> dict[str, Callable[[int], nn.Module]]:
     }
 
 
+MODELS = list({name: None for T in FACTORS for name in encoders(T)})
+"""The names of all models."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The runs of a model on a task, one a seed."""
@@ -84,14 +89,25 @@ class Outcome:
         return statistics.stdev(value(c) for c in self.curves) if len(self.curves) > 1 else 0.0
 
 
-def run_task(task: Task, T: int, seconds: float, seeds: Sequence[int]) -> list[Outcome]:
-    """Every model on one task and length."""
+def run_task(
+    task: Task,
+    T: int,
+    seconds: float,
+    seeds: Sequence[int],
+    *,
+    hidden: int,
+    models: Sequence[str],
+    rates: Sequence[float],
+) -> list[Outcome]:
+    """The models on one task and length; ``hidden`` is the width of the SRNN that sets the budget."""
     sets = [
         task.make(count, T, torch.Generator().manual_seed(seed)) for count, seed in ((500, 10**6), (1000, 10**6 + 1))
     ]
-    budget = parameters(encoders(T)[f"SRNN({FACTORS[T][1][0]},{FACTORS[T][1][1]})"](HIDDEN))
+    n, k = FACTORS[T][1]
+    budget = parameters(Last(EMBEDDING, hidden, n, k))
+    chosen = {name: build for name, build in encoders(T).items() if name in models}
     outcomes = []
-    for name, build in tqdm(encoders(T).items(), desc=f"{task.name}, T = {T}"):
+    for name, build in tqdm(chosen.items(), desc=f"{task.name}, T = {T}"):
         width = matched(build, budget)[1]
 
         def run(lr: float, seed: int, seconds: float, build=build, width=width) -> Curve:
@@ -99,7 +115,7 @@ def run_task(task: Task, T: int, seconds: float, seeds: Sequence[int]) -> list[O
             model = Reader(WORDS, EMBEDDING, build(width), width, task.classes)
             return train(model, epochs_of(task, T, seed), *sets, lr=lr, seconds=seconds)
 
-        lr = max(RATES, key=lambda lr: run(lr, 10, seconds / 3).last.accuracy)
+        lr = max(rates, key=lambda lr: run(lr, 10, seconds / 2).best.accuracy)
         curves = tuple(run(lr, seed, seconds) for seed in seeds)
         outcomes.append(Outcome(task.name, T, name, parameters(build(width)), lr, seconds, curves))
     return outcomes
@@ -116,26 +132,24 @@ def epochs_of(task: Task, T: int, seed: int) -> Callable[[int], list[tuple[Tenso
 
 
 def outcome_table(outcomes: Sequence[Outcome]) -> str:
-    """Accuracy on validation on the way, and on test where that was best; means over the seeds."""
-    shared = {
-        T: min(c.last.epoch for o in outcomes if o.T == T for c in o.curves) for T in {o.T: None for o in outcomes}
-    }
+    """Accuracy on validation on the way, and on test where that was best; means over the seeds; of one length."""
+    T, seconds = outcomes[0].T, outcomes[0].seconds
+    shared = min(c.last.epoch for o in outcomes for c in o.curves)
     rows = [
         (
-            *(o.T, o.model, o.parameters, f"{o.lr:g}"),
-            *(_percent(o.mean(lambda c, t=share * o.seconds: c.after(seconds=t))) for share in (0.25, 0.5)),
+            *(o.model, o.parameters, f"{o.lr:g}"),
+            *(_percent(o.mean(lambda c, t=share * seconds: c.after(seconds=t))) for share in (0.25, 0.5)),
             _percent(o.mean(lambda c: c.last.accuracy)),
             f"{o.mean(lambda c: c.last.epoch):.1f}",
-            _percent(o.mean(lambda c, T=o.T: c.after(epoch=shared[T]))),
+            _percent(o.mean(lambda c: c.after(epoch=shared))),
             f"{_percent(o.mean(lambda c: c.test))} ± {_percent(o.spread(lambda c: c.test))}",
         )
         for o in outcomes
     ]
-    headings = ("T", "model", "parameters", "rate", "25% of the time", "50%", "100%", "epochs", "equal epochs", "test")
-    times = ", ".join(f"{seconds:g} s at T = {T}" for T, seconds in {o.T: o.seconds for o in outcomes}.items())
-    least = ", ".join(f"{epochs:.1f} at T = {T}" for T, epochs in shared.items())
+    headings = ("model", "parameters", "rate", "25% of the time", "50%", "100%", "epochs", "equal epochs", "test")
     return (
-        f"{markdown(headings, rows)}\n\nThe time is {times}; equal epochs, those the slowest run had time for, {least}."
+        f"{markdown(headings, rows)}\n\n{seconds:g} s of training a run; epochs of {EPOCH} sequences of {T} words; "
+        f"equal epochs are the {shared:.1f} the slowest run had time for."
     )
 
 
@@ -232,8 +246,11 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=40.0, help="training time of a run at T = 512; twice that at 4096"
     )
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--lengths", nargs="+", type=int, choices=FACTORS, default=list(FACTORS))
+    parser.add_argument("--hidden", type=int, default=HIDDEN, help="width of the SRNN that sets the parameter budget")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="at T = 512")
+    parser.add_argument("--long", nargs="*", choices=TASKS, default=list(TASKS), help="at T = 4096; none if empty")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="learning rates to choose from")
     parser.add_argument("--data", nargs="+", type=Path, help="review files: the paper's experiment instead")
     parser.add_argument(
         "--steps", type=int, default=512, help="words of a document (the paper: 512 for Yelp, 256 for Amazon)"
@@ -245,29 +262,44 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
-    text = f"Measured on {machine()}; denormal numbers flushed.\n"
-    outcomes: list[Outcome] = []
+    head = f"Measured on {machine()}; denormal numbers flushed.\n"
+    for file in (args.out, args.plot):
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
     if args.data:
-        text += f"\n{review_table(args)}\n"
-    else:
-        lengths, seeds = ([512], SEEDS[:2]) if args.quick else (args.lengths, SEEDS)
-        for name in args.tasks:
-            found = []
-            for T in lengths:
-                seconds = 1.0 if args.quick else args.seconds * (2 if T == 4096 else 1)
-                found += run_task(TASKS[name], T, seconds, seeds)
-            outcomes += found
-            text += f"\n### {name}: {TASKS[name].rule}\n\n{outcome_table(found)}\n"
-    print(text)
-    if args.plot and outcomes:
-        args.plot.parent.mkdir(parents=True, exist_ok=True)
-        plot_curves(outcomes, args.plot)
-        text += picture("Accuracy by time and by epochs", args.plot, args.out)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text)
-        if outcomes:
+        write(f"{head}\n{review_table(args)}\n", args.out)
+        return
+    outcomes: list[Outcome] = []
+    seeds = SEEDS[:2] if args.quick else SEEDS
+    choices = {"hidden": args.hidden, "models": args.models, "rates": args.rates}
+    for name, T in [(n, 512) for n in args.tasks] + [(n, 4096) for n in ([] if args.quick else args.long)]:
+        seconds = 1.0 if args.quick else args.seconds * (2 if T == 4096 else 1)
+        outcomes += run_task(TASKS[name], T, seconds, seeds, **choices)
+        write(head + tables(outcomes) + (plotted(outcomes, args) if args.plot else ""), args.out)
+        if args.out:
             write_curves(outcomes, args.out.with_suffix(".csv"))
+
+
+def tables(outcomes: Sequence[Outcome]) -> str:
+    """A table a task and length."""
+    text = ""
+    for task, T in dict.fromkeys((o.task, o.T) for o in outcomes):
+        found = [o for o in outcomes if (o.task, o.T) == (task, T)]
+        text += f"\n### {task}, T = {T}: {TASKS[task].rule}\n\n{outcome_table(found)}\n"
+    return text
+
+
+def plotted(outcomes: Sequence[Outcome], args: argparse.Namespace) -> str:
+    """The picture of the runs, drawn, and the line that shows it."""
+    plot_curves(outcomes, args.plot)
+    return picture("Accuracy by time and by epochs", args.plot, args.out)
+
+
+def write(text: str, out: Path | None) -> None:
+    """Print, and write where asked for: what there is so far, so that nothing is lost on the way."""
+    print(text)
+    if out:
+        out.write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Training a classifier of word sequences for a time or for epochs, and what its accuracy was on the way."""
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -70,9 +71,10 @@ def train(
     seconds: float = float("inf"),
     epochs: int = 10**9,
 ) -> Curve:
-    """Adam, gradients clipped to norm 1, until ``seconds`` of training or ``epochs`` are over; tested at its best."""
+    """Adam, gradients clipped to norm 1, until ``seconds`` of training or ``epochs`` are over; its best is tested."""
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     curve, spent = Curve(), 0.0
+    best = copy.deepcopy(model.state_dict())
     for epoch in range(epochs):
         share, done = batches(epoch), 0
         while done < len(share) and spent < seconds:
@@ -85,11 +87,14 @@ def train(
             spent += time.process_time() - start
             done += 1
         point = Point(spent, epoch + done / len(share), accuracy(model, *validation))
-        if test is not None and (not curve.points or point.accuracy > curve.best.accuracy):
-            curve.test = accuracy(model, *test)
         curve.points.append(point)
+        if curve.best is point:
+            best = copy.deepcopy(model.state_dict())
         if spent >= seconds:
             break
+    if test is not None:
+        model.load_state_dict(best)
+        curve.test = accuracy(model, *test)
     return curve
 
 
