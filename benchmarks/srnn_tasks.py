@@ -36,10 +36,11 @@ def negated_majority(count: int, T: int, g: torch.Generator) -> tuple[Tensor, Te
     """More praise or more blame? A tenth of the words, a fifth of them negated by the word before.
 
     They lean so little to one side that, whatever T is, counting without negation is right four times in five. They
-    have odd places, so that the place before is free for a negator.
+    have odd places in one half of the sequences and even ones in the other, so that the place before is free for a
+    negator, and slices part some pairs.
     """
     words = _filler(count, T, g)
-    slots = _places(count, T // 2, max(1, T // 10) | 1, g) * 2 + 1
+    slots = _places(count, T // 2 - 1, max(1, T // 10) | 1, g) * 2 + torch.randint(1, 3, (count, 1), generator=g)
     lean = torch.randint(0, 2, (count, 1), generator=g)
     praise = (torch.rand(slots.shape, generator=g) < 0.5 + 0.7 / slots.shape[1] ** 0.5).long() == lean
     negated = torch.rand(slots.shape, generator=g) < 0.2

@@ -79,6 +79,8 @@ def test_majority_counts_praise_and_blame_and_what_is_negated():
                 total += (1 if word == 1 else -1) * (-1 if before == 3 else 1)
         assert answer == (total > 0)
     ids, labels = makes("majority", 512)
+    negators = (ids == 3).nonzero()[:, 1] + 1
+    assert 0.1 < (negators % 8 == 0).float().mean() < 0.15, "slices of 8 part an eighth of the pairs"
     plain = ((ids == 1).sum(1) > (ids == 2).sum(1)).long()
     assert 0.7 < (plain == labels).float().mean() < 0.92
 
