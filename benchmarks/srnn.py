@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from competitors import DCCNN, QRNN, Library, MinGRU, Transformer, matched, parameters, scan
 from measure import machine, markdown, picture, side_by_side
-from srnn_report import Record, losses, memory, plot, ratios, targets, write_csv
+from srnn_report import Record, losses, memory, plot, ratios, suggestions, targets, write_csv
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -29,6 +29,7 @@ from tl_neuron_attr.srnn import SRNN
 
 INPUT, HIDDEN = 200, 50
 FACTORS = ((16, 1), (8, 2), (4, 3), (2, 8), (8, 4))
+SUGGESTED = "SRNN, suggested"
 RUNS = 7
 SECTIONS = ("gru", "cells", "parameters", "denormals")
 MAX_INPUT_BYTES = 2**30
@@ -44,6 +45,10 @@ class Case:
 
     def input(self, device: str = "cpu") -> Tensor:
         return torch.randn(self.batch, self.T, INPUT, device=device, requires_grad=True)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.T, self.batch
 
     @property
     def fits(self) -> bool:
@@ -96,7 +101,7 @@ def against_unsliced(case: Case) -> dict[str, nn.Module]:
         "nn.LSTM": Library(nn.LSTM, INPUT, HIDDEN),
         "GRU, our kernel": unsliced_fused(gru.rnn),
         **dict(sliced("gru", case.T)),
-        "SRNN, suggested": suggested(case),
+        SUGGESTED: suggested(case),
     }
     require_equal("the unsliced kernel and nn.GRU", models["GRU, our kernel"], gru, case)
     for name, model in models.items():
@@ -172,7 +177,9 @@ def timed(section: str, build: Callable[[Case], dict[str, nn.Module]], chosen: l
         for name, backward in PASSES.items():
             ways = {label: step(model, x, backward) for label, model in models.items()}
             for label, timing in side_by_side(ways, runs=runs).items():
-                records.append(Record(section, case.T, case.batch, name, label, parameters(models[label]), timing))
+                model = models[label]
+                slicing = f"n={list(model.srnn.slicing.factors)}" if isinstance(model, Last) else ""
+                records.append(Record(section, *case.size, name, label, parameters(model), timing, slicing))
     return records
 
 
@@ -231,6 +238,7 @@ def measured(args: argparse.Namespace) -> tuple[dict[str, str], list[Record]]:
             "The targets": targets(gru),
             "GRU: milliseconds, and times faster than nn.GRU": ratios(gru, "nn.GRU"),
             "The same against nn.LSTM, the fast unsliced baseline on a CPU": ratios(gru, "nn.LSTM", times_only=True),
+            "What `SRNN.suggest` chose": suggestions(gru, SUGGESTED),
             "Peak memory above the input, MiB": memory(gru),
         }
     if "cells" in args.sections:

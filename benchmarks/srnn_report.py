@@ -10,6 +10,10 @@ from measure import Timing, digits, markdown
 TARGETS = ((32768, 1, 30.0), (8192, 8, 5.0), (512, 100, 0.9), (2048, 100, 0.9), (8192, 100, 0.9))
 """Steps, batch, and how many times faster than ``nn.GRU`` an SRNN should be."""
 
+MODEL = ("section", "T", "batch", "pass", "model", "slicing", "parameters")
+MEASURED = ("runs", "median ms", "min ms", "CPU median ms", "peak MiB")
+"""The columns of the CSV."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -22,6 +26,7 @@ class Record:
     way: str
     parameters: int
     timing: Timing
+    slicing: str = ""
 
     @property
     def case(self) -> tuple[int, int, str]:
@@ -89,6 +94,12 @@ def targets(records: Sequence[Record]) -> str:
     return markdown(("T", "batch", "times faster than nn.GRU", "best", "worst", "SRNNs that reach it"), rows)
 
 
+def suggestions(records: Sequence[Record], way: str) -> str:
+    """How ``way`` slices in each case."""
+    found = {(r.T, r.batch): (r.T, r.batch, r.slicing) for r in records if r.way == way}
+    return markdown(("T", "batch", "slicing"), list(found.values()))
+
+
 def losses(records: Sequence[Record], way: str) -> str:
     """The cases in which another model is faster than ``way``, and how much."""
     rows = [
@@ -111,25 +122,12 @@ def write_csv(records: Sequence[Record], path: Path) -> None:
     """Every number, in milliseconds and MiB."""
     with path.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(
-            [
-                "section",
-                "T",
-                "batch",
-                "pass",
-                "model",
-                "parameters",
-                "runs",
-                "median ms",
-                "min ms",
-                "CPU median ms",
-                "peak MiB",
-            ]
-        )
+        table.writerow(MODEL + MEASURED)
         for r in records:
             t = r.timing
             times = [f"{1000 * s:.4g}" for s in (t.median, t.minimum, t.cpu_median)]
-            table.writerow([r.section, *r.case, r.way, r.parameters, len(t.seconds), *times, f"{t.peak_mib:.1f}"])
+            what = [r.section, *r.case, r.way, r.slicing, r.parameters]
+            table.writerow([*what, len(t.seconds), *times, f"{t.peak_mib:.1f}"])
 
 
 def plot(records: Sequence[Record], path: Path) -> None:

@@ -176,7 +176,7 @@ def test_malformed_review_files_are_named(tmp_path, text, words):
 def test_tables_and_csv_are_made_from_the_records(tmp_path):
     def record(way, seconds):
         timing = measure.Timing((seconds,) * 3, (seconds,) * 3, 7.0)
-        return srnn_report.Record("against unsliced", 32768, 1, "forward + backward", way, 10, timing)
+        return srnn_report.Record("against unsliced", 32768, 1, "forward + backward", way, 10, timing, "n=[8, 8]")
 
     records = [record("nn.GRU", 4.0), record("nn.LSTM", 0.05), record("SRNN(8,2)", 0.1)]
     assert "| 4,000 | 50 (80x) | 100 (40x) |" in srnn_report.ratios(records, "nn.GRU")
@@ -185,7 +185,9 @@ def test_tables_and_csv_are_made_from_the_records(tmp_path):
     assert "nn.GRU" not in srnn_report.losses(records, "SRNN(8,2)")
     srnn_report.write_csv(records, tmp_path / "t.csv")
     row = list(csv.reader((tmp_path / "t.csv").read_text().splitlines()))[3]
-    assert row[:8] == ["against unsliced", "32768", "1", "forward + backward", "SRNN(8,2)", "10", "3", "100"]
+    assert row[:6] == ["against unsliced", "32768", "1", "forward + backward", "SRNN(8,2)", "n=[8, 8]"]
+    assert row[6:9] == ["10", "3", "100"]
+    assert "| 32768 | 1 | n=[8, 8] |" in srnn_report.suggestions(records, "SRNN(8,2)")
     srnn_report.plot(records, tmp_path / "t.svg")
     assert "<svg" in (tmp_path / "t.svg").read_text()
 
