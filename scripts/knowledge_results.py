@@ -18,8 +18,11 @@ CURVE = (1, 3, 10, 30, 100)
 
 
 def markdown(frame: pd.DataFrame, digits: int = 3) -> str:
-    """A frame as a Markdown table."""
-    return frame.to_markdown(index=False, floatfmt=f".{digits}f")
+    """A frame as a Markdown table; what is in nats beside per cents keeps two digits."""
+    nats = digits if digits > 1 else 2
+    shown = frame.rename(columns={"log_prob": "log-probability, nats", "reciprocal_rank": "MRR", "prob": "probability"})
+    formats = ("", *(f".{nats if 'nats' in name else digits}f" for name in shown.columns))
+    return shown.to_markdown(index=False, floatfmt=formats)
 
 
 def table_2(found: Faithfulness) -> str:
@@ -70,7 +73,9 @@ def main() -> None:
         "Zeroing one type's best heads, % of MRR and probability lost (Table 11)": markdown(study.cross_decreases(), 1),
         "Sums of neuron scores, nats (Table 5)": markdown(study.neuron_sums()),
         "Zeroing value, query and random neurons, % lost (Tables 7 and 13)": markdown(study.decreases(), 1),
-        "Query neurons a prompt by layer (Figure 8)": markdown(study.depth(), 1),
+        "Query neurons a prompt by layer (Figure 8)": markdown(
+            study.depth().astype({"layer": int}).astype({"layer": str}), 1
+        ),
         "Shared neurons (Table 8)": markdown(study.shared()),
     }
     args.out.write_text("\n\n".join(f"### {title}\n\n{text}" for title, text in sections.items()) + "\n")

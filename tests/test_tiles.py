@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import torch
@@ -5,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import synthetic
-from tl_neuron_attr.tiles import RADIUS, neuron_scores
+from tl_neuron_attr.tiles import RADIUS, neuron_scores, terms
 
 
 @settings(max_examples=80, deadline=None)
@@ -41,6 +42,13 @@ def test_a_coefficient_that_is_not_a_number_is_never_scored_as_one():
     broken = replace(subs[1], coefficients=subs[1].coefficients.index_fill(1, torch.tensor([0]), torch.nan))
     assert neuron_scores(increase.select(torch.arange(10, 20)), broken)[:, 0].isnan().all()
     assert neuron_scores(increase.select(torch.arange(10, 11)), broken.select(torch.tensor([0])))[:, 0].isnan().all()
+
+
+@given(st.floats(1e-6, 1 / 3), st.sampled_from([1e-8, 1e-17]))
+def test_the_terms_left_out_are_below_what_is_allowed(radius, rest):
+    k = terms(radius, rest)
+    left_out = math.exp(radius) - sum(radius**i / math.factorial(i) for i in range(k))
+    assert left_out / math.exp(-radius) <= rest + 1e-15  # what float64 itself rounds
 
 
 def test_the_series_is_exact_up_to_the_edge_of_its_radius():

@@ -170,3 +170,14 @@ def test_a_failed_save_leaves_nothing_behind(one, tmp_path, monkeypatch):
 def test_results_are_frozen(one):
     with pytest.raises(AttributeError):
         one.score = one.score + 1
+
+
+def test_indices_and_heads_are_what_other_tools_take(one, batch):
+    mlp = [(layer, i) for site, layer, i in zip(one.site, one.layer, one.index, strict=True) if site == 1]
+    for layer in {int(layer) for layer in one.layer}:
+        assert one.mlp_indices(layer).tolist() == [i for at, i in mlp if at == layer]
+    pairs = [(int(la), int(h)) for la, h in zip(one.layer, one.head, strict=True) if h >= 0]
+    assert one.heads == sorted(set(pairs), key=pairs.index)
+    assert one.unsqueeze().heads == one.heads
+    with pytest.raises(TypeError, match=f"{len(batch.score)} prompts"):
+        _ = batch.heads

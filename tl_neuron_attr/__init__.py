@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     )
     from tl_neuron_attr.baselines import baseline_scores
     from tl_neuron_attr.flow import Flow, trace
-    from tl_neuron_attr.intervene import ablate, edit, keep
+    from tl_neuron_attr.intervene import ablate, ablation_hooks, edit, keep
     from tl_neuron_attr.query import query_layers, query_neurons
     from tl_neuron_attr.types import LayerScores, Neurons, TokenLists
     from tl_neuron_attr.value import value_neurons
@@ -35,6 +35,7 @@ _HOME = {
     "Flow": "flow",
     "trace": "flow",
     "ablate": "intervene",
+    "ablation_hooks": "intervene",
     "edit": "intervene",
     "keep": "intervene",
     "query_layers": "query",
@@ -55,6 +56,7 @@ __all__ = [
     "Neurons",
     "TokenLists",
     "ablate",
+    "ablation_hooks",
     "attribute_attn_neurons",
     "attribute_head_positions",
     "attribute_heads",

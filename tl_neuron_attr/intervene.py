@@ -5,7 +5,7 @@ neuron's activation times its row of ``W_out`` (or ``W_O``) is the product eithe
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ from tl_neuron_attr.weights import Site, within
 
 Where = tuple[Site, int]
 """A sublayer: its site and layer."""
+
+Hook = tuple[str, Callable[..., Tensor]]
+"""A hook point's name and what is to happen there, as ``run_with_hooks`` takes them."""
 
 
 @contextmanager
@@ -55,9 +58,28 @@ def ablate(model: Any, parts: Parts, *, scale: float = 0.0) -> Generator[Any]:
         >>> bool((without == model(prompt)).all())
         False
     """
-    rows = rows_of(model, parts)
-    with _multiplied(model, _factors(model, rows, scale, {_touched(part) for row in rows for part in row})):
+    with model.hooks(fwd_hooks=ablation_hooks(model, parts, scale=scale)):
         yield model
+
+
+def ablation_hooks(model: Any, parts: Parts, *, scale: float = 0.0) -> list[Hook]:
+    """The hooks of :func:`ablate`, to go with others into ``run_with_hooks`` or ``model.hooks``.
+
+    Arguments and errors as in :func:`ablate`.
+
+    Returns:
+        Pairs of a hook's name and its function, one a sublayer.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> hooks = ablation_hooks(model, [(2, 3), ("mlp", 4, 17)])
+        >>> [name for name, _ in hooks]
+        ['blocks.2.attn.hook_z', 'blocks.4.mlp.hook_post']
+        >>> logits = model.run_with_hooks("3 + 5 =", fwd_hooks=hooks)
+    """
+    rows = rows_of(model, parts)
+    return _multipliers(_factors(model, rows, scale, {_touched(part) for row in rows for part in row}))
 
 
 @contextmanager
@@ -85,7 +107,8 @@ def keep(model: Any, parts: Parts, *, layers: Sequence[int]) -> Generator[Any]:
     for layer in layers:
         within("layers", layer, model.cfg.n_layers)
     inside = [[part for part in row if part[1] in layers] for row in rows]
-    with _multiplied(model, _factors(model, inside, 1.0, {("mlp", layer) for layer in layers}, others=0.0)):
+    hooks = _multipliers(_factors(model, inside, 1.0, {("mlp", layer) for layer in layers}, others=0.0))
+    with model.hooks(fwd_hooks=hooks):
         yield model
 
 
@@ -206,7 +229,6 @@ def _factors(
     return factors
 
 
-def _multiplied(model: Any, factors: Mapping[Where, Float[Tensor, "row *width"]]) -> AbstractContextManager[Any]:
+def _multipliers(factors: Mapping[Where, Float[Tensor, "row *width"]]) -> list[Hook]:
     hook_of = {"mlp": "mlp.hook_post", "attn": "attn.hook_z"}
-    hooks = [(f"blocks.{layer}.{hook_of[site]}", multiplier(factor)) for (site, layer), factor in factors.items()]
-    return model.hooks(fwd_hooks=hooks)
+    return [(f"blocks.{layer}.{hook_of[site]}", multiplier(factor)) for (site, layer), factor in factors.items()]

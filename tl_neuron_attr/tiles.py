@@ -2,16 +2,17 @@
 
 Neurons are read out in tiles, and one tile ``T = readout(directions)`` serves every prompt of the batch and every
 source position: neuron ``n`` of prompt ``b`` contributes ``x = c[b, n, s] * T[n]`` to the logits. A constant added to
-all of ``x`` changes nothing, so ``T`` is centred. What is left is ``log E_p[exp x]`` over the vocabulary:
+all of ``x`` changes nothing, so each row of ``T`` is centred and stretched to reach 1: ``x = y * unit``, with
+``|unit| <= 1``. What is left is ``log E_p[exp x]`` over the vocabulary:
 
-* where many coefficients share a tile and ``|x| <= 1/3``, by the Taylor series, whose coefficients ``E_p[T**k]`` are
-  matrix products; the part left out is below the rounding of the dtype (:data:`ORDER`);
-* where ``|x| <= 10``, by ``exp(x) @ p``, which cannot overflow;
-* elsewhere, and where the model transforms its logits, by ``log_softmax``.
+* where many coefficients share a tile and ``|y| <= 1/3``, by the Taylor series, whose coefficients ``E_p[unit**k]`` are
+  matrix products; as many terms as leave out less than rounding (:func:`terms`);
+* where ``|y| <= 10``, by ``exp(x) @ p``, which cannot overflow;
+* elsewhere by ``log_softmax``; so too, with ``T`` as it is, where the model transforms its logits.
 """
 
 from collections.abc import Iterator
-from math import factorial
+from math import exp, factorial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,14 +23,16 @@ from tl_neuron_attr.readout import Readout
 from tl_neuron_attr.stream import Sublayer
 
 RADIUS = 1 / 3
-"""The largest ``|x|`` the series is used for."""
+"""The largest ``|y|`` the series is used for."""
 
-ORDER = {torch.float32: 8, torch.float64: 14}
-"""Terms of the series. With ``|x| <= r`` the rest is at most ``r**K e**r / K!`` of an expectation that is at least
-``e**-r``: 8e-9 nats for K = 8 and 5e-18 for K = 14 at r = 1/3."""
+SHARED = 8
+"""How many coefficients must share a tile for the series to be worth its products."""
+
+REST = {torch.float32: 1e-8, torch.float64: 1e-17}
+"""What the terms left out of the series may add up to, in nats."""
 
 SAFE = 10.0
-"""The largest ``|x|`` for which ``exp(x) @ p`` is used. What it loses are tokens whose ``p`` underflows, below
+"""The largest ``|y|`` for which ``exp(x) @ p`` is used. What it loses are tokens whose ``p`` underflows, below
 ``e**-87``: at most ``d_vocab e**(20 - 87)`` of the expectation, far below rounding."""
 
 TILE_BYTES = 24 * 2**20
@@ -56,39 +59,49 @@ def tiles(
         yield slice(start, start + step), readout.project(sublayer.shaped(start, start + step))
 
 
+def terms(radius: float, rest: float) -> int:
+    """How many terms of the series leave out less than ``rest`` nats where ``|y| <= radius``.
+
+    The remainder of ``exp`` is at most ``r**K e**r / K!``, of an expectation that is at least ``e**-r``.
+
+    Examples:
+        >>> terms(1 / 3, 1e-8), terms(0.01, 1e-8)
+        (8, 4)
+    """
+    return next(k for k in range(2, 100) if radius**k * exp(2 * radius) / factorial(k) <= rest)
+
+
 def _tile_scores(
     increase: Increase, tile: Float[Tensor, "neuron d_vocab"], coefficients: Float[Tensor, "batch neuron source"]
 ) -> Float[Tensor, "batch neuron source"]:
-    scores = torch.zeros_like(coefficients)
-    todo = coefficients != 0
-    if increase.readout.transform is None:
-        low, high = tile.aminmax(dim=1)
-        tile -= ((low + high) / 2)[:, None]
-        reach = (high - low) / 2
-        size = coefficients.abs() * reach[:, None]
-        if coefficients.shape[0] * coefficients.shape[2] >= ORDER[tile.dtype]:
-            scores = _by_series(increase, tile, coefficients, reach)
-            todo &= ~(size <= RADIUS)  # also where it is not a number
-        _by_exponential(scores, todo & (size <= SAFE), increase, tile, coefficients)
-        todo &= ~(size <= SAFE)
-    _by_log_softmax(scores, todo, increase, tile, coefficients)
+    if increase.readout.transform is not None:
+        scores = torch.zeros_like(coefficients)
+        _by_log_softmax(scores, coefficients != 0, increase, tile, coefficients)
+        return scores
+    low, high = tile.amin(1), tile.amax(1)  # five times faster than aminmax
+    reach = ((high - low) / 2).clamp_min(torch.finfo(tile.dtype).tiny)
+    unit = tile.sub_((low + high)[:, None] / 2).div_(reach[:, None])
+    y = coefficients * reach[:, None]
+    scores, todo = torch.zeros_like(y), y != 0
+    small, safe = y.abs() <= RADIUS, y.abs() <= SAFE
+    if y.shape[0] * y.shape[2] >= SHARED:
+        scores = _by_series(increase, unit, y.where(small, torch.zeros_like(y)))
+        todo &= ~small
+    _by_exponential(scores, todo & safe, increase, unit, y)
+    _by_log_softmax(scores, todo & ~safe, increase, unit, y)  # also where y is not a number
     return scores
 
 
 def _by_series(
-    increase: Increase,
-    tile: Float[Tensor, "neuron d_vocab"],
-    coefficients: Float[Tensor, "batch neuron source"],
-    reach: Float[Tensor, "neuron"],
+    increase: Increase, unit: Float[Tensor, "neuron d_vocab"], y: Float[Tensor, "batch neuron source"]
 ) -> Float[Tensor, "batch neuron source"]:
-    """``x[w] - log sum_k E_p[x**k] / k!``; right wherever ``|x|`` stays within the radius."""
-    unit = tile / reach.clamp_min(torch.finfo(tile.dtype).tiny)[:, None]
-    y = (coefficients * reach[:, None]).clamp(-RADIUS, RADIUS)
-    expectation = torch.zeros_like(y)
-    power = unit.clone()
-    for k in range(1, ORDER[tile.dtype]):
+    """``x[w] - log sum_k E_p[x**k] / k!``."""
+    order = terms(float(y.abs().max()), REST[unit.dtype])
+    expectation, power = torch.zeros_like(y), unit
+    for k in range(1, order):
+        if k > 1:
+            power = unit * unit if k == 2 else power.mul_(unit)
         expectation += (power @ increase.p.T).T[:, :, None] * y**k / factorial(k)
-        power *= unit
     return y * unit[:, increase.target].T[:, :, None] - expectation.log1p()
 
 
@@ -96,30 +109,29 @@ def _by_exponential(
     scores: Float[Tensor, "batch neuron source"],
     todo: Bool[Tensor, "batch neuron source"],
     increase: Increase,
-    tile: Float[Tensor, "neuron d_vocab"],
-    coefficients: Float[Tensor, "batch neuron source"],
+    unit: Float[Tensor, "neuron d_vocab"],
+    y: Float[Tensor, "batch neuron source"],
 ) -> None:
     """``x[w] - log(exp(x) @ p)`` into ``scores`` wherever ``todo``."""
     for row, wanted in enumerate(todo):
-        for pairs in wanted.nonzero().split(len(tile)):
+        for pairs in wanted.nonzero().split(len(unit)):
             neuron, source = pairs.unbind(1)
-            c = coefficients[row, neuron, source]
-            expectation = (_rows(tile, neuron) * c[:, None]).exp_() @ increase.p[row]
-            scores[row, neuron, source] = c * tile[neuron, increase.target[row]] - expectation.log()
+            size = y[row, neuron, source]
+            expectation = (_rows(unit, neuron) * size[:, None]).exp_() @ increase.p[row]
+            scores[row, neuron, source] = size * unit[neuron, increase.target[row]] - expectation.log()
 
 
 def _by_log_softmax(
     scores: Float[Tensor, "batch neuron source"],
     todo: Bool[Tensor, "batch neuron source"],
     increase: Increase,
-    tile: Float[Tensor, "neuron d_vocab"],
-    coefficients: Float[Tensor, "batch neuron source"],
+    unit: Float[Tensor, "neuron d_vocab"],
+    y: Float[Tensor, "batch neuron source"],
 ) -> None:
     """The score by its definition into ``scores`` wherever ``todo``."""
-    for pairs in todo.nonzero().split(len(tile)):
+    for pairs in todo.nonzero().split(len(unit)):
         row, neuron, source = pairs.unbind(1)
-        x = tile[neuron] * coefficients[row, neuron, source][:, None]
-        scores[row, neuron, source] = increase.of_contributions(x, row)
+        scores[row, neuron, source] = increase.of_contributions(unit[neuron] * y[row, neuron, source][:, None], row)
 
 
 def _rows(tile: Float[Tensor, "neuron d_vocab"], neuron: Int[Tensor, "n"]) -> Float[Tensor, "n d_vocab"]:

@@ -235,11 +235,31 @@ class Neurons(PrintsAsTable):
         """One prompt's neurons of a site, in order.
 
         Raises:
-            TypeError: If the neurons are of a batch.
+            TypeError: If the neurons are of several prompts.
         """
-        if self.batched:
-            raise TypeError("these neurons are of a batch; take one prompt's: neurons[i]")
-        return self._select(self.site == SITES.index(site))
+        if self.batched and len(self.score) > 1:
+            raise TypeError(f"these neurons are of {len(self.score)} prompts; take one prompt's: neurons[i]")
+        one = self[0] if self.batched else self
+        return one._select(one.site == SITES.index(site))
+
+    def mlp_indices(self, layer: int) -> Int[Tensor, "n"]:
+        """One prompt's MLP neurons of a layer, in order: what TransformerLens' ``neuron_basis`` takes.
+
+        Raises:
+            TypeError: If the neurons are of several prompts.
+        """
+        mlp = self.of_site("mlp")
+        return mlp.index[mlp.layer == layer]
+
+    @property
+    def heads(self) -> list[tuple[int, int]]:
+        """The ``(layer, head)`` pairs of one prompt's attention neurons, the first found first, none twice.
+
+        Raises:
+            TypeError: If the neurons are of several prompts.
+        """
+        attn = self.of_site("attn")
+        return list(dict.fromkeys(zip(attn.flat("layer"), attn.flat("head"), strict=True)))
 
     def unsqueeze(self) -> "Neurons":
         """The neurons as a batch of one prompt."""
