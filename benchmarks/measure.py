@@ -1,6 +1,8 @@
-"""Timing two or more ways side by side in one process: warm-up, interleaved runs, median and minimum, peak memory."""
+"""Timing ways side by side in one process: warm-up, interleaved runs, wall and CPU time, median and minimum, memory."""
 
+import ctypes
 import gc
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +17,7 @@ class Timing:
     """Seconds of the counted runs, and the peak of memory above what was in use before, in MiB."""
 
     seconds: tuple[float, ...]
+    cpu_seconds: tuple[float, ...]
     peak_mib: float
 
     @property
@@ -27,22 +30,29 @@ class Timing:
         """The fastest run."""
         return min(self.seconds)
 
+    @property
+    def cpu_median(self) -> float:
+        """The middle run by the processor's time, which other processes do not lengthen."""
+        return statistics.median(self.cpu_seconds)
+
 
 def side_by_side(ways: Mapping[str, Callable[[], object]], *, runs: int, warm_up: int = 1) -> dict[str, Timing]:
-    """Run every way in turn, over and over, so that a machine that slows down slows all of them."""
+    """Run every way in turn, over and over, so that a machine that slows down slows all of them.
+
+    Memory is measured on one more run each, after giving back to the system what the allocator keeps.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    peaks = dict.fromkeys(ways, 0.0)
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in ways}
     for run in range(warm_up + runs):
         for name, way in ways.items():
             gc.collect()
-            before = _reset_peak()
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             way()
-            elapsed = time.perf_counter() - start
-            peaks[name] = max(peaks[name], _status("VmHWM") - before)
+            elapsed, cpu_elapsed = time.perf_counter() - start, time.process_time() - cpu_start
             if run >= warm_up:
                 seconds[name].append(elapsed)
-    return {name: Timing(tuple(seconds[name]), peaks[name]) for name in ways}
+                cpu_seconds[name].append(cpu_elapsed)
+    return {name: Timing(tuple(seconds[name]), tuple(cpu_seconds[name]), _peak(way)) for name, way in ways.items()}
 
 
 def machine() -> str:
@@ -55,15 +65,29 @@ def machine() -> str:
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table; floats with three significant digits."""
-    cells = [[f"{c:.3g}" if isinstance(c, float) else str(c) for c in row] for row in rows]
+    cells = [[digits(c) if isinstance(c, float) else str(c) for c in row] for row in rows]
     rule = ["---" if i == 0 else "--:" for i in range(len(headings))]
     return "\n".join("| " + " | ".join(row) + " |" for row in [list(headings), rule, *cells])
 
 
-def _reset_peak() -> float:
-    """Forget the peak so far; the memory in use now, in MiB."""
+def picture(caption: str, path: Path, page: Path | None) -> str:
+    """A line that shows ``path`` on pages in the folder above ``page``, which include it."""
+    return f"\n![{caption}]({os.path.relpath(path, (page or path).parent.parent)})\n"
+
+
+def digits(number: float) -> str:
+    """Three significant digits, without an exponent where the number is large."""
+    return f"{number:.3g}" if abs(number) < 1000 else f"{number:,.0f}"
+
+
+def _peak(way: Callable[[], object]) -> float:
+    """MiB in use at the peak of a run, above those before it."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    before = _status("VmRSS")
+    way()
+    return _status("VmHWM") - before
 
 
 def _status(field: str) -> float:

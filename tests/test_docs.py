@@ -63,7 +63,7 @@ def test_a_page_opened_from_disk_can_search(site):
     with opened(site / "index.html") as page:
         page.wait_for("return document.readyState == 'complete'")
         page.run(
-            "const q = document.querySelector('[data-md-component=search-query]'); q.focus(); q.value = 'value neurons';"
+            "const q = document.querySelector('[data-md-component=search-query]');q.focus(); q.value = 'value neurons';"
             "q.dispatchEvent(new KeyboardEvent('keyup', {bubbles: true})); q.dispatchEvent(new Event('input'))"
         )
         page.wait_for("return document.querySelectorAll('.md-search-result__item').length > 0")

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tl_neuron_attr import demo, evaluate, vis
+    from tl_neuron_attr import demo, evaluate, srnn, vis
     from tl_neuron_attr.attribution import (
         attribute_attn_neurons,
         attribute_head_positions,
@@ -48,7 +48,7 @@ _HOME = {
     "top_tokens": "words",
     "transformed_tokens": "words",
 }
-_MODULES = ("demo", "evaluate", "vis")
+_MODULES = ("demo", "evaluate", "srnn", "vis")
 
 __all__ = [
     "Flow",
@@ -70,6 +70,7 @@ __all__ = [
     "position_tokens",
     "query_layers",
     "query_neurons",
+    "srnn",
     "top_tokens",
     "trace",
     "transformed_tokens",

@@ -1,0 +1,110 @@
+"""Training a classifier of word sequences for a time or for epochs, and what its accuracy was on the way."""
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Batches = Callable[[int], Sequence[tuple[Tensor, Tensor]]]
+"""The batches of an epoch, by its number."""
+
+
+class Reader(nn.Module):
+    """Word vectors, an encoder that returns one state a sequence, a linear head."""
+
+    def __init__(self, words: int, size: int, encoder: nn.Module, width: int, classes: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(words + 1, size)
+        self.encoder = encoder
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.encoder(self.embedding(ids)))
+
+
+@dataclass(frozen=True)
+class Point:
+    """The accuracy on the validation set after some training.
+
+    Seconds are of training only, and the processor's: the wall clock's, on one thread of an idle machine.
+    """
+
+    seconds: float
+    epoch: float
+    accuracy: float
+
+
+@dataclass
+class Curve:
+    """The points of a run, and its accuracy on the test set where it was best on the validation set."""
+
+    points: list[Point] = field(default_factory=list)
+    test: float = float("nan")
+
+    @property
+    def last(self) -> Point:
+        """The end."""
+        return self.points[-1]
+
+    @property
+    def best(self) -> Point:
+        """The best on validation, the first of equals."""
+        return max(self.points, key=lambda p: p.accuracy)
+
+    def after(self, *, seconds: float = float("inf"), epoch: float = float("inf")) -> float:
+        """The accuracy at the last point within a time and a number of epochs; not a number before the first."""
+        within = [p.accuracy for p in self.points if p.seconds <= seconds and p.epoch <= epoch]
+        return within[-1] if within else float("nan")
+
+
+def train(
+    model: nn.Module,
+    batches: Batches,
+    validation: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor] | None,
+    *,
+    lr: float,
+    seconds: float = float("inf"),
+    epochs: int = 10**9,
+) -> Curve:
+    """Adam, gradients clipped to norm 1, until ``seconds`` of training or ``epochs`` are over; its best is tested."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    curve, spent = Curve(), 0.0
+    best = copy.deepcopy(model.state_dict())
+    for epoch in range(epochs):
+        share, done = batches(epoch), 0
+        while done < len(share) and spent < seconds:
+            start = time.process_time()
+            ids, labels = share[done]
+            optimizer.zero_grad()
+            F.cross_entropy(model(ids), labels).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            spent += time.process_time() - start
+            done += 1
+        point = Point(spent, epoch + done / len(share), accuracy(model, *validation))
+        curve.points.append(point)
+        if curve.best is point:
+            best = copy.deepcopy(model.state_dict())
+        if spent >= seconds:
+            break
+    if test is not None:
+        model.load_state_dict(best)
+        curve.test = accuracy(model, *test)
+    return curve
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, ids: Tensor, labels: Tensor, batch: int = 200) -> float:
+    """The share of right answers."""
+    model.eval()
+    right = sum(
+        int((model(part).argmax(1) == label).sum())
+        for part, label in zip(ids.split(batch), labels.split(batch), strict=True)
+    )
+    model.train()
+    return right / len(labels)

@@ -1,0 +1,146 @@
+"""The classifier of the paper's experiments: embedding, SRNN, linear head (paper 4, Eq. 17 and section 4.2)."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tl_neuron_attr.srnn.cells import CellName, Factory
+from tl_neuron_attr.srnn.inputs import require_divisible
+from tl_neuron_attr.srnn.module import SRNN
+from tl_neuron_attr.srnn.slicing import require_integer
+
+Side = Literal["left", "right"]
+
+
+class SRNNClassifier(nn.Module):
+    """Documents to logits of their classes, with the sizes of the paper by default.
+
+    Documents are word ids, 1 to ``vocabulary``; 0 pads. Shorter documents are padded to T words and longer ones cut to
+    T, at the end as the paper says, or at the front (``padding="left"``) as its code does; the recurrence reads the
+    padding, whose embedding is trained like any word's. With ``slice_len`` nothing is padded or cut: every document is
+    read to its last word, whatever it is batched with.
+
+    The logits' softmax is Eq. 17; ``torch.nn.functional.cross_entropy`` is the loss, Eq. 18.
+
+    Args:
+        vocabulary: How many words there are.
+        classes: How many classes there are.
+        embedding_size: Features of a word.
+        hidden_size: Features of the state.
+        n: The factor, or one a level, as :class:`SRNN` takes it.
+        k: How often to cut, 2 by default.
+        cell: The recurrence; the paper's own by default.
+        T: Words of a document after padding or cutting, a multiple of ``n^k``.
+        padding: Where documents are padded and cut.
+        slice_len: Words of a slice, for documents of any length.
+        vectors: Word vectors the embedding starts from, the row of the padding first.
+        device: Of the parameters.
+        dtype: Of the parameters.
+
+    Attributes:
+        embedding: The word vectors, ``[vocabulary + 1, embedding_size]``.
+        srnn: The :class:`SRNN`.
+        head: The linear map to the classes.
+
+    Raises:
+        TypeError: If a size is not an integer.
+        ValueError: If a size is out of range, T does not divide, or ``vectors`` has another shape than the embedding.
+
+    Examples:
+        >>> model = SRNNClassifier(vocabulary=1000, classes=5, n=4, k=2, T=64)
+        >>> logits = model(torch.randint(1, 1001, (3, 50)))
+        >>> tuple(logits.shape)
+        (3, 5)
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        classes: int,
+        *,
+        embedding_size: int = 200,
+        hidden_size: int = 50,
+        n: int | Sequence[int] = 8,
+        k: int | None = None,
+        cell: CellName | Factory = "keras_gru",
+        T: int = 512,
+        padding: Side = "right",
+        slice_len: int | None = None,
+        vectors: Float[Tensor, "row feature"] | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        sizes = {"vocabulary": vocabulary, "classes": classes, "embedding_size": embedding_size, "T": T}
+        for name, value in sizes.items():
+            require_integer(name, value, at_least=1)
+        if padding not in get_args(Side):
+            raise ValueError(f"padding must be 'left' or 'right', got {padding!r}")
+        self.vocabulary, self.T, self.padding = vocabulary, T, padding
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.embedding = nn.Embedding(vocabulary + 1, embedding_size, **place)
+        self.srnn = SRNN(embedding_size, hidden_size, n, k, cell=cell, slice_len=slice_len, **place)
+        self.head = nn.Linear(hidden_size, classes, **place)
+        if slice_len is None:
+            require_divisible("T", T, self.srnn.slicing.factors)
+        if vectors is not None:
+            self._start_from(vectors)
+
+    def forward(self, ids: Int[Tensor, "batch word"]) -> Float[Tensor, "batch class"]:
+        """The logits of each document's classes.
+
+        Args:
+            ids: Word ids, 0 for padding; with ``slice_len``, padding only after the last word.
+
+        Raises:
+            IndexError: If an id is out of range.
+            ValueError: If ``ids`` is not two-dimensional or empty, or with ``slice_len`` a document has no words.
+        """
+        if ids.ndim != 2 or 0 in ids.shape:
+            raise ValueError(f"ids must be [batch, word], one of each at least, got shape {list(ids.shape)}")
+        self._require_known(ids)
+        if self.srnn.slicing.slice_len is not None:
+            last, _ = self.srnn(self.embedding(ids), lengths=self._words(ids))
+        else:
+            last, _ = self.srnn(self.embedding(self.fit(ids)))
+        return self.head(last)
+
+    def fit(self, ids: Int[Tensor, "batch word"]) -> Int[Tensor, "batch T"]:
+        """Documents padded with 0, or cut, to T words, on the side that ``padding`` says.
+
+        Examples:
+            >>> model = SRNNClassifier(vocabulary=9, classes=2, n=2, k=1, T=4, padding="left")
+            >>> model.fit(torch.tensor([[1, 2, 3]])), model.fit(torch.tensor([[1, 2, 3, 4, 5]]))
+            (tensor([[0, 1, 2, 3]]), tensor([[2, 3, 4, 5]]))
+        """
+        missing = self.T - ids.shape[1]
+        return F.pad(ids, (missing, 0) if self.padding == "left" else (0, missing))
+
+    def _words(self, ids: Tensor) -> Int[Tensor, "batch"]:
+        """Words of each document up to its last one."""
+        words = ((ids != 0) * torch.arange(1, ids.shape[1] + 1, device=ids.device)).amax(1)
+        if not torch.compiler.is_compiling() and not words.all():
+            empty = words.eq(0).nonzero().flatten().tolist()
+            raise ValueError(f"ids must hold a word in every document, {empty} are all padding: leave them out")
+        return words
+
+    def _require_known(self, ids: Tensor) -> None:
+        if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel():
+            return
+        least, most = int(ids.min()), int(ids.max())
+        if least < 0 or most > self.vocabulary:
+            wrong = least if least < 0 else most
+            raise IndexError(f"ids must be 0 for padding or a word, 1 to {self.vocabulary}, got {wrong}")
+
+    @torch.no_grad()
+    def _start_from(self, vectors: Tensor) -> None:
+        wanted = self.embedding.weight
+        if vectors.shape != wanted.shape:
+            raise ValueError(
+                f"vectors must be {list(wanted.shape)}, a row for the padding and one a word, got {list(vectors.shape)}"
+            )
+        wanted.copy_(vectors)
