@@ -35,7 +35,7 @@ def batches(model: Any, prompts: Sequence[str], *, batch_size: int) -> Iterator[
     yield from of_tokens([model.to_tokens(prompt)[0] for prompt in prompts], batch_size=batch_size)
 
 
-def of_tokens(tokens: Sequence[Int[Tensor, "pos"]], *, batch_size: int) -> Iterator[Batch]:
+def of_tokens(tokens: Sequence[Int[Tensor, "_"]], *, batch_size: int) -> Iterator[Batch]:
     """Tokenised prompts, shortest first."""
     for length in sorted({len(ids) for ids in tokens}):
         same = [i for i, ids in enumerate(tokens) if len(ids) == length]
