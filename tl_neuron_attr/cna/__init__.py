@@ -13,20 +13,30 @@ from tl_neuron_attr.cna.cases import (
 )
 from tl_neuron_attr.cna.compare import NeuronComparison, compare_neurons
 from tl_neuron_attr.cna.effects import HeadEffects, head_effects
+from tl_neuron_attr.cna.enhancing import PredictionEnhancing, RootMasking, prediction_enhancing, root_masking
+from tl_neuron_attr.cna.predicting import FeaturePredicting, MaskKeepCoef, feature_predicting, mask_keep_coef
 
 __all__ = [
     "TEMPLATES",
     "Case",
+    "FeaturePredicting",
     "HeadAccuracy",
     "HeadEffects",
+    "MaskKeepCoef",
     "NeuronComparison",
+    "PredictionEnhancing",
     "Problem",
+    "RootMasking",
     "answered",
     "arithmetic_cases",
     "compare_neurons",
+    "feature_predicting",
     "head_accuracy",
     "head_effects",
+    "mask_keep_coef",
+    "prediction_enhancing",
     "problems",
     "prompt_cases",
+    "root_masking",
     "written",
 ]

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from tl_neuron_attr.checked import checked
 from tl_neuron_attr.cna.replay import Replay
+from tl_neuron_attr.cna.runs import Tokens, token_batch
 from tl_neuron_attr.increase import MAX_BYTES
 from tl_neuron_attr.intervene import ablate
 from tl_neuron_attr.parts import Head, rows_of
@@ -20,9 +21,6 @@ from tl_neuron_attr.weights import score_dtype
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Tokens = str | Int[Tensor, "pos"] | Int[Tensor, "batch pos"]
-"""A prompt's text, its token ids, or those of a batch of prompts of one length."""
 
 _SHOWN = 20
 
@@ -127,7 +125,7 @@ def head_effects(
         >>> found.log_prob.shape == found.drop.shape, len(found.ranked())
         (True, 40)
     """
-    ids, batched = _prompts(model, tokens)
+    ids, batched = token_batch(model, tokens)
     targets = one_each(model, target, len(ids)).to(ids.device)
     positions = from_start(pos, *ids.shape).to(ids.device).expand(len(ids))
     require_unpadded(model, ids, positions)
@@ -210,17 +208,6 @@ def require_unpadded(model: Any, ids: Int[Tensor, "batch pos"], pos: Int[Tensor,
             f"prompts {padded} hold padding before the position scored: give prompts of one length, or pad on the "
             "right and pass pos="
         )
-
-
-def _prompts(model: Any, tokens: Tokens) -> tuple[Int[Tensor, "batch pos"], bool]:
-    """Token ids, and whether the user thinks of a batch."""
-    if isinstance(tokens, str):
-        if not tokens:
-            raise ValueError("tokens is an empty prompt")
-        return model.to_tokens(tokens), False
-    if tokens.numel() == 0:
-        raise ValueError(f"tokens is empty, of shape {tuple(tokens.shape)}")
-    return tokens.reshape(-1, tokens.shape[-1]).to(model.W_U.device), tokens.ndim == 2
 
 
 def _followed(logits: Float[Tensor, "run d_vocab"], target: Int[Tensor, "run"]) -> Float[Tensor, "run"]:
