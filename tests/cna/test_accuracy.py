@@ -72,6 +72,15 @@ def test_a_group_never_answered_has_no_decrease():
     assert found.decrease().isna().all(axis=None) and found.decrease_by_kind().empty
 
 
+def test_cases_of_one_group_are_ranked_too(model):
+    found = head_accuracy(model, [case for case in cases_of(model) if case.group == "2D+"], progress=False)
+    wide = found.by_group()
+    assert wide.index.tolist() == ["2D+"]
+    layer, head = found.ranked()[0]
+    assert wide.loc["2D+", f"L{layer}H{head}"] == wide.loc["2D+"].drop("untouched").min()
+    assert f"L{layer}H{head}" in str(found)
+
+
 def test_memory_and_the_heads_asked_for_change_no_accuracy(model, found):
     few = head_accuracy(model, cases_of(model), heads=[(1, 2)], max_bytes=1, progress=False)
     expected = found.frame[found.frame["head"].isin(["untouched", "L1H2"])].reset_index(drop=True)

@@ -15,13 +15,16 @@ from tl_neuron_attr.cna.compare import NeuronComparison, compare_neurons
 from tl_neuron_attr.cna.effects import HeadEffects, head_effects
 from tl_neuron_attr.cna.enhancing import PredictionEnhancing, RootMasking, prediction_enhancing, root_masking
 from tl_neuron_attr.cna.predicting import FeaturePredicting, MaskKeepCoef, feature_predicting, mask_keep_coef
+from tl_neuron_attr.cna.transferring import FeatureTransferring, Hop, feature_transferring
 
 __all__ = [
     "TEMPLATES",
     "Case",
     "FeaturePredicting",
+    "FeatureTransferring",
     "HeadAccuracy",
     "HeadEffects",
+    "Hop",
     "MaskKeepCoef",
     "NeuronComparison",
     "PredictionEnhancing",
@@ -31,6 +34,7 @@ __all__ = [
     "arithmetic_cases",
     "compare_neurons",
     "feature_predicting",
+    "feature_transferring",
     "head_accuracy",
     "head_effects",
     "mask_keep_coef",

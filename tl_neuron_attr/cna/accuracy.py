@@ -48,13 +48,14 @@ class HeadAccuracy(PrintsAsTable):
         named = apart.assign(group=apart["group"] + " " + apart["kind"])
         return _decrease(self._wide(named, "group"))
 
-    def ranked(self, group: str = "all") -> list[Head]:
-        """Heads by how much zeroing them lowers a group's accuracy, most first.
+    def ranked(self, group: str | None = None) -> list[Head]:
+        """Heads by how much zeroing them lowers a group's accuracy, that of all cases by default, most first.
 
         Raises:
             ValueError: If there is no such group.
         """
         wide = self.by_group()
+        group = wide.index[-1] if group is None else group
         if group not in wide.index:
             raise ValueError(f"group must be one of {', '.join(wide.index)}, got {group!r}")
         heads = self.frame[self.frame["head"] != UNTOUCHED].drop_duplicates("head")

@@ -58,6 +58,11 @@ class PredictionEnhancing(PrintsAsTable):
         """The place of the root in :attr:`neurons`."""
         return int(roots(self.neurons.unsqueeze())[0])
 
+    @property
+    def root_neuron(self) -> Neurons:
+        """The root."""
+        return picked(self.neurons.unsqueeze(), torch.tensor([[self.root]], device=self.neurons.layer.device))[0]
+
     def graph(self) -> "nx.DiGraph[str]":
         """A ``networkx.DiGraph`` of all edges, ``weight`` as in :attr:`total`."""
         import networkx as nx
