@@ -12,14 +12,18 @@ from tl_neuron_attr.cna.cases import (
     written,
 )
 from tl_neuron_attr.cna.compare import NeuronComparison, compare_neurons
+from tl_neuron_attr.cna.concepts import ConceptNeurons, ZeroShot, concept_neurons, zero_shot
 from tl_neuron_attr.cna.effects import HeadEffects, head_effects
 from tl_neuron_attr.cna.enhancing import PredictionEnhancing, RootMasking, prediction_enhancing, root_masking
 from tl_neuron_attr.cna.predicting import FeaturePredicting, MaskKeepCoef, feature_predicting, mask_keep_coef
+from tl_neuron_attr.cna.shallow import FeatureEnhancing, feature_enhancing
 from tl_neuron_attr.cna.transferring import FeatureTransferring, Hop, feature_transferring
 
 __all__ = [
     "TEMPLATES",
     "Case",
+    "ConceptNeurons",
+    "FeatureEnhancing",
     "FeaturePredicting",
     "FeatureTransferring",
     "HeadAccuracy",
@@ -30,9 +34,12 @@ __all__ = [
     "PredictionEnhancing",
     "Problem",
     "RootMasking",
+    "ZeroShot",
     "answered",
     "arithmetic_cases",
     "compare_neurons",
+    "concept_neurons",
+    "feature_enhancing",
     "feature_predicting",
     "feature_transferring",
     "head_accuracy",
@@ -43,4 +50,5 @@ __all__ = [
     "prompt_cases",
     "root_masking",
     "written",
+    "zero_shot",
 ]

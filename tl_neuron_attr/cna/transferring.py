@@ -24,7 +24,7 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr.checked import checked
 from tl_neuron_attr.cna.enhancing import subkey_names
 from tl_neuron_attr.cna.picking import only_prompt
-from tl_neuron_attr.parts import Head, rows_of
+from tl_neuron_attr.parts import Head, head_name, rows_of
 from tl_neuron_attr.places import Places
 from tl_neuron_attr.question import checked_stream
 from tl_neuron_attr.reading import components, inner_products, order_of
@@ -63,7 +63,7 @@ class Hop(PrintsAsTable):
     @property
     def name(self) -> str:
         """``L3H2``, or ``L3`` for all heads."""
-        return f"L{self.layer}" if self.head is None else f"L{self.layer}H{self.head}"
+        return head_name(self.layer, self.head)
 
     @property
     def total(self) -> Float[Tensor, "component source"]:
