@@ -11,6 +11,7 @@ from tl_neuron_attr.cna.cases import (
     prompt_cases,
     written,
 )
+from tl_neuron_attr.cna.chain import LogicChain, logic_chain
 from tl_neuron_attr.cna.compare import NeuronComparison, compare_neurons
 from tl_neuron_attr.cna.concepts import ConceptNeurons, ZeroShot, concept_neurons, zero_shot
 from tl_neuron_attr.cna.effects import HeadEffects, head_effects
@@ -29,6 +30,7 @@ __all__ = [
     "HeadAccuracy",
     "HeadEffects",
     "Hop",
+    "LogicChain",
     "MaskKeepCoef",
     "NeuronComparison",
     "PredictionEnhancing",
@@ -44,6 +46,7 @@ __all__ = [
     "feature_transferring",
     "head_accuracy",
     "head_effects",
+    "logic_chain",
     "mask_keep_coef",
     "prediction_enhancing",
     "problems",
