@@ -16,11 +16,12 @@ from tl_neuron_attr.cna.compare import NeuronComparison, compare_neurons
 from tl_neuron_attr.cna.concepts import ConceptNeurons, ZeroShot, concept_neurons, zero_shot
 from tl_neuron_attr.cna.effects import HeadEffects, head_effects
 from tl_neuron_attr.cna.enhancing import PredictionEnhancing, RootMasking, prediction_enhancing, root_masking
-from tl_neuron_attr.cna.predicting import FeaturePredicting, MaskKeepCoef, feature_predicting, mask_keep_coef
+from tl_neuron_attr.cna.predicting import KS, FeaturePredicting, MaskKeepCoef, feature_predicting, mask_keep_coef
 from tl_neuron_attr.cna.shallow import FeatureEnhancing, feature_enhancing
 from tl_neuron_attr.cna.transferring import FeatureTransferring, Hop, feature_transferring
 
 __all__ = [
+    "KS",
     "TEMPLATES",
     "Case",
     "ConceptNeurons",

@@ -1,4 +1,4 @@
-"""What head effects cost: ``python benchmarks/head_effects.py [--out FILE] [--quick]``.
+"""What head effects cost: ``python benchmarks/heads.py [--out FILE] [--quick]``.
 
 All 144 heads of a GPT-2-small-shaped model, one prompt, three ways:
 
