@@ -36,7 +36,7 @@ def head(text: str) -> tuple[int, int]:
     Raises:
         ValueError: If it is neither.
 
-    Example:
+    Examples:
         >>> head("L3H2"), head("3,2")
         ((3, 2), (3, 2))
     """

@@ -20,7 +20,7 @@ Parts = Neurons | Sequence[Part] | Sequence[list[Part]]
 def head_name(layer: int, head: int | None) -> str:
     """``L3H2``, or ``L3`` for all heads of the layer.
 
-    Example:
+    Examples:
         >>> head_name(3, 2), head_name(3, None)
         ('L3H2', 'L3')
     """

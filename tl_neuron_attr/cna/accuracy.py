@@ -106,7 +106,7 @@ def head_accuracy(
         IndexError: If a head is out of range or named twice.
         ValueError: If there is no case.
 
-    Example:
+    Examples:
         >>> from tl_neuron_attr import cna, demo
         >>> model = demo.load()
         >>> cases = cna.arithmetic_cases(model, cna.problems("*", digits=1, n=20))

@@ -61,7 +61,7 @@ class Problem:
     def carries_into(self, place: int) -> bool:
         """Whether a carry or borrow comes into the digit of ``10 ** place``.
 
-        Example:
+        Examples:
             >>> Problem(15, "+", 37).carries_into(1), Problem(15, "+", 32).carries_into(1)
             (True, False)
         """
@@ -100,7 +100,7 @@ def written(template: str = "{a} {op} {b} =", *, words: bool = False, space: str
         words: Whether the prompt's numbers are words, as in half of the paper's sentences.
         space: What stands between the prompt and the answer.
 
-    Example:
+    Examples:
         >>> written(TEMPLATES["+"][0], words=True)(Problem(15, "+", 32))
         ('The sum of fifteen and thirty-two is', ' 47')
     """
@@ -124,7 +124,7 @@ def problems(op: Op, *, digits: int, n: int | None = None, seed: int = 0) -> lis
     Raises:
         ValueError: If ``digits`` is not between 1 and 3, or there are fewer than ``n``.
 
-    Example:
+    Examples:
         >>> len(problems("+", digits=1)), problems("/", digits=2, n=1)[0].result > 0
         (100, True)
     """
@@ -162,7 +162,7 @@ def arithmetic_cases(
         ValueError: If a prompt's tokens are not the beginning of those of prompt and answer, or the answer is not in
             the vocabulary.
 
-    Example:
+    Examples:
         >>> from tl_neuron_attr import demo
         >>> case = arithmetic_cases(demo.load(), [Problem(15, "+", 37)])[0]
         >>> case.group, case.kind
@@ -176,7 +176,7 @@ def arithmetic_cases(
 def prompt_cases(model: Any, prompts: Sequence[Prompt]) -> list[Case]:
     """The cases of prompts of the demo world, which are answered by one token each; the group is the prompt's kind.
 
-    Example:
+    Examples:
         >>> from tl_neuron_attr import demo
         >>> {case.group for case in prompt_cases(demo.load(), demo.facts("sport")[:3])}
         {'sport'}
@@ -194,7 +194,7 @@ def answered(model: Any, cases: Sequence[Case], *, batch_size: int = 256) -> lis
     Raises:
         ValueError: If there is no case.
 
-    Example:
+    Examples:
         >>> from tl_neuron_attr import demo
         >>> model = demo.load()
         >>> answered(model, arithmetic_cases(model, [Problem(3, "+", 5)]))
@@ -222,7 +222,7 @@ def require_cases(cases: Sequence[Case]) -> None:
 def in_words(n: int) -> str:
     """A number below a thousand in words.
 
-    Example:
+    Examples:
         >>> in_words(342)
         'three hundred and forty-two'
     """

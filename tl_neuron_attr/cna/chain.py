@@ -128,7 +128,7 @@ def logic_chain(
         ValueError: If there are several prompts, the target will not do, or the head feeds no MLP neuron.
         IndexError: If the head is out of range.
 
-    Example:
+    Examples:
         >>> from tl_neuron_attr import cna, demo
         >>> chain = cna.logic_chain(demo.load(), "3 + 5 =")
         >>> chain.answer, len(chain.features.neurons)

@@ -222,7 +222,7 @@ def compare_neurons(
             :func:`~tl_neuron_attr.attribute_mlp_neurons`.
         IndexError: If a position or token id is out of range.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> _, cache = model.run_with_cache("3 + 5 =")

@@ -112,7 +112,7 @@ def concept_neurons(
         TypeError: If ``words`` is one string.
         IndexError: If a layer is out of range.
 
-    Example:
+    Examples:
         >>> from tl_neuron_attr import cna, demo
         >>> model = demo.load()
         >>> found = cna.concept_neurons(model, [str(n) for n in range(100)], progress=False)
@@ -202,7 +202,7 @@ def zero_shot(
     Raises:
         ValueError: If there is no case, ``seeds`` is below 1, or the untouched model answers none.
 
-    Example:
+    Examples:
         >>> from tl_neuron_attr import cna, demo
         >>> model = demo.load()
         >>> found = cna.concept_neurons(model, [str(n) for n in range(100)], progress=False)

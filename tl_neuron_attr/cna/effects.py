@@ -119,7 +119,7 @@ def head_effects(
     Warns:
         UserWarning: If the model's blocks cannot be skipped exactly: every head then takes a whole run.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> found = tna.head_effects(tna.demo.load(), "3 + 5 =", "8")
         >>> found.log_prob.shape == found.drop.shape, len(found.ranked())

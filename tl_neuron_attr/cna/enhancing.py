@@ -113,7 +113,7 @@ def prediction_enhancing(
         ValueError: If the cache holds several prompts, or a neuron is not of an MLP.
         IndexError: If a neuron or position is out of range.
 
-    Example:
+    Examples:
         >>> from tl_neuron_attr import cna, demo
         >>> model = demo.load()
         >>> _, cache = model.run_with_cache("3 + 5 =")
@@ -191,7 +191,7 @@ def root_masking(
         ValueError: If there is no case, or a ``k`` is out of range.
         IndexError: If the head is out of range.
 
-    Example:
+    Examples:
         >>> from tl_neuron_attr import cna, demo
         >>> model = demo.load()
         >>> cases = cna.arithmetic_cases(model, cna.problems("+", digits=2, n=8))

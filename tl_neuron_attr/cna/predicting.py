@@ -74,7 +74,7 @@ def feature_predicting(
         ValueError: If there are several prompts, or the target or ``k`` will not do.
         IndexError: If the head is out of range.
 
-    Example:
+    Examples:
         >>> from tl_neuron_attr import cna, demo
         >>> found = cna.feature_predicting(demo.load(), "3 + 5 =", "8")
         >>> bool(found.left < found.effects.base_prob), len(found.neurons)
@@ -156,7 +156,7 @@ def mask_keep_coef(
         ValueError: If there is no case, the untouched model answers none, or a ``k`` is out of range.
         IndexError: If the head or a layer is out of range.
 
-    Example:
+    Examples:
         >>> from tl_neuron_attr import cna, demo
         >>> model = demo.load()
         >>> cases = cna.arithmetic_cases(model, cna.problems("+", digits=2, n=8))
@@ -206,7 +206,7 @@ def mask_keep_coef(
 def coefficient_drop(before: Float[Tensor, "*b k"], after: Float[Tensor, "*b k"]) -> Float[Tensor, "*b"]:
     """The share that coefficients lost, each counted along its own sign; zero where there was nothing to lose.
 
-    Example:
+    Examples:
         >>> coefficient_drop(torch.tensor([-6.0, 2.0]), torch.tensor([-1.0, -1.0]))
         tensor(1.)
     """

@@ -118,7 +118,7 @@ def feature_enhancing(
         ValueError: If ``k`` is below 1, no MLP lies below a hop, the hops are of another prompt, or the cache will not
             do.
 
-    Example:
+    Examples:
         >>> from tl_neuron_attr import cna, demo
         >>> model = demo.load()
         >>> _, cache = model.run_with_cache("3 + 5 =")

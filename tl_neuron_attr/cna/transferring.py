@@ -151,7 +151,7 @@ def feature_transferring(
             is not at least one.
         IndexError: If the head, neuron or position is out of range.
 
-    Example:
+    Examples:
         >>> from tl_neuron_attr import cna, demo
         >>> model = demo.load()
         >>> _, cache = model.run_with_cache("3 + 5 =")
