@@ -11,16 +11,6 @@ from tl_neuron_attr.cli import main
 PROMPT = ("--prompt", "6 * 7 =")
 
 
-@pytest.fixture
-def run(capsys):
-    def command(*args):
-        code = main(args)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return command
-
-
 def test_cna_prints_the_chain_and_writes_its_page(run, tmp_path):
     page = tmp_path / "page.html"
     code, out, _ = run("cna", *PROMPT, "--html", str(page), "-k", "12", "--shallow", "5")

@@ -67,6 +67,17 @@ def test_many_deep_layers_share_columns(chain):
     assert re.findall(r">(deep, [^<]*)<", body) == ["deep, 0 to 3", "deep, 4 to 7", "deep, 8 to 11"]
 
 
+def test_several_hops_stand_in_one_column():
+    chain = cna.logic_chain(demo.load(), "6 * 7 =", hops=3)
+    head, *further = chain.transferring.hops
+    assert len(further) == 2, "another prompt is needed: this one has no third hop"
+    body = vis.chain_flow(chain).body
+    at = dict(re.findall(r'data-name="([^"]+)" transform="translate\((\S+) ', body))
+    hops = [at[f"{hop.name}@{hop.pos}"] for hop in further]
+    assert len(set(hops)) == 1 and float(at[chain.features.names[0]]) < float(hops[0]) < float(at[head.name])
+    assert (f"{further[1].name}@{further[1].pos}", f"{further[0].name}@{further[0].pos}") in lines(body)
+
+
 def test_hostile_tokens_are_text(chain):
     hostile = replace(chain, tokens=(HOSTILE,) * len(chain.tokens), answer=HOSTILE)
     assert "<script>alert" not in vis.logic_chain(hostile, name=HOSTILE).page()

@@ -117,8 +117,8 @@ def _graph(found: LogicChain) -> "tuple[nx.DiGraph[str], list[str]]":
     for pos, token in enumerate(found.tokens):
         _add(graph, f"@{pos}", 0, "position", visible(token), f"{visible(token)} at position {pos}")
     _add_shallow(graph, found)
-    for column, hop in enumerate(reversed(further), start=at_head - len(further)):
-        _add(graph, _hop_name(hop), min(column, at_head - 1), "head", _hop_name(hop), f"attention of layer {hop.layer}")
+    for hop in reversed(further):
+        _add(graph, _hop_name(hop), at_head - 1, "head", _hop_name(hop), f"attention of layer {hop.layer}")
     _add(graph, _hop_name(head), at_head, "head", head.name, f"{head.name}, the head that matters most")
     headings += _add_deep(graph, found, at_head + 1)
     answer = visible(found.answer)
