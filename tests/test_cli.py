@@ -13,16 +13,6 @@ from tl_neuron_attr.cli import main
 PROMPT = ("--prompt", "Tim Duncan plays the sport of")
 
 
-@pytest.fixture
-def run(capsys):
-    def command(*args):
-        code = main(args)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return command
-
-
 def test_report_writes_one_page_and_says_where(run, tmp_path):
     page = tmp_path / "page.html"
     code, out, _ = run("report", *PROMPT, "--target", " basketball", "--html", str(page))

@@ -4,6 +4,7 @@ import torch
 import tl_neuron_attr as tna
 from tests import architectures
 from tl_neuron_attr.tokens import printable, visible
+from tl_neuron_attr.weights import through_head
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "bloom", "cohere"])
@@ -83,6 +84,17 @@ def test_transformed_tokens_are_what_the_head_itself_writes(name):
     shown = tna.transformed_tokens(model, value, layer, head, k=4)
     assert shown.promoted[0] == tuple(model.to_string(t) for t in logits.topk(4).indices.tolist())
     assert shown.labels == ("L0N7 through L1H2",)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gpt2", "llama", "falcon"])
+def test_all_heads_of_a_layer_move_a_neuron_by_the_sum_of_what_each_does(name):
+    model = architectures.build(name)
+    vectors = torch.randn(3, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    each = sum(through_head(model, vectors, 1, head) for head in range(4))
+    torch.testing.assert_close(through_head(model, vectors, 1, None), each)
+    value = tna.Neurons(*(torch.tensor([x]) for x in (1, 0, -1, -1, 7)), torch.ones(1), torch.ones(1))
+    assert tna.transformed_tokens(model, value, 1, None, k=4).labels == ("L0N7 through L1",)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tl_neuron_attr import demo, evaluate, srnn, vis
+    from tl_neuron_attr import cna, demo, evaluate, srnn, vis
     from tl_neuron_attr.attribution import (
         attribute_attn_neurons,
         attribute_head_positions,
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         attribute_mlp_neurons,
     )
     from tl_neuron_attr.baselines import baseline_scores
+    from tl_neuron_attr.cna import HeadEffects, NeuronComparison, compare_neurons, head_effects
     from tl_neuron_attr.flow import Flow, trace
     from tl_neuron_attr.intervene import ablate, ablation_hooks, edit, keep
     from tl_neuron_attr.query import query_layers, query_neurons
@@ -32,6 +33,10 @@ _HOME = {
     "attribute_layers": "attribution",
     "attribute_mlp_neurons": "attribution",
     "baseline_scores": "baselines",
+    "HeadEffects": "cna",
+    "NeuronComparison": "cna",
+    "compare_neurons": "cna",
+    "head_effects": "cna",
     "Flow": "flow",
     "trace": "flow",
     "ablate": "intervene",
@@ -48,11 +53,13 @@ _HOME = {
     "top_tokens": "words",
     "transformed_tokens": "words",
 }
-_MODULES = ("demo", "evaluate", "srnn", "vis")
+_MODULES = ("cna", "demo", "evaluate", "srnn", "vis")
 
 __all__ = [
     "Flow",
+    "HeadEffects",
     "LayerScores",
+    "NeuronComparison",
     "Neurons",
     "TokenLists",
     "ablate",
@@ -63,9 +70,12 @@ __all__ = [
     "attribute_layers",
     "attribute_mlp_neurons",
     "baseline_scores",
+    "cna",
+    "compare_neurons",
     "demo",
     "edit",
     "evaluate",
+    "head_effects",
     "keep",
     "position_tokens",
     "query_layers",

@@ -33,7 +33,7 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = Fals
     Raises:
         ValueError: Naming the missing hooks and the ``names_filter`` that would do.
     """
-    suffixes = [*_STREAM_HOOKS, *(hook for site in sites for hook in _SITE_HOOKS[site])]
+    suffixes = _suffixes(sites)
     wanted = [
         "ln_final.hook_scale",
         *(f"blocks.{layer}.{hook}" for layer in range(stream.n_layers) for hook in suffixes),
@@ -42,10 +42,9 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = Fals
     missing = [name for name in wanted if not stream.has(name)]
     if missing:
         more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
-        needed = (*suffixes, "hook_resid_mid", "hook_scale", "unembed.hook_out", "embed.hook_in")
         raise ValueError(
             f"cache lacks {', '.join(missing[:4])}{more}; run_with_cache without stop_at_layer and without "
-            f"names_filter, or with names_filter=lambda name: name.endswith({needed})"
+            f"names_filter, or with names_filter=lambda name: name.endswith({hooks_needed(sites)})"
         )
     lengths = (
         {stream.get(f"blocks.0.{h}").shape[d] for h, d in (("attn.hook_pattern", -1), ("attn.hook_v", 1))}
@@ -57,6 +56,15 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = Fals
             f"cache holds {stream.shape[1]} positions but attends to {max(lengths)}: it was made with pos_slice or "
             "past keys; run_with_cache on the whole prompt"
         )
+
+
+def hooks_needed(sites: tuple[Site, ...]) -> tuple[str, ...]:
+    """How the names of the hooks end that a cache must hold for ``sites``, or that are used where they exist."""
+    return (*_suffixes(sites), "hook_resid_mid", "hook_scale", "unembed.hook_out", "embed.hook_in")
+
+
+def _suffixes(sites: tuple[Site, ...]) -> list[str]:
+    return [*_STREAM_HOOKS, *(hook for site in sites for hook in _SITE_HOOKS[site])]
 
 
 def _norms_read_through(stream: Stream, sites: tuple[Site, ...]) -> list[str]:

@@ -17,6 +17,16 @@ Part = Head | MlpNeuron | AttnNeuron
 Parts = Neurons | Sequence[Part] | Sequence[list[Part]]
 
 
+def head_name(layer: int, head: int | None) -> str:
+    """``L3H2``, or ``L3`` for all heads of the layer.
+
+    Examples:
+        >>> head_name(3, 2), head_name(3, None)
+        ('L3H2', 'L3')
+    """
+    return f"L{layer}" if head is None else f"L{layer}H{head}"
+
+
 def rows_of(model: Any, parts: Parts) -> list[list[Part]]:
     """The parts of each prompt: one list for all prompts, or one a prompt, of lists or of neurons of a batch.
 

@@ -126,7 +126,7 @@ def _of_sublayer(stream: Stream, value: Neurons, read: Places, site: Site, layer
     block, index = stream.block(layer), value.index.flatten()[mine]
     if site == "attn":
         index = index + value.head.flatten()[mine] * block.attn.W_O.shape[1]
-    places, which = Places(read.row[mine], read.pos[mine]), _which(block, site, key)
+    places, which = Places(read.row[mine], read.pos[mine]), subkeys(block, site, key)
     parallel = site == "mlp" and stream.base(site, layer).endswith("hook_resid_pre")
     neuron = mine.repeat(len(which))
     return {
@@ -138,7 +138,12 @@ def _of_sublayer(stream: Stream, value: Neurons, read: Places, site: Site, layer
     }
 
 
-def _which(block: Any, site: Site, key: Key) -> tuple[str, ...]:
+def subkeys(block: Any, site: Site, key: Key) -> tuple[str, ...]:
+    """Which weights hold the subkeys asked for: ``"gate"``, ``"in"``, both, or ``"v"``.
+
+    Raises:
+        ValueError: If a model without gates is asked for its gates.
+    """
     if site == "attn":
         return ("v",)
     if getattr(block.mlp, "W_gate", None) is not None:

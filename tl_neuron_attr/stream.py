@@ -251,11 +251,17 @@ class Stream:
         return self.at(f"blocks.{layer}.hook_{site}_out", places)
 
     def attn_coefficients(self, layer: int, places: Places) -> Float[Tensor, "batch head d_head source"]:
-        """``pattern * v``: what an attention neuron's direction is multiplied with, by source (paper 1, Eq. 7)."""
+        """``pattern * v``: what an attention neuron's direction is multiplied with, by source (paper 1, Eq. 7).
+
+        Where :func:`~tl_neuron_attr.ablate` zeroed a head or neuron for the run, pattern and ``v`` do not show it but
+        ``z``, which they make, does: zero.
+        """
         pattern, v = (self._batch(f"blocks.{layer}.attn.{hook}") for hook in ("hook_pattern", "hook_v"))
         pattern = pattern[places.row, :, places.pos].to(self.dtype)
         v = v[places.row].to(self.dtype).permute(0, 2, 3, 1).repeat_interleave(pattern.shape[1] // v.shape[2], dim=1)
-        return v * pattern[:, :, None]
+        coefficients = v * pattern[:, :, None]
+        z = f"blocks.{layer}.attn.hook_z"
+        return coefficients.masked_fill((self.at(z, places) == 0)[..., None], 0) if self.has(z) else coefficients
 
     def mlp_coefficients(self, layer: int, places: Places) -> Float[Tensor, "batch d_mlp"]:
         """The MLP's post-activations (paper 1, Eq. 6)."""

@@ -18,20 +18,25 @@ Pos = int | Int[Tensor, "batch"]
 
 
 def token_ids(stream: Stream, target: Target, name: str = "target") -> Int[Tensor, "batch"]:
-    """``target`` as one token id a prompt.
+    """``target`` as one token id for each prompt of a cache; errors as :func:`one_each`."""
+    return one_each(stream.model, target, stream.shape[0], name).to(stream.device)
+
+
+def one_each(model: Any, target: Target, batch: int, name: str = "target") -> Int[Tensor, "batch"]:
+    """``target`` as one token id for each of ``batch`` prompts.
 
     Raises:
         ValueError: If a string is not exactly one token, or there is not one target a prompt.
         IndexError: If an id is outside the vocabulary.
         TypeError: If ``target`` is none of the kinds of :data:`Target`.
     """
-    batch, d_vocab = stream.shape[0], stream.model.W_U.shape[1]
+    d_vocab = model.W_U.shape[1]
     if isinstance(target, (int, str)) and not isinstance(target, bool):
-        ids = [token_id(stream.model, target, name)] * batch
+        ids = [token_id(model, target, name)] * batch
     elif isinstance(target, Tensor) and not target.is_floating_point() and target.ndim <= 1:
         ids = target.reshape(-1).tolist() * (batch if target.ndim == 0 else 1)
     elif isinstance(target, Sequence):
-        ids = [token_id(stream.model, each, name) for each in target]
+        ids = [token_id(model, each, name) for each in target]
     else:
         raise TypeError(
             f"{name} must be a token id, a string that is one token, or one of them a prompt, got {target!r}"
@@ -41,23 +46,28 @@ def token_ids(stream: Stream, target: Target, name: str = "target") -> Int[Tenso
     for each in ids:
         if not 0 <= each < d_vocab:
             raise IndexError(f"{name} must be a token id between 0 and {d_vocab - 1}, got {each}")
-    return torch.tensor(ids, device=stream.device)
+    return torch.tensor(ids)
 
 
 def positions(stream: Stream, pos: Pos) -> Places:
-    """``pos`` as one place a prompt, no position negative.
+    """``pos`` as one place for each prompt of a cache, no position negative; errors as :func:`from_start`."""
+    batch, length, _ = stream.shape
+    return stream.places(from_start(pos, batch, length).to(stream.device))
+
+
+def from_start(pos: Pos, batch: int, length: int) -> Int[Tensor, "n"]:
+    """``pos``, one or one for each of ``batch`` prompts, counted from the start.
 
     Raises:
         IndexError: If a position lies outside the prompts.
         ValueError: If there is not one position a prompt.
     """
-    batch, length, _ = stream.shape
-    values = torch.as_tensor(pos, device=stream.device)
+    values = torch.as_tensor(pos)
     if values.is_floating_point() or values.ndim > 1 or values.numel() not in (1, batch):
         raise ValueError(f"pos must be an int or one int for each of the {batch} prompts, got {pos!r}")
     if bool(((values < -length) | (values >= length)).any()):
         raise IndexError(f"pos must lie between {-length} and {length - 1} for prompts of {length} tokens, got {pos!r}")
-    return stream.places(values.long().reshape(-1) % length)
+    return values.long().reshape(-1) % length
 
 
 def token_id(model: Any, target: int | str, name: str) -> int:

@@ -61,14 +61,21 @@ def direction(model: Any, site: Site, layer: int, head: int, index: int) -> Floa
     rows = block.mlp.W_out if site == "mlp" else block.attn.W_O[head]
     within(f"neuron index in layer {layer}", index, len(rows))
     row = rows[index].to(score_dtype(rows.dtype))
+    return as_written(block, site, row)
+
+
+def as_written(block: Any, site: Site, rows: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
+    """Write directions as they enter the stream, up to a positive factor: through the post-norm, if there is one."""
     name = post_norm_name(block, site)
-    return unit_norm(getattr(block, name), row.dtype).shape(row) if name else row
+    return unit_norm(getattr(block, name), rows.dtype).shape(rows) if name else rows
 
 
 def through_head(
-    model: Any, vectors: Float[Tensor, "*n d_model"], layer: int, head: int
+    model: Any, vectors: Float[Tensor, "*n d_model"], layer: int, head: int | None
 ) -> Float[Tensor, "*n d_model"]:
     """Vectors of the stream as a head moves them, ``W_O W_V norm(v)``, up to positive factors (the norms' scales).
+
+    Without a head, as all heads of the layer do, each attending fully.
 
     Raises:
         IndexError: If there is no such head, with the valid range.
@@ -76,12 +83,15 @@ def through_head(
     within("layer", layer, model.cfg.n_layers)
     block = model.blocks[layer]
     heads, kv_heads = len(block.attn.W_O), len(block.attn.W_V)
-    within("head", head, heads)
-    before, after = pre_norm_name(block, "attn"), post_norm_name(block, "attn")
+    if head is not None:
+        within("head", head, heads)
+    before = pre_norm_name(block, "attn")
     normed = unit_norm(getattr(block, before), vectors.dtype).shape(vectors) if before else vectors
-    W_V, W_O = block.attn.W_V[head // (heads // kv_heads)], block.attn.W_O[head]
+    chosen = list(range(heads)) if head is None else [head]
+    W_V = block.attn.W_V[[each // (heads // kv_heads) for each in chosen]].transpose(0, 1).flatten(1)
+    W_O = block.attn.W_O[chosen].flatten(0, 1)
     moved = normed @ W_V.to(vectors.dtype) @ W_O.to(vectors.dtype)
-    return unit_norm(getattr(block, after), vectors.dtype).shape(moved) if after else moved
+    return as_written(block, "attn", moved)
 
 
 def within(name: str, value: int, size: int) -> None:

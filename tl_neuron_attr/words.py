@@ -9,6 +9,7 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr.checked import checked
 from tl_neuron_attr.guard import require_hooks
+from tl_neuron_attr.parts import head_name
 from tl_neuron_attr.stream import Stream
 from tl_neuron_attr.tokens import token_text, visible
 from tl_neuron_attr.types import SITES, Neurons, TokenLists, Words
@@ -50,7 +51,9 @@ def top_tokens(cache_or_model: Any, neurons: Neurons, k: int = 10) -> TokenLists
 
 @checked
 @torch.no_grad()
-def transformed_tokens(cache_or_model: Any, neurons: Neurons, layer: int, head: int, *, k: int = 10) -> TokenLists:
+def transformed_tokens(
+    cache_or_model: Any, neurons: Neurons, layer: int, head: int | None, *, k: int = 10
+) -> TokenLists:
     """The tokens each neuron promotes once a head has moved it: ``W_O W_V norm(write)`` read out.
 
     A query neuron of an attention neuron is often unreadable until then (papers 1 and 3: "hidden-interpretable"
@@ -60,7 +63,7 @@ def transformed_tokens(cache_or_model: Any, neurons: Neurons, layer: int, head: 
         cache_or_model: An ``ActivationCache``, or the model.
         neurons: The neurons, of one prompt or of a batch.
         layer: The head's layer.
-        head: The head.
+        head: The head; None for all heads of the layer, each attending fully, as paper 3 does.
         k: How many tokens.
 
     Raises:
@@ -77,7 +80,8 @@ def transformed_tokens(cache_or_model: Any, neurons: Neurons, layer: int, head: 
     """
     model = _model(cache_or_model)
     moved = through_head(model, _writes(model, neurons), layer, head)
-    return _lists(model, moved, tuple(f"{label} through L{layer}H{head}" for label in neurons.flat_labels), k)
+    through = head_name(layer, head)
+    return _lists(model, moved, tuple(f"{label} through {through}" for label in neurons.flat_labels), k)
 
 
 @checked

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tests import architectures
-from tl_neuron_attr.evaluate.batches import batches
+from tl_neuron_attr.evaluate.batches import batches, of_tokens
 
 
 def test_every_prompt_comes_once_with_its_own_tokens():
@@ -14,6 +14,12 @@ def test_every_prompt_comes_once_with_its_own_tokens():
         for i, ids in zip(batch.indices, batch.tokens, strict=True):
             assert torch.equal(ids, model.to_tokens(prompts[i])[0])
     assert max(len(b.indices) for b in found) == 2
+
+
+def test_tokens_of_any_length_are_put_together_by_it():
+    tokens = [torch.arange(length) for length in (3, 2, 3, 1, 2)]
+    found = {tuple(batch.indices): batch.tokens.shape[1] for batch in of_tokens(tokens, batch_size=2)}
+    assert found == {(3,): 1, (1, 4): 2, (0, 2): 3}
 
 
 def test_no_prompts_and_empty_prompts_are_refused():

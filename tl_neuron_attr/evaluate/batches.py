@@ -32,7 +32,11 @@ def batches(model: Any, prompts: Sequence[str], *, batch_size: int) -> Iterator[
         raise ValueError("prompts is empty: give at least one")
     if "" in prompts:
         raise ValueError(f"prompts[{list(prompts).index('')}] is empty")
-    tokens = [model.to_tokens(prompt)[0] for prompt in prompts]
+    yield from of_tokens([model.to_tokens(prompt)[0] for prompt in prompts], batch_size=batch_size)
+
+
+def of_tokens(tokens: Sequence[Int[Tensor, "_"]], *, batch_size: int) -> Iterator[Batch]:
+    """Tokenised prompts, shortest first."""
     for length in sorted({len(ids) for ids in tokens}):
         same = [i for i, ids in enumerate(tokens) if len(ids) == length]
         for start in range(0, len(same), batch_size):

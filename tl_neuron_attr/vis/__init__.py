@@ -3,6 +3,7 @@
 Every view is offline and escaped: token text is shown, never interpreted. Needs the ``vis`` extra.
 """
 
+from tl_neuron_attr.vis.chain import chain_flow, head_effects, logic_chain
 from tl_neuron_attr.vis.flow import flow
 from tl_neuron_attr.vis.report import report
 from tl_neuron_attr.vis.study import faithfulness, study
@@ -12,10 +13,13 @@ from tl_neuron_attr.vis.views import attention, head_scores, layer_scores, neuro
 __all__ = [
     "View",
     "attention",
+    "chain_flow",
     "faithfulness",
     "flow",
+    "head_effects",
     "head_scores",
     "layer_scores",
+    "logic_chain",
     "neurons",
     "report",
     "source_scores",

@@ -1,0 +1,82 @@
+"""The chain against its stages run one by one; that the deep neurons matter is tested by zeroing them."""
+
+import pytest
+import torch
+
+import tl_neuron_attr as tna
+from tests import architectures
+from tl_neuron_attr import cna, demo
+
+PROMPT = "6 * 7 ="
+
+
+@pytest.fixture(scope="module")
+def model():
+    return demo.load()
+
+
+@pytest.fixture(scope="module")
+def chain(model):
+    return cna.logic_chain(model, PROMPT)
+
+
+def test_it_is_the_four_stages_one_after_the_other(model, chain):
+    _, cache = model.run_with_cache(PROMPT)
+    predicting = cna.feature_predicting(model, PROMPT, "42", k=30)
+    assert chain.answer == "42" and chain.head == predicting.head
+    assert chain.predicting.neurons.labels == predicting.neurons.labels
+    enhancing = cna.prediction_enhancing(cache, predicting.neurons)
+    assert chain.enhancing.root == enhancing.root
+    root = enhancing.root_neuron
+    transferring = cna.feature_transferring(cache, root, predicting.head)
+    torch.testing.assert_close(chain.transferring.hops[-1].total, transferring.hops[-1].total)
+    assert chain.features.names == cna.feature_enhancing(cache, transferring).names
+
+
+def test_zeroing_its_deep_neurons_costs_more_than_random_ones(model, chain):
+    neurons = chain.predicting.neurons
+    with torch.no_grad():
+        before = float(model(PROMPT)[0, -1].log_softmax(-1)[model.to_single_token("42")])
+        with tna.ablate(model, neurons):
+            after = float(model(PROMPT)[0, -1].log_softmax(-1)[model.to_single_token("42")])
+        layers = neurons.layer.tolist()
+        at_random = torch.Generator().manual_seed(0)
+        drawn = {("mlp", la, int(torch.randint(512, (1,), generator=at_random))) for la in layers}
+        with tna.ablate(model, sorted(drawn)):
+            control = float(model(PROMPT)[0, -1].log_softmax(-1)[model.to_single_token("42")])
+    assert before - after > 5 * abs(before - control)
+
+
+def test_the_table_goes_from_the_tokens_to_the_answer(chain):
+    table = chain.table()
+    stages = list(dict.fromkeys(row[0] for row in table.rows))
+    assert stages == ["feature enhancing", "feature transferring", "feature predicting", "prediction enhancing"]
+    assert all(row[0] != "feature enhancing" or "@" in row[2] for row in table.rows)
+    assert "42" in str(chain) and "<table>" in chain._repr_html_()
+
+
+@pytest.mark.parametrize("name", architectures.DENSE)
+def test_every_architecture(name):
+    model = architectures.build(name)
+    chain = cna.logic_chain(model, architectures.prompts(1)[0], 5, head=(1, 2), k=12, shallow=4)
+    assert chain.head == (1, 2) and len(chain.features.neurons) == 4 and chain.answer == "w5"
+    assert bool((chain.predicting.neurons.score > 0).all())
+    assert int(chain.enhancing.root_neuron.layer[0]) >= 1
+    assert "feature transferring" in str(chain)
+
+
+def test_the_prediction_is_followed_by_default():
+    model = architectures.build("llama")
+    tokens = architectures.prompts(1)
+    with torch.no_grad():
+        best = int(model(tokens)[0, -1].argmax())
+    assert cna.logic_chain(model, tokens, head=(1, 2)).answer == f"w{best}"
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="tokens hold 2 prompts; a chain is of one"):
+        cna.logic_chain(architectures.build("gpt2"), architectures.prompts(2), 5)
+    with pytest.raises(ValueError, match="zeroing L2H1 lowers no MLP neuron's increase: it feeds none"):
+        cna.logic_chain(architectures.build("gptj"), architectures.prompts(1), 5, head=(2, 1))
+    with pytest.raises(IndexError, match="must lie between 0 and 2, got 9"):
+        cna.logic_chain(architectures.build("gpt2"), architectures.prompts(1), 5, head=(9, 1))

@@ -1,0 +1,210 @@
+"""Comparison of two runs against a float64 loop that reads both out with the first run's norm."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from transformer_lens import ActivationCache
+from transformers import PreTrainedTokenizerFast
+
+import tl_neuron_attr as tna
+from tests import architectures, oracle
+from tl_neuron_attr.cna import NeuronComparison, compare_neurons
+
+HEAD, TARGET = (1, 2), 5
+TOKENS = architectures.prompts()
+
+
+@torch.no_grad()
+def zeroed(name: str, **options: object) -> tuple[ActivationCache, ActivationCache]:
+    model = architectures.build(name, **options)
+    _, cache = model.run_with_cache(TOKENS)
+    with tna.ablate(model, [HEAD]):
+        _, other = model.run_with_cache(TOKENS)
+    return cache, other
+
+
+def increases(cache: ActivationCache, run: ActivationCache, site: str, row: int, pos: int, target: int) -> torch.Tensor:
+    """``run``'s neurons, from ``run``'s streams, read out as ``cache`` was."""
+    layers = []
+    for layer in range(cache.model.cfg.n_layers):
+        base, writes = oracle.base(run, layer, site, row, pos), oracle.writes(run, layer, site, row, pos)
+        before, after = (oracle.log_probs(cache, row, pos, resid)[..., target] for resid in (base, base + writes))
+        layers.append(after - before)
+    return torch.stack(layers)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name, compat",
+    [(name, False) for name in architectures.DENSE] + [(name, True) for name in ("gpt2", "llama", "gemma2", "cohere")],
+)
+def test_both_runs_are_read_out_as_the_first(name, compat):
+    cache, other = zeroed(name, compat=compat)
+    found = compare_neurons(cache, other, TARGET)
+    for row in range(2):
+        for mine, run in ((found.increase, cache), (found.other_increase, other)):
+            expected = increases(cache, run, "mlp", row, 6, TARGET)
+            torch.testing.assert_close(mine[row].double(), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(found.change, found.increase - found.other_increase)
+    assert torch.equal(found.coefficient[:, 1], cache["blocks.1.mlp.hook_post"][:, -1])
+    assert torch.equal(found.other_coefficient[:, 2], other["blocks.2.mlp.hook_post"][:, -1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "neox_parallel", "bloom"])
+def test_attention_neurons_of_a_position_and_a_target_each(name):
+    cache, other = zeroed(name)
+    pos, target = torch.tensor([4, 6]), torch.tensor([3, 9])
+    found = compare_neurons(cache, other, target, site="attn", pos=pos)
+    for row in range(2):
+        expected = increases(cache, other, "attn", row, int(pos[row]), int(target[row]))
+        expected[HEAD] = 0  # pattern and v do not show that the head was zeroed
+        torch.testing.assert_close(found.other_increase[row].double(), expected, atol=1e-6, rtol=1e-5)
+    by_head = found.change.abs().amax((0, 3, 4))
+    assert by_head[0].max() == 0 < by_head[HEAD], "what lies below the head is unchanged"
+
+
+@torch.no_grad()
+def test_the_last_layers_change_is_what_zeroing_a_neuron_took():
+    """Other run: one neuron of the last layer zeroed. Its change is its score, everything else is unchanged."""
+    model = architectures.build("llama")
+    _, cache = model.run_with_cache(TOKENS)
+    with tna.ablate(model, [("mlp", 2, 7)]):
+        _, other = model.run_with_cache(TOKENS)
+    found = compare_neurons(cache, other, TARGET)
+    expected = torch.zeros_like(found.change)
+    expected[:, 2, 7] = tna.attribute_mlp_neurons(cache, TARGET)[:, 2, 7]
+    torch.testing.assert_close(found.change, expected, atol=1e-12, rtol=0)
+
+
+def test_a_run_compared_with_itself_has_not_changed():
+    cache, _ = zeroed("gpt2")
+    found = compare_neurons(cache, cache, TARGET, contrast=7)
+    assert float(found.change.abs().max()) == 0
+    torch.testing.assert_close(found.increase, tna.attribute_mlp_neurons(cache, TARGET, contrast=7))
+
+
+@pytest.mark.parametrize("site", ["mlp", "attn"])
+def test_top_is_the_sorted_change(site):
+    cache, other = zeroed("gpt2")
+    found = compare_neurons(cache, other, TARGET, site=site)
+    best = found.top(9)
+    for row in range(2):
+        expected = found.change[row].flatten().sort(descending=True, stable=True)
+        torch.testing.assert_close(best.score[row], expected.values[:9])
+        for i in range(9):
+            at = [int(getattr(best, name)[row, i]) for name in ("layer", "head", "source", "index")]
+            where = (at[0], at[3]) if site == "mlp" else tuple(at)
+            assert found.change[row][where] == best.score[row, i]
+            assert found.coefficient[row][where] == best.coefficient[row, i]
+            assert found.other_coefficient[row][where] == found.other_coefficients(best)[row, i]
+    worst = found.top(1, largest=False)
+    assert float(worst.score.min()) == float(found.change.min())
+
+
+def test_cases_are_summed_and_united():
+    cache, other = zeroed("gpt2")
+    found = compare_neurons(cache, other, TARGET)
+    whole = found.summed()
+    torch.testing.assert_close(whole.change, found.change[0] + found.change[1])
+    torch.testing.assert_close(whole.coefficient, (found.coefficient[0] + found.coefficient[1]) / 2)
+    union = found.united(6)
+    expected = {label for row in range(2) for label in found.top(6)[row].labels}
+    assert set(union.labels) == expected and len(union) == len(expected)
+    scores = [float(whole.change[int(la), int(i)]) for la, i in zip(union.layer, union.index, strict=True)]
+    assert union.score.tolist() == scores == sorted(scores, reverse=True)
+    again = NeuronComparison.joined([found, found])
+    torch.testing.assert_close(again.summed().change, 2 * whole.change)
+
+
+def test_one_prompt_without_a_batch_dimension():
+    cache, other = zeroed("llama")
+    together = compare_neurons(cache, other, TARGET)
+    model = cache.model
+    _, one = model.run_with_cache(TOKENS[:1], remove_batch_dim=True)
+    with tna.ablate(model, [HEAD]):
+        _, without = model.run_with_cache(TOKENS[:1], remove_batch_dim=True)
+    alone = compare_neurons(one, without, TARGET)
+    torch.testing.assert_close(alone.change, together.change[0], atol=1e-9, rtol=1e-9)
+    assert not alone.top(3).batched and alone.united(3).labels == alone.top(3).labels
+
+
+def test_it_prints_both_runs():
+    cache, other = zeroed("gpt2")
+    found = compare_neurons(cache, other, TARGET)
+    text = str(found)
+    assert "other coefficient" in text and "2 cases summed" in text and found.summed().top(1).labels[0] in text
+    frame = found.to_frame(5)
+    assert len(frame) == 5 and frame["change"].tolist() == pytest.approx(
+        (frame["increase"] - frame["other_increase"]).tolist()
+    )
+
+
+def test_another_model_may_be_compared():
+    one, two = (architectures.build("gpt2", seed=seed) for seed in (0, 1))
+    cache, other = (model.run_with_cache(TOKENS)[1] for model in (one, two))
+    found = compare_neurons(cache, other, TARGET)
+    torch.testing.assert_close(found.other_increase[1], increases(cache, other, "mlp", 1, 6, TARGET))
+
+
+@pytest.mark.parametrize(
+    "name, tokens, message",
+    [
+        ("llama_head_dim", TOKENS, None),
+        ("gpt2", TOKENS[:, :5], "tokens a prompt: 7 in cache, 5 in other"),
+        ("gpt2", TOKENS[:1], "prompts: 2 in cache, 1 in other"),
+        ("bloom", TOKENS, r"MLP neurons by layer: \[80, 80, 80\] in cache, \[128, 128, 128\] in other"),
+    ],
+)
+def test_runs_that_do_not_correspond_are_named(name, tokens, message):
+    cache, _ = zeroed("llama")
+    _, other = architectures.build(name).run_with_cache(tokens)
+    if message is None:  # the same MLPs behind other heads: comparable by MLP neurons only
+        compare_neurons(cache, other, TARGET)
+        with pytest.raises(ValueError, match=r"head dimensions by layer: \[\(4, 8\), .* in cache, \[\(4, 16\)"):
+            compare_neurons(cache, other, TARGET, site="attn")
+        return
+    with pytest.raises(ValueError, match=message):
+        compare_neurons(cache, other, TARGET)
+
+
+def test_a_cache_of_other_depth_is_named():
+    cache, other = zeroed("gpt2")
+    shallow = architectures.build("gpt2")
+    shallow.cfg.n_layers = 2
+    with pytest.raises(ValueError, match="layers: 3 in cache, 2 in other"):
+        compare_neurons(cache, other, TARGET, other_model=shallow)
+
+
+def test_a_token_the_two_tokenizers_do_not_share_is_named():
+    cache, other = zeroed("gpt2")
+    stranger = architectures.build("gpt2")
+    stranger.tokenizer = renamed()
+    with pytest.raises(ValueError, match="target 5 is 'w5' to cache's tokenizer and 'x5' to other's"):
+        compare_neurons(cache, other, TARGET, other_model=stranger)
+    with pytest.raises(ValueError, match="contrast 4 is 'w4'"):
+        compare_neurons(cache, other, 0, contrast=4, other_model=stranger)
+
+
+def renamed() -> PreTrainedTokenizerFast:
+    """A tokenizer that knows ``w0`` and calls everything else ``x``."""
+    words = {"w0": 0} | {f"x{i}": i for i in range(1, architectures.VOCAB)}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w0")))
+
+
+def test_bad_arguments_are_named():
+    cache, other = zeroed("gpt2")
+    found = compare_neurons(cache, other, TARGET)
+    with pytest.raises(ValueError, match="k must be between 1 and the 240 mlp neurons, got 241"):
+        found.top(241)
+    with pytest.raises(IndexError, match="pos must lie between -7 and 6"):
+        compare_neurons(cache, other, TARGET, pos=7)
+    with pytest.raises(ValueError, match="parts is empty"):
+        NeuronComparison.joined([])
+    with pytest.raises(ValueError, match="not of one site"):
+        NeuronComparison.joined([found, replace(found, site="attn")])
+    _, short = architectures.build("gpt2").run_with_cache(TOKENS, names_filter=lambda name: "mlp" not in name)
+    with pytest.raises(ValueError, match=r"cache lacks blocks\.0\.hook_mlp_out"):
+        compare_neurons(cache, short, TARGET)

@@ -1,0 +1,159 @@
+"""Accuracy over a problem set with each head zeroed: the arithmetic heads of paper 3 (Tables 1, 2 and 3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from tqdm import tqdm
+
+from tl_neuron_attr.checked import checked
+from tl_neuron_attr.cna.cases import Case, require_cases
+from tl_neuron_attr.cna.effects import checked_heads, kept_within, runs_within, zeroed
+from tl_neuron_attr.cna.replay import Replay
+from tl_neuron_attr.evaluate.batches import of_tokens
+from tl_neuron_attr.increase import MAX_BYTES
+from tl_neuron_attr.parts import Head
+from tl_neuron_attr.table import PrintsAsTable, Table
+
+UNTOUCHED = "untouched"
+"""The name of the run without a head zeroed."""
+
+
+@dataclass(frozen=True, repr=False)
+class HeadAccuracy(PrintsAsTable):
+    """What share of cases is answered with each head zeroed, by group and kind of case.
+
+    Attributes:
+        frame: A row a group, kind and head: ``group``, ``kind``, ``head`` (``"L3H2"``, or ``"untouched"``), ``layer``
+            and ``index`` (-1 for the untouched model), ``cases``, ``accuracy``.
+    """
+
+    frame: pd.DataFrame
+
+    def by_group(self) -> pd.DataFrame:
+        """Accuracy, a row a group and ``"all"``, a column a head, the untouched model first (Table 1)."""
+        return self._wide(self.frame, "group")
+
+    def decrease(self) -> pd.DataFrame:
+        """By what share of the untouched accuracy each head lowers it, a row a group and ``"all"`` (Table 2)."""
+        return _decrease(self.by_group())
+
+    def decrease_by_kind(self) -> pd.DataFrame:
+        """The same by group and kind of case: memorised and carried digits apart (Table 3)."""
+        apart = self.frame[self.frame["kind"] != ""]
+        named = apart.assign(group=apart["group"] + " " + apart["kind"])
+        return _decrease(self._wide(named, "group"))
+
+    def ranked(self, group: str | None = None) -> list[Head]:
+        """Heads by how much zeroing them lowers a group's accuracy, that of all cases by default, most first.
+
+        Raises:
+            ValueError: If there is no such group.
+        """
+        wide = self.by_group()
+        group = wide.index[-1] if group is None else group
+        if group not in wide.index:
+            raise ValueError(f"group must be one of {', '.join(wide.index)}, got {group!r}")
+        heads = self.frame[self.frame["head"] != UNTOUCHED].drop_duplicates("head")
+        named = [(int(row["layer"]), int(row["index"])) for row in heads.to_dict("records")]
+        accuracy = wide.loc[group].to_dict()
+        return sorted(named, key=lambda head: accuracy[f"L{head[0]}H{head[1]}"])
+
+    def table(self, k: int = 5) -> Table:
+        """Table 1: the ``k`` heads whose zeroing lowers the accuracy over all cases most."""
+        wide = self.by_group()
+        best = [UNTOUCHED, *(f"L{layer}H{head}" for layer, head in self.ranked()[:k])]
+        counts = self.frame[self.frame["head"] == UNTOUCHED].groupby("group")["cases"].sum()
+        lines = zip(wide.index.tolist(), wide[best].to_numpy().tolist(), strict=True)
+        rows = [(group, counts.get(group, counts.sum()), *(f"{100 * a:.1f}" for a in line)) for group, line in lines]
+        return Table(("group", "cases", *best), rows, "accuracy in % with one head zeroed")
+
+    @staticmethod
+    def _wide(frame: pd.DataFrame, by: str) -> pd.DataFrame:
+        """Accuracy over the cases of each value of ``by``, and over all, by head."""
+        right = frame.assign(right=frame["accuracy"] * frame["cases"])
+        both = pd.concat([right, right.assign(**{by: "all"})]) if frame[by].nunique() > 1 else right
+        sums = both.groupby([by, "head"], sort=False)[["right", "cases"]].sum()
+        shares: pd.DataFrame = (sums["right"] / sums["cases"]).reset_index(name="accuracy")
+        wide = shares.pivot(index=by, columns="head", values="accuracy")
+        return wide.reindex(index=both[by].drop_duplicates(), columns=frame["head"].drop_duplicates())
+
+
+@checked
+@torch.no_grad()
+def head_accuracy(
+    model: Any,
+    cases: Sequence[Case],
+    *,
+    heads: Sequence[Head] | None = None,
+    max_bytes: int = MAX_BYTES,
+    progress: bool = True,
+) -> HeadAccuracy:
+    """Zero each head in each case and count the answers that are still right (paper 3, section 3.2).
+
+    Args:
+        model: The model.
+        cases: The cases, from :func:`~tl_neuron_attr.cna.arithmetic_cases` or made by hand.
+        heads: ``(layer, head)`` pairs; all heads by default.
+        max_bytes: A cap on the working set.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        IndexError: If a head is out of range or named twice.
+        ValueError: If there is no case.
+
+    Examples:
+        >>> from tl_neuron_attr import cna, demo
+        >>> model = demo.load()
+        >>> cases = cna.arithmetic_cases(model, cna.problems("*", digits=1, n=20))
+        >>> found = head_accuracy(model, cases, progress=False)
+        >>> float(found.by_group().loc["1D*", "untouched"]) > 0.9
+        True
+    """
+    require_cases(cases)
+    wanted = checked_heads(model, heads)
+    device = model.W_U.device
+    answers = torch.tensor([case.answer for case in cases], device=device)
+    untouched = torch.zeros(len(cases), dtype=torch.bool)
+    right = torch.zeros(len(cases), model.cfg.n_layers, max(len(b.attn.W_O) for b in model.blocks), dtype=torch.bool)
+    longest = max(len(case.tokens) for case in cases)
+    kept, runs = kept_within(model, longest, max_bytes), runs_within(model, longest, max_bytes)
+    with tqdm(total=len(cases), desc="heads zeroed", unit="case", disable=not progress) as bar:
+        for batch in of_tokens([torch.tensor(case.tokens) for case in cases], batch_size=kept):
+            at = torch.tensor(batch.indices)
+            tokens, wanted_tokens = batch.tokens.to(device), answers[batch.indices]
+            replay = Replay(model, tokens, torch.full((len(at),), tokens.shape[1] - 1, device=device))
+            untouched[at] = (replay.logits.argmax(-1) == wanted_tokens).cpu()
+            for layer, head, rows, logits in zeroed(replay, wanted, batch_size=runs):
+                right[at[rows.cpu()], layer, head.cpu()] = (logits.argmax(-1) == wanted_tokens[rows]).cpu()
+            bar.update(len(at))
+    return HeadAccuracy(_counted(cases, wanted, untouched, right))
+
+
+def _counted(
+    cases: Sequence[Case],
+    heads: Sequence[Head],
+    untouched: Bool[Tensor, "case"],
+    right: Bool[Tensor, "case layer head"],
+) -> pd.DataFrame:
+    """A row a group, kind and head."""
+    labels = pd.DataFrame({"group": [case.group for case in cases], "kind": [case.kind for case in cases]})
+    columns = {(UNTOUCHED, -1, -1): untouched, **{(f"L{la}H{h}", la, h): right[:, la, h] for la, h in heads}}
+    parts: list[pd.DataFrame] = []
+    for (name, layer, index), values in columns.items():
+        of_head = labels.assign(right=values.numpy()).groupby(["group", "kind"], sort=False)["right"]
+        counts = of_head.agg(["size", "mean"]).reset_index().rename(columns={"size": "cases", "mean": "accuracy"})
+        parts.append(counts.assign(head=name, layer=layer, index=index))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _decrease(accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Relative to the untouched model; not a number where that is never right."""
+    if accuracy.empty:
+        return accuracy
+    base = accuracy[UNTOUCHED]
+    return accuracy.drop(columns=UNTOUCHED).rsub(base, axis=0).div(base.where(base > 0), axis=0)
