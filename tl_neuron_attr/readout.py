@@ -88,15 +88,19 @@ class Readout:
         """What turns a shared projection into the logits of prompt ``b``: ``multiplier / scale``."""
         return self.multiplier / self.norm.scale
 
-    def unembed(self, vectors: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_vocab"]:
-        """``vectors @ W_U``, in :attr:`dtype`; no norm."""
+    def unembed(
+        self, vectors: Float[Tensor, "*n d_model"], *, out: Float[Tensor, "*n d_vocab"] | None = None
+    ) -> Float[Tensor, "*n d_vocab"]:
+        """``vectors @ W_U``, in :attr:`dtype`, into ``out`` if it is given; no norm."""
         if self.W_U.dtype == self.dtype:
-            return vectors @ self.W_U
-        return torch.cat([vectors @ part.to(self.dtype) for part in self.W_U.split(_COLUMNS, dim=1)], -1)
+            return torch.matmul(vectors, self.W_U, out=out)
+        return torch.cat([vectors @ part.to(self.dtype) for part in self.W_U.split(_COLUMNS, dim=1)], -1, out=out)
 
-    def project(self, vectors: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_vocab"]:
+    def project(
+        self, vectors: Float[Tensor, "*n d_model"], *, out: Float[Tensor, "*n d_vocab"] | None = None
+    ) -> Float[Tensor, "*n d_vocab"]:
         """Logit contributions before the prompt's :attr:`gain`; one projection serves every prompt of a batch."""
-        return self.unembed(self.norm.shape(vectors))
+        return self.unembed(self.norm.shape(vectors), out=out)
 
     def embed(self, weights: Float[Tensor, "*n d_vocab"]) -> Float[Tensor, "*n d_model"]:
         """``weights @ W_U.T``: with probabilities, the mean unembedding vector."""

@@ -35,8 +35,8 @@ SAFE = 10.0
 """The largest ``|y|`` for which ``exp(x) @ p`` is used. What it loses are tokens whose ``p`` underflows, below
 ``e**-87``: at most ``d_vocab e**(20 - 87)`` of the expectation, far below rounding."""
 
-TILE_BYTES = 24 * 2**20
-"""A tile's size: large enough for fast products, small enough that the allocator reuses its memory."""
+TILE_BYTES = 48 * 2**20
+"""A tile's size: large enough for fast products, small beside the model."""
 
 
 def neuron_scores(
@@ -53,10 +53,15 @@ def neuron_scores(
 def tiles(
     readout: Readout, sublayer: Sublayer, *, max_bytes: int = MAX_BYTES
 ) -> Iterator[tuple[slice, Float[Tensor, "neuron d_vocab"]]]:
-    """The directions of ``sublayer`` read out, some at a time: which neurons, and their logits without any gain."""
-    step = rows_within(min(max_bytes, 4 * TILE_BYTES), readout)
+    """The directions of ``sublayer`` read out, some at a time: which neurons, and their logits without any gain.
+
+    A tile lies where the one before it lay: fresh memory for each would cost a fifth of the time.
+    """
+    step = min(rows_within(min(max_bytes, 4 * TILE_BYTES), readout), sublayer.width)
+    memory = torch.empty(step, readout.d_vocab, dtype=readout.dtype, device=readout.W_U.device)
     for start in range(0, sublayer.width, step):
-        yield slice(start, start + step), readout.project(sublayer.shaped(start, start + step))
+        directions = sublayer.shaped(start, start + step)
+        yield slice(start, start + step), readout.project(directions, out=memory[: len(directions)])
 
 
 def terms(radius: float, rest: float) -> int:
@@ -84,12 +89,23 @@ def _tile_scores(
     y = coefficients * reach[:, None]
     scores, todo = torch.zeros_like(y), y != 0
     small, safe = y.abs() <= RADIUS, y.abs() <= SAFE
+    if y.shape[0] * y.shape[2] == 1 and bool(safe.all()):
+        return _in_place(increase, unit, y)
     if y.shape[0] * y.shape[2] >= SHARED:
         scores = _by_series(increase, unit, y.where(small, torch.zeros_like(y)))
         todo &= ~small
     _by_exponential(scores, todo & safe, increase, unit, y)
     _by_log_softmax(scores, todo & ~safe, increase, unit, y)  # also where y is not a number
     return scores
+
+
+def _in_place(
+    increase: Increase, unit: Float[Tensor, "neuron d_vocab"], y: Float[Tensor, "1 neuron 1"]
+) -> Float[Tensor, "1 neuron 1"]:
+    """:func:`_by_exponential` where every direction has a single coefficient: no copy of the tile is needed."""
+    wanted = y[0] * unit[:, increase.target]
+    expectation = unit.mul_(y[0]).exp_() @ increase.p.T
+    return (wanted - expectation.log()).where(y[0] != 0, y[0])[None]
 
 
 def _by_series(
