@@ -5,14 +5,15 @@ neuron's activation times its row of ``W_out`` (or ``W_O``) is the product eithe
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_neuron_attr.changes import open_on, require_none
 from tl_neuron_attr.checked import checked
 from tl_neuron_attr.parts import Part, Parts, rows_of
 from tl_neuron_attr.weights import Site, within
@@ -101,13 +102,16 @@ class ChangedRows:
 
 @dataclass
 class Edit:
-    """Changed weights. Ends with :meth:`undo`, or as a context manager.
+    """Changed weights. Ends with :meth:`undo`, or as a context manager, in which no other edit may begin.
 
     Attributes:
-        rows: What was changed; empty once undone.
+        model: What was changed.
+        rows: What was changed in it; empty once undone.
     """
 
+    model: Any
     rows: list[ChangedRows]
+    _open: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @torch.no_grad()
     def undo(self) -> None:
@@ -123,10 +127,12 @@ class Edit:
         self.rows.clear()
 
     def __enter__(self) -> "Edit":
+        self._open.enter_context(open_on(self.model, "edit"))
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.undo()
+        with self._open:
+            self.undo()
 
 
 @checked
@@ -141,7 +147,8 @@ def edit(model: Any, parts: Parts, *, scale: float = 0.0) -> Edit:
 
     Raises:
         IndexError: If a part is out of range or named twice.
-        ValueError: If the neurons are of several prompts, which share the weights.
+        ValueError: If the neurons are of several prompts, which share the weights, or the model is inside the ``with``
+            block of another edit.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -151,6 +158,7 @@ def edit(model: Any, parts: Parts, *, scale: float = 0.0) -> Edit:
         0.0
         >>> change.undo()
     """
+    require_none(model, "edit")
     rows = rows_of(model, parts)
     if len(rows) > 1:
         raise ValueError(f"parts are neurons of {len(rows)} prompts, which share the weights: edit(model, neurons[0])")
@@ -161,7 +169,7 @@ def edit(model: Any, parts: Parts, *, scale: float = 0.0) -> Edit:
         before = live[at]
         live[at] = before * factor[0][at][:, None]
         changed.append(ChangedRows(live, at, before, live[at]))
-    return Edit(changed)
+    return Edit(model, changed)
 
 
 def multiplier(factor: Float[Tensor, "row *width"]) -> Callable[..., Tensor]:

@@ -1,6 +1,7 @@
 """Comparative neuron analysis (paper 3): what an intervention broke, and how arithmetic gets from digits to answer."""
 
 from tl_neuron_attr.cna.accuracy import HeadAccuracy, head_accuracy
+from tl_neuron_attr.cna.arithmetic_set import arithmetic_set
 from tl_neuron_attr.cna.cases import (
     TEMPLATES,
     Case,
@@ -11,14 +12,20 @@ from tl_neuron_attr.cna.cases import (
     prompt_cases,
     written,
 )
+from tl_neuron_attr.cna.checkpoints import save_checkpoint
+from tl_neuron_attr.cna.coefficients import CoefficientIncrease, coefficient_increase, neuron_coefficients
 from tl_neuron_attr.cna.compare import NeuronComparison, compare_neurons
 from tl_neuron_attr.cna.effects import HeadEffects, head_effects
 from tl_neuron_attr.cna.enhancing import PredictionEnhancing, RootMasking, prediction_enhancing, root_masking
+from tl_neuron_attr.cna.lora import Adapter, train_lora
 from tl_neuron_attr.cna.predicting import FeaturePredicting, MaskKeepCoef, feature_predicting, mask_keep_coef
+from tl_neuron_attr.cna.pruning import Removal, prune_mlp
 
 __all__ = [
     "TEMPLATES",
+    "Adapter",
     "Case",
+    "CoefficientIncrease",
     "FeaturePredicting",
     "HeadAccuracy",
     "HeadEffects",
@@ -26,17 +33,24 @@ __all__ = [
     "NeuronComparison",
     "PredictionEnhancing",
     "Problem",
+    "Removal",
     "RootMasking",
     "answered",
     "arithmetic_cases",
+    "arithmetic_set",
+    "coefficient_increase",
     "compare_neurons",
     "feature_predicting",
     "head_accuracy",
     "head_effects",
     "mask_keep_coef",
+    "neuron_coefficients",
     "prediction_enhancing",
     "problems",
     "prompt_cases",
+    "prune_mlp",
     "root_masking",
+    "save_checkpoint",
+    "train_lora",
     "written",
 ]
