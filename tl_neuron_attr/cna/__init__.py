@@ -2,6 +2,9 @@
 
 from tl_neuron_attr.cna.accuracy import HeadAccuracy, head_accuracy
 from tl_neuron_attr.cna.arithmetic_set import arithmetic_set
+from tl_neuron_attr.cna.bias import bias_neurons
+from tl_neuron_attr.cna.bias_report import BiasReport, bias_report
+from tl_neuron_attr.cna.capabilities import Guard, SafeNeurons, safe_neurons
 from tl_neuron_attr.cna.cases import (
     TEMPLATES,
     Case,
@@ -20,24 +23,32 @@ from tl_neuron_attr.cna.enhancing import PredictionEnhancing, RootMasking, predi
 from tl_neuron_attr.cna.lora import Adapter, train_lora
 from tl_neuron_attr.cna.predicting import FeaturePredicting, MaskKeepCoef, feature_predicting, mask_keep_coef
 from tl_neuron_attr.cna.pruning import Removal, prune_mlp
+from tl_neuron_attr.cna.pruning_study import PruningExperiment, amplified, pruning_experiment
 
 __all__ = [
     "TEMPLATES",
     "Adapter",
+    "BiasReport",
     "Case",
     "CoefficientIncrease",
     "FeaturePredicting",
+    "Guard",
     "HeadAccuracy",
     "HeadEffects",
     "MaskKeepCoef",
     "NeuronComparison",
     "PredictionEnhancing",
     "Problem",
+    "PruningExperiment",
     "Removal",
     "RootMasking",
+    "SafeNeurons",
+    "amplified",
     "answered",
     "arithmetic_cases",
     "arithmetic_set",
+    "bias_neurons",
+    "bias_report",
     "coefficient_increase",
     "compare_neurons",
     "feature_predicting",
@@ -49,7 +60,9 @@ __all__ = [
     "problems",
     "prompt_cases",
     "prune_mlp",
+    "pruning_experiment",
     "root_masking",
+    "safe_neurons",
     "save_checkpoint",
     "train_lora",
     "written",
