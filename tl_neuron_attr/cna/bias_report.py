@@ -14,6 +14,8 @@ from tl_neuron_attr.intervene import edit
 from tl_neuron_attr.table import PrintsAsTable, Table
 from tl_neuron_attr.types import Neurons
 
+_COLUMNS = ("before", "after")
+
 
 @dataclass(frozen=True, repr=False)
 class BiasReport(PrintsAsTable):
@@ -55,13 +57,12 @@ class BiasReport(PrintsAsTable):
     def table(self) -> Table:
         """Table 13 and the guard."""
         rows = [
-            (f"log p difference, {row['towards']}", *(f"{row[c]:.3f}" for c in ("before", "after")))
+            (f"log p difference, {row['towards']}", *(f"{row[c]:.3f}" for c in _COLUMNS))
             for row in self.by().to_dict("records")
         ]
         for row in self.capabilities.to_dict("records"):
-            percent = "" if row["measure"] == PERPLEXITY else ", %"
-            shown = [f"{row[c]:.3f}" if not percent else f"{100 * row[c]:.1f}" for c in ("before", "after")]
-            rows.append((f"{row['measure']}{percent}", *shown))
+            share = row["measure"] != PERPLEXITY
+            rows.append((row["measure"], *(f"{100 * row[c]:.1f} %" if share else f"{row[c]:.3f}" for c in _COLUMNS)))
         verdict = f"GUARD FAILED: {'; '.join(self.failures)} (safe_neurons leaves such neurons out)"
         caption = f"{len(self.neurons)} neurons times {self.scale:g}: bias {-100 * self.decrease:+.1f} %"
         return Table(("", "before", "after"), rows, f"{caption}; {verdict}" if self.failures else caption)

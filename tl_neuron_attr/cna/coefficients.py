@@ -59,7 +59,7 @@ class CoefficientIncrease(PrintsAsTable):
         """Table 10, and each model's accuracy."""
         wide = self.wide()
         rows = [
-            (name, f"{100 * self.accuracy[str(name)]:.1f}", *(f"{100 * x:+.1f}" for x in line))
+            (name, f"{100 * self.accuracy[str(name)]:.1f} %", *(f"{100 * x:+.1f} %" for x in line))
             for name, line in zip(wide.index, wide.to_numpy().tolist(), strict=True)
         ]
         caption = f"{self.cases} cases, accuracy of the original {100 * self.accuracy[ORIGINAL]:.1f} %; in %"

@@ -51,11 +51,11 @@ class PruningExperiment(PrintsAsTable):
         """Table 11."""
         wide = self.wide()
         rows = [
-            (name, *(f"{100 * x:.1f}" for x in line))
+            (name, *(f"{100 * x:.1f} %" for x in line))
             for name, line in zip(wide.index, wide.to_numpy().tolist(), strict=True)
         ]
         count = sum(len(neurons) for neurons in self.kept.values())
-        caption = f"accuracy in %; {count} neurons of layers {list(self.kept)} kept, {100 * self.share:.1f} % of them"
+        caption = f"accuracy; {count} neurons of layers {list(self.kept)} kept, {100 * self.share:.1f} % of them"
         return Table(("model", *wide.columns), rows, caption)
 
 

@@ -3,6 +3,7 @@
 Every view is offline and escaped: token text is shown, never interpreted. Needs the ``vis`` extra.
 """
 
+from tl_neuron_attr.vis.editing import bias, coefficients
 from tl_neuron_attr.vis.flow import flow
 from tl_neuron_attr.vis.report import report
 from tl_neuron_attr.vis.study import faithfulness, study
@@ -12,6 +13,8 @@ from tl_neuron_attr.vis.views import attention, head_scores, layer_scores, neuro
 __all__ = [
     "View",
     "attention",
+    "bias",
+    "coefficients",
     "faithfulness",
     "flow",
     "head_scores",
