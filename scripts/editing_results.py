@@ -27,7 +27,7 @@ from tl_neuron_attr.demo import gender
 from tl_neuron_attr.demo.rows import mixture_at, row
 from tl_neuron_attr.demo.vocabulary import IDS
 
-DEEP, TOPS = (3, 4), (3, 10, 30)
+DEEP, TOPS = (3, 4), (3, 10)
 NEURONS, CANDIDATES = 18, 30
 SIDES = ("she", "he")
 COMPARED = 200
@@ -158,6 +158,9 @@ def bias(model: Any, seed: int) -> tuple[Tables, Any]:
     candidates = cna.bias_neurons(model, found_on, SIDES, CANDIDATES, sites=("attn",))
     edits = {
         f"{NEURONS} MLP neurons": cna.bias_neurons(model, found_on, SIDES, NEURONS),
+        f"{NEURONS} MLP neurons, against the other pronoun": cna.bias_neurons(
+            model, found_on, SIDES, NEURONS, contrasts=SIDES[::-1]
+        ),
         f"{NEURONS} attention neurons": candidates.top(NEURONS),
         f"{CANDIDATES} attention neurons": candidates,
         "those of the 30 that pass the guard": cna.safe_neurons(model, candidates, choosing).neurons,

@@ -1,11 +1,14 @@
 """Which kinds of change are open on a model, so that no change begins inside another of its kind."""
 
 from collections.abc import Generator
-from contextlib import contextmanager
-from typing import Any, Literal
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 Kind = Literal["edit", "adapter"]
+
+C = TypeVar("C", bound="Change")
 
 _OPEN: WeakKeyDictionary[Any, set[Kind]] = WeakKeyDictionary()
 
@@ -34,3 +37,27 @@ def open_on(model: Any, kind: Kind) -> Generator[None]:
         yield
     finally:
         kinds.discard(kind)
+
+
+@dataclass
+class Change:
+    """A change of a model's weights. Ends with :meth:`undo`, or as a context manager, in which no edit may begin.
+
+    Attributes:
+        model: What was changed.
+    """
+
+    model: Any
+    _open: ExitStack = field(default_factory=ExitStack, repr=False, kw_only=True)
+
+    def undo(self) -> None:
+        """Put everything back as it was."""
+        raise NotImplementedError
+
+    def __enter__(self: C) -> C:
+        self._open.enter_context(open_on(self.model, "edit"))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._open:
+            self.undo()

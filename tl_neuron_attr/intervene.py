@@ -5,15 +5,15 @@ neuron's activation times its row of ``W_out`` (or ``W_O``) is the product eithe
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_neuron_attr.changes import open_on, require_none
+from tl_neuron_attr.changes import Change, require_none
 from tl_neuron_attr.checked import checked
 from tl_neuron_attr.parts import Part, Parts, rows_of
 from tl_neuron_attr.weights import Site, within
@@ -101,17 +101,14 @@ class ChangedRows:
 
 
 @dataclass
-class Edit:
+class Edit(Change):
     """Changed weights. Ends with :meth:`undo`, or as a context manager, in which no other edit may begin.
 
     Attributes:
-        model: What was changed.
-        rows: What was changed in it; empty once undone.
+        rows: What was changed in the model; empty once undone.
     """
 
-    model: Any
     rows: list[ChangedRows]
-    _open: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @torch.no_grad()
     def undo(self) -> None:
@@ -125,14 +122,6 @@ class Edit:
         for rows in self.rows:
             rows.live[rows.at] = rows.before
         self.rows.clear()
-
-    def __enter__(self) -> "Edit":
-        self._open.enter_context(open_on(self.model, "edit"))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with self._open:
-            self.undo()
 
 
 @checked

@@ -9,14 +9,19 @@ PAIRS = [("w1 w2 w3 w4", "w1 w5 w3 w4"), ("w9 w8 w7", "w9 w6 w7"), ("w2 w2 w2 w2
 TARGETS = ["w20", "w21", "w22"]
 
 
+def told(log_probs, token, contrast):
+    return log_probs[..., token] - (0 if contrast is None else log_probs[..., contrast])
+
+
 @torch.no_grad()
-def slow_changes(model, pairs, targets):
+def slow_changes(model, pairs, targets, contrasts=None):
     """Mean change of every neuron, ``{(site, layer, head or -1, index): nats}``, one log_softmax each."""
     ids = [model.to_single_token(target) for target in targets]
     caches = [[model.run_with_cache(model.to_tokens(text))[1] for text in pair] for pair in pairs]
     finals = [[model(model.to_tokens(text))[0, -1].log_softmax(-1) for text in pair] for pair in pairs]
+    others = [model.to_single_token(contrast) for contrast in contrasts or []] or [None] * len(ids)
     sums = {}
-    for token in ids:
+    for token, contrast in zip(ids, others, strict=True):
         side = int(sum(float(b[token] - a[token]) for a, b in finals) > 0)
         for pair in caches:
             mine, other = pair[side], pair[1 - side]
@@ -24,9 +29,9 @@ def slow_changes(model, pairs, targets):
                 for layer in range(3):
                     for site in ("mlp", "attn"):
                         base = oracle.base(cache, layer, site, 0, -1)
-                        before = oracle.log_probs(mine, 0, -1, base)[token]
+                        before = told(oracle.log_probs(mine, 0, -1, base), token, contrast)
                         writes = oracle.writes(cache, layer, site, 0, -1)
-                        after = oracle.log_probs(mine, 0, -1, base + writes)[..., token]
+                        after = told(oracle.log_probs(mine, 0, -1, base + writes), token, contrast)
                         change = after - before
                         change = change[None] if site == "mlp" else change.sum(1)
                         for head, row in enumerate(change):
@@ -37,11 +42,13 @@ def slow_changes(model, pairs, targets):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-@pytest.mark.parametrize("sites", [("mlp",), ("mlp", "attn")])
-def test_the_neurons_are_those_a_slow_loop_finds(name, sites):
+@pytest.mark.parametrize(
+    ("sites", "contrasts"), [(("mlp",), None), (("mlp", "attn"), None), (("mlp",), ["w21", "w30", "w20"])]
+)
+def test_the_neurons_are_those_a_slow_loop_finds(name, sites, contrasts):
     model = architectures.build(name)
-    found = cna.bias_neurons(model, PAIRS, TARGETS, 12, sites=sites)
-    slow = {key: value for key, value in slow_changes(model, PAIRS, TARGETS).items() if key[0] in sites}
+    found = cna.bias_neurons(model, PAIRS, TARGETS, 12, sites=sites, contrasts=contrasts)
+    slow = {key: value for key, value in slow_changes(model, PAIRS, TARGETS, contrasts).items() if key[0] in sites}
     best = sorted(slow, key=lambda key: -slow[key])[:12]
     expected = [f"L{la}N{i}" if site == "mlp" else f"L{la}H{h}D{i}" for site, la, h, i in best]
     assert found.labels == expected
@@ -81,3 +88,8 @@ def test_turning_every_pair_round_changes_nothing():
 def test_bad_arguments_are_named(pairs, targets, n, message):
     with pytest.raises(ValueError, match=message):
         cna.bias_neurons(architectures.build("gpt2"), pairs, targets, n)
+
+
+def test_contrasts_are_one_a_target():
+    with pytest.raises(ValueError, match="contrasts must be one for each of the 3 targets, got 1"):
+        cna.bias_neurons(architectures.build("gpt2"), PAIRS, TARGETS, 3, contrasts=["w1"])

@@ -38,6 +38,7 @@ def bias_neurons(
     n: int = 18,
     *,
     sites: tuple[Site, ...] = ("mlp",),
+    contrasts: Sequence[str | int] | None = None,
 ) -> Neurons:
     """The ``n`` neurons that make targets likelier after one prompt of a pair than after the other.
 
@@ -51,13 +52,15 @@ def bias_neurons(
         n: How many neurons.
         sites: Where to look. The paper looks at MLP neurons; an attention neuron is a column of a head's output, its
             changes summed over source positions (its ``source`` is -1).
+        contrasts: One token a target: changes are then of ``log p(target) - log p(contrast)``. Not in the paper; where
+            few tokens compete, neurons that raise all of them are not taken for the bias.
 
     Returns:
         The neurons, whose ``score`` is the mean change in nats.
 
     Raises:
-        ValueError: If there is no pair or target, the prompts of a pair differ in length, a target is not one token, or
-            ``n`` is out of range.
+        ValueError: If there is no pair or target, the prompts of a pair differ in length, a token is not one, contrasts
+            are not one a target, or ``n`` is out of range.
 
     Example:
         >>> from tl_neuron_attr import demo
@@ -67,13 +70,16 @@ def bias_neurons(
     """
     ids = target_ids(model, targets)
     sides = towards(log_probs(model, prompt_pairs, ids)).tolist()
+    others = [None] * len(ids) if contrasts is None else target_ids(model, contrasts, "contrasts").tolist()
+    if len(others) != len(ids):
+        raise ValueError(f"contrasts must be one for each of the {len(ids)} targets, got {len(others)}")
     sums: dict[Site, tuple[Tensor, Tensor]] = {}
     words: Any = None
     for _, tokens in batches(model, prompt_pairs):
         caches = [_neuron_cache(model, tokens[side], sites) for side in (0, 1)]
-        for target, side in zip(ids.tolist(), sides, strict=True):
+        for target, contrast, side in zip(ids.tolist(), others, sides, strict=True):
             for site in sites:
-                found = compare_neurons(caches[side], caches[1 - side], target, site=site)
+                found = compare_neurons(caches[side], caches[1 - side], target, site=site, contrast=contrast)
                 words = words or found.words
                 change, coefficient = (_by_neuron(grid, site) for grid in (found.change, found.coefficient))
                 before = sums.get(site, (0.0, 0.0))
@@ -157,12 +163,12 @@ def towards(found: Float[Tensor, "pair target side"]) -> Int[Tensor, "target"]:
     return found.mean(0).argmax(-1)
 
 
-def target_ids(model: Any, targets: Sequence[str | int]) -> Int[Tensor, "target"]:
+def target_ids(model: Any, targets: Sequence[str | int], name: str = "targets") -> Int[Tensor, "target"]:
     """Token ids.
 
     Raises:
         ValueError: If there is none, or a string is not exactly one token.
     """
     if not targets:
-        raise ValueError("targets is empty: give at least one token")
-    return torch.tensor([token_id(model, target, "targets") for target in targets])
+        raise ValueError(f"{name} is empty: give at least one token")
+    return torch.tensor([token_id(model, target, name) for target in targets])

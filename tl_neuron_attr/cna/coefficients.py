@@ -62,10 +62,9 @@ class CoefficientIncrease(PrintsAsTable):
             (name, f"{100 * self.accuracy[str(name)]:.1f} %", *(f"{100 * x:+.1f} %" for x in line))
             for name, line in zip(wide.index, wide.to_numpy().tolist(), strict=True)
         ]
-        caption = f"{self.cases} cases, accuracy of the original {100 * self.accuracy[ORIGINAL]:.1f} %; in %"
-        return Table(
-            ("model", "accuracy", *(f"top {k}" for k in wide.columns)), rows, f"coefficient increase, {caption}"
-        )
+        headings = ("model", "accuracy", *(f"top {k}" for k in wide.columns))
+        original = f"accuracy of the original {100 * self.accuracy[ORIGINAL]:.1f} %"
+        return Table(headings, rows, f"coefficient increase; {self.cases} cases, {original}")
 
 
 @checked

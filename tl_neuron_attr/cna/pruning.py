@@ -1,14 +1,13 @@
 """Keep some MLP neurons of a model and zero or remove the others (paper 3, section 3.6)."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tl_neuron_attr.changes import open_on, require_none
+from tl_neuron_attr.changes import Change, require_none
 from tl_neuron_attr.checked import checked
 from tl_neuron_attr.intervene import Edit, edit
 from tl_neuron_attr.parts import MlpNeuron, Parts, rows_of
@@ -24,17 +23,14 @@ class Shortened:
 
 
 @dataclass
-class Removal:
+class Removal(Change):
     """Removed neurons. Ends with :meth:`undo`, or as a context manager, in which no other edit may begin.
 
     Attributes:
-        model: What was changed.
-        modules: Which of its modules; empty once undone.
+        modules: Which modules were changed; empty once undone.
     """
 
-    model: Any
     modules: list[Shortened]
-    _open: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def undo(self) -> None:
         """Put every neuron back in its place; what was changed in the smaller model meanwhile is lost."""
@@ -42,14 +38,6 @@ class Removal:
             for name, value in shortened.before.items():
                 setattr(shortened.module, name, value)
         self.modules.clear()
-
-    def __enter__(self) -> "Removal":
-        self._open.enter_context(open_on(self.model, "edit"))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with self._open:
-            self.undo()
 
 
 @checked
