@@ -86,7 +86,7 @@ def pruning_experiment(
         layers: The layers pruned (17 to 31 in the paper).
         lora_layer: The layer adapted (9 in the paper).
         top: How many neurons a case.
-        search: The cases whose neurons are united; the test cases by default.
+        search: The cases whose neurons are united; the training cases by default.
         adapter: The adapter of the whole model, if it is trained already.
         seed: Of adapters and random neurons.
         progress: Whether to show progress bars.
@@ -109,7 +109,7 @@ def pruning_experiment(
     require_cases(test)
     options: dict[str, Any] = {**training, "layer": lora_layer, "seed": seed, "progress": progress}
     whole = adapter or train_lora(model, train, **options)
-    kept = amplified(model, whole, test if search is None else search, top=top, layers=layers, progress=progress)
+    kept = amplified(model, whole, train if search is None else search, top=top, layers=layers, progress=progress)
     widths = {layer: len(model.blocks[layer].mlp.W_out) for layer in layers}
     frames = [_accuracy("original", model, test), _accuracy("LoRA", model, test, whole)]
     rng = Random(f"pruning {seed}")
