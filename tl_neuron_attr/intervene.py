@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_neuron_attr.changes import Change, require_none
 from tl_neuron_attr.checked import checked
 from tl_neuron_attr.parts import Part, Parts, rows_of
 from tl_neuron_attr.weights import Site, within
@@ -123,11 +124,11 @@ class ChangedRows:
 
 
 @dataclass
-class Edit:
-    """Changed weights. Ends with :meth:`undo`, or as a context manager.
+class Edit(Change):
+    """Changed weights. Ends with :meth:`undo`, or as a context manager, in which no other edit may begin.
 
     Attributes:
-        rows: What was changed; empty once undone.
+        rows: What was changed in the model; empty once undone.
     """
 
     rows: list[ChangedRows]
@@ -145,12 +146,6 @@ class Edit:
             rows.live[rows.at] = rows.before
         self.rows.clear()
 
-    def __enter__(self) -> "Edit":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.undo()
-
 
 @checked
 @torch.no_grad()
@@ -164,7 +159,8 @@ def edit(model: Any, parts: Parts, *, scale: float = 0.0) -> Edit:
 
     Raises:
         IndexError: If a part is out of range or named twice.
-        ValueError: If the neurons are of several prompts, which share the weights.
+        ValueError: If the neurons are of several prompts, which share the weights, or the model is inside the ``with``
+            block of another edit.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -174,6 +170,7 @@ def edit(model: Any, parts: Parts, *, scale: float = 0.0) -> Edit:
         0.0
         >>> change.undo()
     """
+    require_none(model, "edit")
     rows = rows_of(model, parts)
     if len(rows) > 1:
         raise ValueError(f"parts are neurons of {len(rows)} prompts, which share the weights: edit(model, neurons[0])")
@@ -184,7 +181,7 @@ def edit(model: Any, parts: Parts, *, scale: float = 0.0) -> Edit:
         before = live[at]
         live[at] = before * factor[0][at][:, None]
         changed.append(ChangedRows(live, at, before, live[at]))
-    return Edit(changed)
+    return Edit(model, changed)
 
 
 def multiplier(factor: Float[Tensor, "row *width"]) -> Callable[..., Tensor]:

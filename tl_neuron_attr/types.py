@@ -149,6 +149,10 @@ class Neurons(PrintsAsTable):
             raise ValueError(f"k must be between 1 and {len(self)}, got {k}")
         return self._select((..., slice(k)))
 
+    def pick(self, places: Sequence[int]) -> "Neurons":
+        """The neurons at some places of the ranking."""
+        return self._select((..., list(places)))
+
     def __getitem__(self, prompt: int) -> "Neurons":
         """The neurons of one prompt of a batch."""
         if not self.batched:
@@ -283,7 +287,10 @@ class Neurons(PrintsAsTable):
     def flat_labels(self) -> list[str]:
         """:attr:`labels`, prompts in a row."""
         rows = zip(*(self.flat(name) for name in ("site", "layer", "head", "source", "index")), strict=True)
-        return [f"L{la}N{i}" if SITES[int(s)] == "mlp" else f"L{la}H{h}D{i}@{p}" for s, la, h, p, i in rows]
+        return [
+            f"L{la}N{i}" if SITES[int(s)] == "mlp" else f"L{la}H{h}D{i}" + (f"@{p}" if p >= 0 else "")
+            for s, la, h, p, i in rows
+        ]
 
     def _columns(self) -> dict[str, list[Any]]:
         names = ("site", "layer", "head", "source", "index", "coefficient", "score")

@@ -1,6 +1,10 @@
 """Comparative neuron analysis (paper 3): what an intervention broke, and how arithmetic gets from digits to answer."""
 
 from tl_neuron_attr.cna.accuracy import HeadAccuracy, head_accuracy
+from tl_neuron_attr.cna.arithmetic_set import arithmetic_set
+from tl_neuron_attr.cna.bias import bias_neurons
+from tl_neuron_attr.cna.bias_report import BiasReport, bias_report
+from tl_neuron_attr.cna.capabilities import Guard, SafeNeurons, safe_neurons
 from tl_neuron_attr.cna.cases import (
     TEMPLATES,
     Case,
@@ -12,22 +16,31 @@ from tl_neuron_attr.cna.cases import (
     written,
 )
 from tl_neuron_attr.cna.chain import LogicChain, logic_chain
+from tl_neuron_attr.cna.checkpoints import save_checkpoint
+from tl_neuron_attr.cna.coefficients import CoefficientIncrease, coefficient_increase, neuron_coefficients
 from tl_neuron_attr.cna.compare import NeuronComparison, compare_neurons
 from tl_neuron_attr.cna.concepts import ConceptNeurons, ZeroShot, concept_neurons, zero_shot
 from tl_neuron_attr.cna.effects import HeadEffects, head_effects
 from tl_neuron_attr.cna.enhancing import PredictionEnhancing, RootMasking, prediction_enhancing, root_masking
+from tl_neuron_attr.cna.lora import Adapter, train_lora
 from tl_neuron_attr.cna.predicting import KS, FeaturePredicting, MaskKeepCoef, feature_predicting, mask_keep_coef
+from tl_neuron_attr.cna.pruning import Removal, prune_mlp
+from tl_neuron_attr.cna.pruning_study import PruningExperiment, amplified, pruning_experiment
 from tl_neuron_attr.cna.shallow import FeatureEnhancing, feature_enhancing
 from tl_neuron_attr.cna.transferring import FeatureTransferring, Hop, feature_transferring
 
 __all__ = [
     "KS",
     "TEMPLATES",
+    "Adapter",
+    "BiasReport",
     "Case",
+    "CoefficientIncrease",
     "ConceptNeurons",
     "FeatureEnhancing",
     "FeaturePredicting",
     "FeatureTransferring",
+    "Guard",
     "HeadAccuracy",
     "HeadEffects",
     "Hop",
@@ -36,10 +49,18 @@ __all__ = [
     "NeuronComparison",
     "PredictionEnhancing",
     "Problem",
+    "PruningExperiment",
+    "Removal",
     "RootMasking",
+    "SafeNeurons",
     "ZeroShot",
+    "amplified",
     "answered",
     "arithmetic_cases",
+    "arithmetic_set",
+    "bias_neurons",
+    "bias_report",
+    "coefficient_increase",
     "compare_neurons",
     "concept_neurons",
     "feature_enhancing",
@@ -49,10 +70,16 @@ __all__ = [
     "head_effects",
     "logic_chain",
     "mask_keep_coef",
+    "neuron_coefficients",
     "prediction_enhancing",
     "problems",
     "prompt_cases",
+    "prune_mlp",
+    "pruning_experiment",
     "root_masking",
+    "safe_neurons",
+    "save_checkpoint",
+    "train_lora",
     "written",
     "zero_shot",
 ]

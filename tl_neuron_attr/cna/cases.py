@@ -245,7 +245,7 @@ def _of_problem(
             "another space"
         )
     pieces = [model.tokenizer.decode([token]).strip() for token in whole[len(before) :]]
-    if "".join(pieces) != answer.strip():
+    if "".join(pieces) != answer.replace(" ", ""):
         raise ValueError(f"the answer {answer!r} to {prompt!r} is not in the vocabulary: it reads as {pieces}")
     digits = max(len(str(problem.a)), len(str(problem.b)))
     return [

@@ -238,7 +238,7 @@ def compare_neurons(
     _require_alike(mine.stream, stream, site)
     for tokens, name in ((mine.target, "target"), (mine.contrast, "contrast")):
         if tokens is not None:
-            _require_shared(mine.stream.model, stream.model, tokens, name)
+            require_shared(mine.stream.model, stream.model, tokens, name)
     _, places, _ = checked_stream(other, (site,), pos=pos, model=other_model)
     theirs = replace(mine, stream=stream, places=places)
     increase, coefficient = _scored(mine, site, max_bytes)
@@ -298,7 +298,7 @@ def _require_alike(mine: Stream, theirs: Stream, site: Site) -> None:
             )
 
 
-def _require_shared(model: Any, other: Any, tokens: Int[Tensor, "batch"], name: str) -> None:
+def require_shared(model: Any, other: Any, tokens: Int[Tensor, "batch"], name: str) -> None:
     """Refuse a token that stands for something else in the other model's vocabulary."""
     if model is other or model.tokenizer is None or other.tokenizer is None:
         return

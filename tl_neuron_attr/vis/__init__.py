@@ -4,6 +4,7 @@ Every view is offline and escaped: token text is shown, never interpreted. Needs
 """
 
 from tl_neuron_attr.vis.chain import chain_flow, head_effects, logic_chain
+from tl_neuron_attr.vis.editing import bias, coefficients
 from tl_neuron_attr.vis.flow import flow
 from tl_neuron_attr.vis.report import report
 from tl_neuron_attr.vis.study import faithfulness, study
@@ -13,7 +14,9 @@ from tl_neuron_attr.vis.views import attention, head_scores, layer_scores, neuro
 __all__ = [
     "View",
     "attention",
+    "bias",
     "chain_flow",
+    "coefficients",
     "faithfulness",
     "flow",
     "head_effects",

@@ -1,0 +1,200 @@
+"""What fine-tuning did to the coefficients of a model's neurons (paper 3, section 3.5, Tables 9 and 10).
+
+The neurons are those that the other model uses more than the original: in each case, the ``k`` of the largest
+
+    Imp(other) - Imp(original)
+
+by comparative neuron analysis. Their coefficients are compared along the sign they have in the other model:
+
+    increase = sum (c_other - c_original) sign(c_other) / sum |c_original|
+
+over the ``k`` neurons and all cases (our reading; the paper gives the mean increase without its formula).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+from tl_neuron_attr.checked import checked
+from tl_neuron_attr.cna.cases import Case, answered, require_cases
+from tl_neuron_attr.cna.compare import NeuronComparison, require_shared
+from tl_neuron_attr.cna.lora import Adapter
+from tl_neuron_attr.cna.runs import Run, compared, plain
+from tl_neuron_attr.table import PrintsAsTable, Table
+from tl_neuron_attr.types import Neurons
+
+KS = (50, 30, 20, 10)
+"""The numbers of neurons of Table 10."""
+
+ORIGINAL = "original"
+
+
+@dataclass(frozen=True, repr=False)
+class CoefficientIncrease(PrintsAsTable):
+    """How much larger the coefficients of the neurons that other models use more are in them.
+
+    Attributes:
+        frame: A row a model and number of neurons: ``model``, ``k``, ``before`` and ``after`` (mean sizes of the
+            coefficients, counted along their sign in the other model), ``increase`` (a share).
+        accuracy: The share of cases answered, by model, ``"original"`` first.
+        cases: How many cases.
+    """
+
+    frame: pd.DataFrame
+    accuracy: Mapping[str, float]
+    cases: int
+
+    def wide(self) -> pd.DataFrame:
+        """The increase, a row a model, a column a number of neurons."""
+        wide = self.frame.pivot(index="model", columns="k", values="increase")
+        return wide.reindex(index=self.frame["model"].drop_duplicates(), columns=self.frame["k"].drop_duplicates())
+
+    def table(self) -> Table:
+        """Table 10, and each model's accuracy."""
+        wide = self.wide()
+        rows = [
+            (name, f"{100 * self.accuracy[str(name)]:.1f} %", *(f"{100 * x:+.1f} %" for x in line))
+            for name, line in zip(wide.index, wide.to_numpy().tolist(), strict=True)
+        ]
+        headings = ("model", "accuracy", *(f"top {k}" for k in wide.columns))
+        original = f"accuracy of the original {100 * self.accuracy[ORIGINAL]:.1f} %"
+        return Table(headings, rows, f"coefficient increase; {self.cases} cases, {original}")
+
+
+@checked
+@torch.no_grad()
+def coefficient_increase(
+    model: Any,
+    others: Mapping[str, Any],
+    cases: Sequence[Case],
+    *,
+    ks: Sequence[int] = KS,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> CoefficientIncrease:
+    """Compare fine-tuned models with the original, neuron by neuron (paper 3, Table 10).
+
+    Args:
+        model: The original model.
+        others: By name, adapters of it, or models of the same shape: any fine-tune of your own.
+        cases: The cases.
+        ks: The numbers of neurons.
+        batch_size: Cases run together.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If there is no case or no other model, a ``k`` is out of range, models are not of one shape, or two
+            tokenizers do not share a token of the cases.
+
+    Examples:
+        >>> from tl_neuron_attr import cna, demo
+        >>> model = demo.load()
+        >>> train, test = cna.arithmetic_set(model, test=8, train=64)
+        >>> adapter = cna.train_lora(model, train, layer=2, steps=3, progress=False)
+        >>> found = cna.coefficient_increase(model, {"layer 2": adapter}, test, ks=[10], progress=False)
+        >>> found.wide().shape
+        (1, 1)
+    """
+    require_cases(cases)
+    if not others:
+        raise ValueError("others is empty: give at least one adapter or model")
+    _require_tokens_shared(model, others, cases)
+    accuracy = {ORIGINAL: share_answered(model, cases)}
+    rows: list[dict[str, float | int | str]] = []
+    for name, other in others.items():
+        accuracy[name] = share_answered(model, cases, other)
+        sums = {k: torch.zeros(3, dtype=torch.float64) for k in ks}
+        for *_, comparison in compared(
+            plain(model), run_of(model, other), cases, batch_size=batch_size, what=name, progress=progress
+        ):
+            best = used_more(comparison, max(ks))
+            for k in ks:
+                top = best.top(k)
+                sums[k] += sizes(top.coefficient, comparison.other_coefficients(top)).cpu()
+        for k, (size, before, after) in ((k, total.tolist()) for k, total in sums.items()):
+            n = k * len(cases)
+            increase = (after - before) / size if size else float("nan")
+            rows.append({"model": name, "k": k, "before": before / n, "after": after / n, "increase": increase})
+    return CoefficientIncrease(pd.DataFrame(rows), accuracy, len(cases))
+
+
+@checked
+@torch.no_grad()
+def neuron_coefficients(model: Any, others: Mapping[str, Any], case: Case, *, k: int = 3) -> pd.DataFrame:
+    """Coefficients of the ``k`` neurons that other models use more in one case (paper 3, Table 9).
+
+    The neurons are those of the largest change summed over the other models.
+
+    Returns:
+        A row a neuron: ``neuron``, ``original``, and a column for each other model.
+
+    Raises:
+        ValueError: As :func:`coefficient_increase`.
+
+    Examples:
+        >>> from tl_neuron_attr import cna, demo
+        >>> model = demo.load()
+        >>> case = cna.arithmetic_cases(model, [cna.Problem(3, "+", 5)])[0]
+        >>> neuron_coefficients(model, {"itself": model}, case, k=2).columns.tolist()
+        ['neuron', 'original', 'itself']
+    """
+    if not others:
+        raise ValueError("others is empty: give at least one adapter or model")
+    _require_tokens_shared(model, others, [case])
+    found: dict[str, NeuronComparison] = {}
+    for name, other in others.items():
+        runs = compared(plain(model), run_of(model, other), [case], batch_size=1, what=name, progress=False)
+        found[name] = next(comparison for *_, comparison in runs)
+    best = used_more(NeuronComparison.joined(list(found.values())).summed(), k)
+    columns = {name: comparison.summed().other_coefficients(best).tolist() for name, comparison in found.items()}
+    return pd.DataFrame({"neuron": best.labels, ORIGINAL: best.coefficient.tolist(), **columns})
+
+
+def used_more(comparison: NeuronComparison, k: int) -> Neurons:
+    """The ``k`` neurons that raise the answer more in the other run."""
+    return comparison.top(k, largest=False)
+
+
+def run_of(model: Any, other: Any) -> Run:
+    """Runs of another model, or of the model with an adapter."""
+    if not isinstance(other, Adapter):
+        return plain(other)
+
+    def run(tokens: Int[Tensor, "batch pos"]) -> ActivationCache:
+        with other.attached(model):
+            return plain(model)(tokens)
+
+    return run
+
+
+def share_answered(model: Any, cases: Sequence[Case], other: Any = None) -> float:
+    """The share of cases that the model answers, or another, or the model with an adapter."""
+    if isinstance(other, Adapter):
+        with other.attached(model):
+            return share_answered(model, cases)
+    right = answered(model if other is None else other, cases)
+    return sum(right) / len(right)
+
+
+def sizes(before: Float[Tensor, "case k"], after: Float[Tensor, "case k"]) -> Float[Tensor, "3"]:
+    """Sums of the sizes before, and of both coefficients along the sign of the one after.
+
+    Examples:
+        >>> sizes(torch.tensor([[-2.0, 0.0]]), torch.tensor([[3.0, 1.0]])).tolist()
+        [2.0, -2.0, 4.0]
+    """
+    before, after = before.double(), after.double()
+    return torch.stack([before.abs().sum(), (before * after.sign()).sum(), after.abs().sum()])
+
+
+def _require_tokens_shared(model: Any, others: Mapping[str, Any], cases: Sequence[Case]) -> None:
+    tokens = torch.tensor(sorted({token for case in cases for token in (*case.tokens, case.answer)}))
+    for other in others.values():
+        if not isinstance(other, Adapter):
+            require_shared(model, other, tokens, "token")
