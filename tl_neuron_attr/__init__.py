@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tl_neuron_attr import demo, evaluate, vis
+    from tl_neuron_attr import demo, evaluate, incontext, vis
     from tl_neuron_attr.attribution import (
         attribute_attn_neurons,
         attribute_head_positions,
@@ -47,7 +47,7 @@ _HOME = {
     "top_tokens": "words",
     "transformed_tokens": "words",
 }
-_MODULES = ("demo", "evaluate", "vis")
+_MODULES = ("demo", "evaluate", "incontext", "vis")
 
 __all__ = [
     "Flow",
@@ -64,6 +64,7 @@ __all__ = [
     "demo",
     "edit",
     "evaluate",
+    "incontext",
     "keep",
     "position_tokens",
     "query_layers",
