@@ -246,10 +246,13 @@ class Stream:
 
     def attn_coefficients(self, layer: int, places: Places) -> Float[Tensor, "batch head d_head source"]:
         """``pattern * v``: what an attention neuron's direction is multiplied with, by source (paper 1, Eq. 7)."""
-        pattern, v = (self._batch(f"blocks.{layer}.attn.{hook}") for hook in ("hook_pattern", "hook_v"))
-        pattern = pattern[places.row, :, places.pos].to(self.dtype)
-        v = v[places.row].to(self.dtype).permute(0, 2, 3, 1).repeat_interleave(pattern.shape[1] // v.shape[2], dim=1)
-        return v * pattern[:, :, None]
+        pattern = self._batch(f"blocks.{layer}.attn.hook_pattern")[places.row, :, places.pos].to(self.dtype)
+        return self.attn_values(layer, places) * pattern[:, :, None]
+
+    def attn_values(self, layer: int, places: Places) -> Float[Tensor, "batch head d_head source"]:
+        """``v`` at every source position of each place's prompt, for the heads that read it."""
+        v = self._batch(f"blocks.{layer}.attn.hook_v")[places.row].to(self.dtype).permute(0, 2, 3, 1)
+        return v.repeat_interleave(len(self.block(layer).attn.W_O) // v.shape[1], dim=1)
 
     def mlp_coefficients(self, layer: int, places: Places) -> Float[Tensor, "batch d_mlp"]:
         """The MLP's post-activations (paper 1, Eq. 6)."""

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 RESAMPLES = 2000
+Sample = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -49,3 +50,18 @@ def interval(values: pd.Series, *, level: float = 0.95, seed: int = 0) -> tuple[
     drawn = np.random.default_rng(seed).integers(0, len(sample), (RESAMPLES, len(sample)))
     low, high = np.quantile(sample[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
     return float(sample.mean()), float(low), float(high)
+
+
+def difference_interval(
+    first: Sample, second: Sample, *, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """The difference of two independent samples' means and its bootstrap percentile interval.
+
+    Example:
+        >>> difference_interval(np.array([3.0, 3.0]), np.array([1.0]))
+        (2.0, 2.0, 2.0)
+    """
+    rng = np.random.default_rng(seed)
+    means = [s[rng.integers(0, len(s), (RESAMPLES, len(s)))].mean(axis=1) for s in (first, second)]
+    low, high = np.quantile(means[0] - means[1], [(1 - level) / 2, (1 + level) / 2])
+    return float(first.mean() - second.mean()), float(low), float(high)

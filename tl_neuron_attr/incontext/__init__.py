@@ -5,24 +5,46 @@ The body of paper 2 was not available where this was written: what is second-han
 
 from tl_neuron_attr.incontext.batches import IclBatch, batch_of, icl_batches
 from tl_neuron_attr.incontext.examples import Example, ExampleFile, from_demo, icl_prompts, read_examples
+from tl_neuron_attr.incontext.heads import InContextHeads, in_context_heads
+from tl_neuron_attr.incontext.induction import (
+    FunctionVector,
+    VectorEffect,
+    function_vector,
+    prefix_matching,
+    vector_effect,
+)
+from tl_neuron_attr.incontext.outcomes import Outcomes, outcomes, outcomes_without
 from tl_neuron_attr.incontext.prompts import IclPrompt, icl_prompt
+from tl_neuron_attr.incontext.values import label_attention, label_logit_difference
 from tl_neuron_attr.incontext.variants import arranged, balanced, one_removed, reordered, reversed_labels, with_query
 
 __all__ = [
     "Example",
     "ExampleFile",
+    "FunctionVector",
     "IclBatch",
     "IclPrompt",
+    "InContextHeads",
+    "Outcomes",
+    "VectorEffect",
     "arranged",
     "balanced",
     "batch_of",
     "from_demo",
+    "function_vector",
     "icl_batches",
     "icl_prompt",
     "icl_prompts",
+    "in_context_heads",
+    "label_attention",
+    "label_logit_difference",
     "one_removed",
+    "outcomes",
+    "outcomes_without",
+    "prefix_matching",
     "read_examples",
     "reordered",
     "reversed_labels",
+    "vector_effect",
     "with_query",
 ]

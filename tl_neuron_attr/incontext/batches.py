@@ -1,7 +1,12 @@
-"""Prompts in batches: the shortest first, padded on the left, with the mask that keeps every position what it was."""
+"""Prompts in batches: the shortest first, padded on the left, with the mask that keeps every position what it was.
+
+Models in float64 are not padded: TransformerLens (4.3) masks with a number that is minus infinity to its float32
+softmax, and a padded row becomes NaN. Their batches are of one length.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -33,7 +38,7 @@ class IclBatch:
 
 
 def icl_batches(model: Any, prompts: Sequence[IclPrompt], *, batch_size: int) -> Iterator[IclBatch]:
-    """The prompts in batches of nearly one length.
+    """The prompts in batches of nearly one length; of exactly one for a float64 model.
 
     Raises:
         ValueError: If there is no prompt, the prompts have different labels, or ``batch_size`` is below 1.
@@ -42,13 +47,18 @@ def icl_batches(model: Any, prompts: Sequence[IclPrompt], *, batch_size: int) ->
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        yield batch_of(model, [prompts[i] for i in chosen], chosen)
+    groups = [list(group) for _, group in groupby(order, lambda i: len(prompts[i]))] if _exact(model) else [order]
+    for group in groups:
+        for start in range(0, len(group), batch_size):
+            chosen = group[start : start + batch_size]
+            yield batch_of(model, [prompts[i] for i in chosen], chosen)
 
 
 def batch_of(model: Any, prompts: Sequence[IclPrompt], indices: Sequence[int] | None = None) -> IclBatch:
     """Prompts as one batch, padded on the left.
+
+    Raises:
+        ValueError: If a float64 model's prompts are not of one length.
 
     Example:
         >>> import tl_neuron_attr as tna
@@ -64,6 +74,11 @@ def batch_of(model: Any, prompts: Sequence[IclPrompt], indices: Sequence[int] | 
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     device = model.W_U.device
     padded = any(len(prompt) < longest for prompt in prompts)
+    if padded and _exact(model):
+        raise ValueError(
+            f"prompts are of {sorted({len(prompt) for prompt in prompts})} tokens, and TransformerLens gives NaN for "
+            "padded prompts of a float64 model: run prompts of one length together, or the model in float32"
+        )
     return IclBatch(
         list(indices or range(len(prompts))),
         torch.tensor(rows, device=device),
@@ -115,6 +130,10 @@ def _ends_with(length: int, tokens: list[int] | None, prompt: IclPrompt) -> bool
     if tokens is None:
         return length == len(prompt)
     return length >= len(prompt) and tokens[length - len(prompt) :] == list(prompt.tokens)
+
+
+def _exact(model: Any) -> bool:
+    return model.W_U.dtype == torch.float64
 
 
 def _pad(model: Any) -> int:
