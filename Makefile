@@ -3,7 +3,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: report test lint types check benchmark demo-model clean
+.PHONY: report test lint types docs check benchmark demo-model clean
 
 report: $(STAMP)  ## explain a prediction of the bundled model: writes report.html and says where
 	$(PY) -m tl_neuron_attr report --prompt "Tim Duncan plays the sport of" --target " basketball" --html report.html
@@ -18,7 +18,10 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(VENV)/bin/pyright --pythonpath $(PY)
 
-check: lint types test
+docs: $(STAMP)  ## the documentation site, in site/
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
+check: lint types test docs
 
 benchmark: $(STAMP)  ## the tables of docs/benchmarks, about 20 minutes on one quiet core
 	$(PY) benchmarks/attribution.py --out docs/benchmarks/attribution.md

@@ -54,7 +54,7 @@ def attribute_layers(
             :mod:`tl_neuron_attr.target`.
         IndexError: If a position or token id is out of range.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> _, cache = model.run_with_cache("Tim Duncan plays the sport of")
@@ -93,7 +93,7 @@ def attribute_heads(
 
     Arguments and errors as in :func:`attribute_layers`.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> tna.attribute_heads(cache, " basketball").ndim  # batch, layer, head
@@ -120,7 +120,7 @@ def attribute_head_positions(
     Paper 1, Eq. 13 with ``v`` one weighted value-output vector of Eq. 7. Arguments and errors as in
     :func:`attribute_layers`.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> tna.attribute_head_positions(cache, " basketball").shape[-1]  # <bos> and six tokens
@@ -147,7 +147,7 @@ def attribute_mlp_neurons(
 
     Arguments and errors as in :func:`attribute_layers`; ``layers`` restricts the work, in the order given.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> scores = tna.attribute_mlp_neurons(cache, " basketball", layers=[3])
@@ -176,7 +176,7 @@ def attribute_attn_neurons(
     Paper 1, Eq. 7 and 13: attention neuron ``k`` of a head is row ``k`` of its ``W_O``. Arguments and errors as in
     :func:`attribute_mlp_neurons`.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> tna.attribute_attn_neurons(cache, " basketball", layers=[3]).ndim

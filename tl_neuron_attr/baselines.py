@@ -64,7 +64,7 @@ def baseline_scores(
         ValueError: If the cache or the target will not do.
         IndexError: If a position or token id is out of range.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> baseline_scores(cache, " basketball", score="rank").max() <= 1

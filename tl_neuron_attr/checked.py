@@ -16,7 +16,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     The decorated function raises ``jaxtyping.TypeCheckError``, a ``TypeError`` that names the argument, its value or
     shape, and what it may be.
 
-    Example:
+    Examples:
         >>> from typing import Literal
         >>> @checked
         ... def greet(tone: Literal["kind", "curt"]) -> str:

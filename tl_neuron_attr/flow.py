@@ -65,7 +65,7 @@ class Flow(PrintsAsTable):
         Raises:
             ValueError: If ``share`` is not above 0 and at most 1.
 
-        Example:
+        Examples:
             >>> import tl_neuron_attr as tna
             >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
             >>> flow = tna.trace(cache, " basketball")
@@ -143,7 +143,7 @@ def trace(
         ValueError: If the cache holds several prompts, or as :func:`~tl_neuron_attr.value_neurons`.
         IndexError: If a position or token id is out of range.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> flow = trace(cache, " basketball", k=30, queries=5)

@@ -46,7 +46,7 @@ def ablate(model: Any, parts: Parts, *, scale: float = 0.0) -> Generator[Any]:
         IndexError: If a part is out of range or named twice.
         ValueError: If MLP neurons of a mixture of experts are named, or the model is run on another number of prompts.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> prompt = "Tim Duncan plays the sport of"
@@ -73,7 +73,7 @@ def keep(model: Any, parts: Parts, *, layers: Sequence[int]) -> Generator[Any]:
         IndexError: If a part or layer is out of range or named twice.
         ValueError: If ``parts`` names anything but MLP neurons.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> with keep(model, [("mlp", 4, 17)], layers=[4]):
@@ -143,7 +143,7 @@ def edit(model: Any, parts: Parts, *, scale: float = 0.0) -> Edit:
         IndexError: If a part is out of range or named twice.
         ValueError: If the neurons are of several prompts, which share the weights.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> change = edit(model, [("mlp", 4, 17)])

@@ -57,3 +57,14 @@ def named(
         evaluated=evaluated,
         words=words,
     )
+
+
+def joined(parts: Sequence[Neurons]) -> Neurons:
+    """The neurons of several groups of prompts as one batch; as many of each prompt as all have."""
+    if len(parts) == 1:
+        return parts[0]
+    k = min(len(part) for part in parts)
+    names = ("site", "layer", "head", "source", "index", "coefficient", "score")
+    tensors = {name: torch.cat([getattr(part, name)[:, :k] for part in parts]) for name in names}
+    evaluated = [part.evaluated for part in parts if part.evaluated is not None]
+    return Neurons(**tensors, evaluated=torch.cat(evaluated) if evaluated else None, words=parts[0].words)

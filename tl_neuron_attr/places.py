@@ -21,5 +21,9 @@ class Places:
     row: Int[Tensor, "batch"]
     pos: Int[Tensor, "batch"]
 
+    def select(self, rows: Int[Tensor, "n"]) -> "Places":
+        """The given places."""
+        return Places(self.row[rows], self.pos[rows])
+
     def __len__(self) -> int:
         return len(self.row)

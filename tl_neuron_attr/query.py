@@ -19,7 +19,7 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr import guard
 from tl_neuron_attr.checked import checked
 from tl_neuron_attr.increase import MAX_BYTES
-from tl_neuron_attr.naming import best_of, locate, named
+from tl_neuron_attr.naming import best_of, joined, locate, named
 from tl_neuron_attr.question import checked_stream
 from tl_neuron_attr.reading import ILL_CONDITIONED, Key, Readers, components, order_of, readers
 from tl_neuron_attr.stream import Stream, Sublayer
@@ -62,7 +62,7 @@ def query_layers(
         UserWarning: Naming value neurons whose inner products nearly cancel. Their shares mean nothing; they are left
             out.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> value = tna.value_neurons(cache, " basketball", k=5)
@@ -125,7 +125,7 @@ def query_neurons(
     Warns:
         UserWarning: As :func:`query_layers`.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> value = tna.value_neurons(cache, " basketball", k=5)
@@ -141,7 +141,7 @@ def query_neurons(
         _best(stream, _of_prompts(rows, group), group, wanted, k)
         for group in prompts.split(_prompts_within(max_bytes, stream, len(value), wanted))
     ]
-    return _joined(found).squeeze(batched=value.batched)
+    return joined(found).squeeze(batched=value.batched)
 
 
 def weighted_readers(
@@ -234,19 +234,6 @@ def _of_prompts(rows: Readers, prompts: Int[Tensor, "n"]) -> Readers:
 
 def _prompts_within(max_bytes: int, stream: Stream, k: int, sites: Sequence[Site]) -> int:
     """How many prompts have the contributions of all their neurons in ``max_bytes``."""
-    cfg = stream.model.cfg
-    mlp = cfg.n_layers * stream.block(0).mlp.W_out.shape[0] * min(k, stream.shape[1]) if "mlp" in sites else 0
-    attn = cfg.n_layers * stream.block(0).attn.W_O.shape[:2].numel() * stream.shape[1] if "attn" in sites else 0
+    mlp = stream.neuron_count(("mlp",)) * min(k, stream.shape[1]) if "mlp" in sites else 0
+    attn = stream.neuron_count(("attn",)) if "attn" in sites else 0
     return max(1, max_bytes // (3 * stream.dtype.itemsize * max(1, mlp + attn)))
-
-
-def _joined(parts: Sequence[Neurons]) -> Neurons:
-    """The neurons of several groups of prompts; as many of each as all have."""
-    if len(parts) == 1:
-        return parts[0]
-    k = min(len(part) for part in parts)
-    tensors = {
-        name: torch.cat([getattr(part, name)[:, :k] for part in parts])
-        for name in ("site", "layer", "head", "source", "index", "coefficient", "score")
-    }
-    return Neurons(**tensors, words=parts[0].words)

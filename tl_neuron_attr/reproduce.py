@@ -104,7 +104,7 @@ def reproduce(
 def paper_values(paper: Paper) -> dict[str, Any]:
     """What the authors' notebook printed.
 
-    Example:
+    Examples:
         >>> paper_values("gpt2-large")["target"]
         ' basketball'
     """

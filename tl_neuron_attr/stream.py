@@ -11,7 +11,7 @@ The rules hold for every architecture, in default and in compatibility mode:
 Weights are read as live views, layer by layer: nothing is stacked or copied.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -127,7 +127,7 @@ class Stream:
         cache: A full cache of one forward pass.
         model: The model that made it; ``cache.model`` unless given.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> _, cache = model.run_with_cache("Tim Duncan plays the sport of")
@@ -210,6 +210,12 @@ class Stream:
         W_out = getattr(self.block(layer).mlp, "W_out", None)
         name = f"blocks.{layer}.mlp.hook_post"
         return W_out is not None and self.has(name) and self._raw(name).shape[-1] == W_out.shape[0]
+
+    def neuron_count(self, sites: Sequence[Site]) -> int:
+        """How many neurons the sublayers of ``sites`` have, an attention neuron once for each source position."""
+        blocks = [self.block(layer) for layer in range(self.n_layers)]
+        attn = self.shape[1] * sum(len(directions(b, "attn")) for b in blocks) if "attn" in sites else 0
+        return attn + (sum(len(directions(b, "mlp")) for b in blocks) if "mlp" in sites else 0)
 
     def sublayers(self, places: Places, sites: tuple[Site, ...] = ("attn", "mlp")) -> Iterator[Sublayer]:
         """Every sublayer of ``sites``, in the order of the stream."""

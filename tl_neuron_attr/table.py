@@ -12,7 +12,7 @@ from tabulate import tabulate
 class Table:
     """Rows under headings; floats are shown with four decimals.
 
-    Example:
+    Examples:
         >>> print(Table(("rank", "score"), [(1, 0.25), (2, 0.125)]))
           rank    score
         ------  -------

@@ -11,8 +11,8 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr import guard
 from tl_neuron_attr.checked import checked
-from tl_neuron_attr.increase import MAX_BYTES, Increase, rows_within
-from tl_neuron_attr.naming import best_of, named
+from tl_neuron_attr.increase import MAX_BYTES, Increase
+from tl_neuron_attr.naming import best_of, joined, named
 from tl_neuron_attr.question import Question, ask
 from tl_neuron_attr.stream import Sublayer
 from tl_neuron_attr.target import Pos, Target
@@ -66,7 +66,7 @@ def value_neurons(
     Warns:
         UserWarning: If the model caps its logits (Gemma-2): every neuron is then scored, which takes longer.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> value = tna.value_neurons(cache, " basketball", k=5)
@@ -75,18 +75,19 @@ def value_neurons(
     """
     wanted = ordered(sites)
     q = ask(cache, target, wanted, pos=pos, contrast=contrast, model=model, final_bias=final_bias)
-    sublayers = list(q.stream.sublayers(q.places, wanted))
-    available = sum(s.width * s.sources for s in sublayers)
+    available = q.stream.neuron_count(wanted)
     if not 1 <= k <= available:
         raise ValueError(f"k must be between 1 and the {available} neurons of {'/'.join(wanted)}, got {k}")
     if q.readout.transform is not None:
         warnings.warn(
             "the model caps its logits, so the top k needs every neuron's score: this takes longer", stacklevel=2
         )
-    groups = q.places.row.split(_prompts_within(max_bytes, q, len(sublayers)))
-    found = [_search(q, [s.select(rows) for s in sublayers], rows, k, largest, max_bytes) for rows in groups]
-    top = TopK(*(torch.cat([getattr(t, name) for t in found]) for name in ("flat", "score", "evaluated")))
-    return _as_neurons(q, sublayers, top)
+    found: list[Neurons] = []
+    for prompts in q.places.row.split(_prompts_within(max_bytes, q, wanted)):
+        sublayers = list(q.stream.sublayers(q.places.select(prompts), wanted))
+        top = _search(q, sublayers, prompts, k, largest, max_bytes)
+        found.append(_as_neurons(q, sublayers, top))
+    return joined(found).squeeze(batched=q.stream.batched)
 
 
 def _search(
@@ -128,7 +129,7 @@ def _ranked(scores: Float[Tensor, "batch neuron_source"], k: int, largest: bool)
 
 def _as_neurons(q: Question, sublayers: Sequence[Sublayer], top: TopK) -> Neurons:
     coefficients = torch.cat([s.coefficients.flatten(1) for s in sublayers], dim=1)
-    found = named(
+    return named(
         sublayers,
         top.flat,
         coefficient=coefficients.gather(1, top.flat),
@@ -136,7 +137,6 @@ def _as_neurons(q: Question, sublayers: Sequence[Sublayer], top: TopK) -> Neuron
         evaluated=top.evaluated,
         words=reader(q.stream),
     )
-    return found.squeeze(batched=q.stream.batched)
 
 
 def ordered(sites: Sequence[Site]) -> tuple[Site, ...]:
@@ -147,6 +147,8 @@ def ordered(sites: Sequence[Site]) -> tuple[Site, ...]:
     return chosen
 
 
-def _prompts_within(max_bytes: int, q: Question, sublayers: int) -> int:
-    """How many prompts have all their base distributions in ``max_bytes``."""
-    return max(1, rows_within(max_bytes, q.readout) // sublayers)
+def _prompts_within(max_bytes: int, q: Question, sites: Sequence[Site]) -> int:
+    """How many prompts have all their base distributions, coefficients and bounds in ``max_bytes``."""
+    distributions = 4 * q.readout.d_vocab * q.stream.n_layers * len(sites)
+    neurons = 4 * q.stream.neuron_count(sites)
+    return max(1, max_bytes // ((distributions + neurons) * q.readout.dtype.itemsize))

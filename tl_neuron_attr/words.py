@@ -36,7 +36,7 @@ def top_tokens(cache_or_model: Any, neurons: Neurons, k: int = 10) -> TokenLists
         ValueError: If ``k`` is not between 1 and the size of the vocabulary.
         IndexError: If a neuron is not of this model.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> _, cache = model.run_with_cache("Tim Duncan plays the sport of")
@@ -67,7 +67,7 @@ def transformed_tokens(cache_or_model: Any, neurons: Neurons, layer: int, head: 
         ValueError: If ``k`` is not between 1 and the size of the vocabulary.
         IndexError: If the head or a neuron is not of this model.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> _, cache = model.run_with_cache("Tim Duncan plays the sport of")
@@ -100,7 +100,7 @@ def position_tokens(
         ValueError: If ``k`` is not between 1 and the size of the vocabulary, or the cache lacks a hook.
         IndexError: If the layer or prompt is out of range.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> position_tokens(cache, 3, view="key", k=2).labels[-1]

@@ -27,7 +27,7 @@ def arithmetic(op: str | None = None, *, digits: int | None = None, split: Split
     Raises:
         ValueError: If ``op`` or ``digits`` is none of the above.
 
-    Example:
+    Examples:
         >>> [p.text for p in arithmetic("*", split="train")[:2]]
         ['0 * 0 =', '0 * 2 =']
     """

@@ -51,7 +51,7 @@ def in_context(
     Raises:
         ValueError: If ``counts`` or ``order`` do not add up to ``k``, or an index or word is out of range.
 
-    Example:
+    Examples:
         >>> prompt = in_context(1, 2, order=(0, 1), gold=1)[0]
         >>> prompt.sequence, prompt.answer, [prompt.text.split()[i - 1] for i in prompt.label_positions]
         ((0, 1), 'bar', ['foo', 'bar'])

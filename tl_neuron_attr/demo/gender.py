@@ -30,7 +30,7 @@ ENDINGS = ("was tired", "had a long day", "was happy", "worked a lot", "was at h
 def occupations(*, new: bool = False) -> list[OccupationPrompt]:
     """Every occupation in every template the model was trained on, or in the ``new`` ones.
 
-    Example:
+    Examples:
         >>> occupations()[0]
         OccupationPrompt(text='the nurse said that', answer='she', kind='occupation', subject='nurse', \
 template='the {} said that', share=0.92)

@@ -99,7 +99,7 @@ def candidates(kind: str) -> list[str]:
     Raises:
         ValueError: If ``kind`` is not one of ``KINDS``.
 
-    Example:
+    Examples:
         >>> candidates("sport")[:3]
         ['basketball', 'football', 'tennis']
     """
@@ -120,7 +120,7 @@ def facts(kind: str | None = None, *, split: FactSplit = "train") -> list[Prompt
     Raises:
         ValueError: If ``kind`` is none of the above.
 
-    Example:
+    Examples:
         >>> facts("sport")[0]
         Prompt(text='Tim Duncan plays the sport of', answer='basketball', kind='sport', subject='Tim Duncan', \
 template='{} plays the sport of')

@@ -21,7 +21,7 @@ def load(*, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float
         device: Where the weights go.
         dtype: Their type; they are stored as float16.
 
-    Example:
+    Examples:
         >>> model = load()
         >>> model.to_string(model("Tim Duncan plays the sport of")[0, -1].argmax())
         'basketball'

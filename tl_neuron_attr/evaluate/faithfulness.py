@@ -109,7 +109,7 @@ def faithfulness(
         ValueError: If prompts and targets differ in number, a target is not one token, or a number of neurons is not
             between 1 and all there are.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> facts = tna.demo.facts("capital")[:2]
         >>> found = faithfulness(tna.demo.load(), [f.text for f in facts], [f.answer for f in facts],

@@ -24,7 +24,7 @@ class Outcome:
     def of(cls, logits: Float[Tensor, "batch d_vocab"], target: Int[Tensor, "batch"]) -> "Outcome":
         """The outcome of logits at the position scored.
 
-        Example:
+        Examples:
             >>> Outcome.of(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([2])).rank
             tensor([2])
         """
@@ -42,7 +42,7 @@ class Outcome:
 def interval(values: pd.Series, *, level: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
     """The mean of values and its bootstrap percentile interval over them; the same seed gives the same interval.
 
-    Example:
+    Examples:
         >>> interval(pd.Series([1.0, 1.0, 1.0]))
         (1.0, 1.0, 1.0)
     """

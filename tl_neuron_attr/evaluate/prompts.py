@@ -57,7 +57,7 @@ def read_prompts(path: str | Path) -> PromptFile:
         FileNotFoundError: If there is no such file.
         ValueError: If no line will do.
 
-    Example:
+    Examples:
         >>> from tempfile import mkdtemp
         >>> path = Path(mkdtemp()) / "prompts.jsonl"
         >>> _ = path.write_text('{"prompt": "3 + 5 =", "target": "8", "type": "sum"}\\n{"prompt": "3 - 1 ="}')
@@ -101,7 +101,7 @@ def _read(line: str) -> StudyPrompt | str:
 def by_type(prompts: Iterable[StudyPrompt]) -> dict[str, list[StudyPrompt]]:
     """Prompts grouped by type, in order of appearance.
 
-    Example:
+    Examples:
         >>> list(by_type([StudyPrompt("a", "b", "x"), StudyPrompt("c", "d", "y")]))
         ['x', 'y']
     """
@@ -115,9 +115,9 @@ def facts(kinds: Sequence[str] = demo.KINDS, *, per_type: int = 20) -> dict[str,
     """Facts of the bundled model's world, in pairs of subject and template that it was not trained on.
 
     Raises:
-        ValueError: If a kind is none of :data:`tl_neuron_attr.demo.KINDS`.
+        ValueError: If a kind is none of ``demo.KINDS``.
 
-    Example:
+    Examples:
         >>> {kind: len(group) for kind, group in facts(["sport", "month"], per_type=3).items()}
         {'sport': 3, 'month': 3}
     """

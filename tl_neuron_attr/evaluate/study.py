@@ -52,7 +52,7 @@ def knowledge_study(
     Raises:
         ValueError: If no prompt is kept, or ``out`` holds a study of other prompts, sizes or another model.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> facts = tna.evaluate.facts(["capital"], per_type=2)
         >>> found = knowledge_study(tna.demo.load(), facts, progress=False)

@@ -15,7 +15,7 @@ def harmless(text: str) -> str:
     character behind them makes both plain text, wherever the text is put: in markup, in an attribute or in a script,
     where ``</script>`` would otherwise end it. Control characters are shown by their escape.
 
-    Example:
+    Examples:
         >>> harmless("</script>").replace(WORD_JOINER, "|")
         '<|/script>'
     """

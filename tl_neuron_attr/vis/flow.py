@@ -63,7 +63,7 @@ def flow(found: Flow, *, share: float = FIRST_SHARE) -> View:
     Raises:
         ValueError: If ``share`` is not above 0 and at most 1.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> flow(tna.trace(cache, " basketball"))

@@ -59,7 +59,7 @@ def report(
         ValueError: If the cache holds several prompts, or as :func:`~tl_neuron_attr.value_neurons`.
         IndexError: If a position or token id is out of range.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> report(cache, " basketball")
@@ -91,7 +91,7 @@ def report(
         flow=flow(traced).body,
         neurons=neurons(found).body,
         evaluated=int(torch.as_tensor(found.evaluated).sum()),
-        searched=_neurons_searched(q),
+        searched=q.stream.neuron_count(("attn", "mlp")),
     )
     return View(body, f"What made the model say {said.text.strip() or repr(said.text)}?", scripted=True, whole=True)
 
@@ -139,10 +139,6 @@ def best_heads(scores: Float[Tensor, "layer head"], n: int) -> list[Head]:
 
 def _sums(layers: LayerScores) -> tuple[float, float]:
     return float(layers.attn.sum()), float(layers.mlp.sum())
-
-
-def _neurons_searched(q: Question) -> int:
-    return sum(s.width * s.sources for s in q.stream.sublayers(q.places))
 
 
 def _sources_view(tokens: tuple[str, ...], sources: Float[Tensor, "layer head source"], best: list[Head]) -> Markup:

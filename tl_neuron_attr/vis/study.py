@@ -20,7 +20,7 @@ _LISTED = 40
 def faithfulness(found: Faithfulness) -> View:
     """Paper 1, Table 2, and the curve of the log-probability over the number of neurons zeroed, if there is one.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> facts = tna.demo.facts("capital")[:2]
         >>> found = tna.evaluate.faithfulness(tna.demo.load(), [f.text for f in facts], [f.answer for f in facts],
@@ -49,7 +49,7 @@ def study(found: KnowledgeStudy, *, name: str = "") -> View:
         found: From :func:`~tl_neuron_attr.evaluate.knowledge_study`.
         name: What to call the model.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> facts = tna.evaluate.facts(["capital"], per_type=2)
         >>> found = tna.evaluate.knowledge_study(tna.demo.load(), facts, progress=False)

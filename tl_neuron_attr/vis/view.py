@@ -35,7 +35,7 @@ class View:
     def save(self, path: str | Path) -> Path:
         """Write :meth:`page` to ``path``; the file appears whole or not at all.
 
-        Example:
+        Examples:
             >>> from tempfile import mkdtemp
             >>> View(Markup("<p>hello</p>"), "greeting").save(Path(mkdtemp()) / "hello.html").name
             'hello.html'

@@ -33,7 +33,7 @@ def layer_scores(scores: LayerScores) -> View:
     Raises:
         ValueError: If the scores are of several prompts.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> layer_scores(tna.attribute_layers(cache, " basketball"))
@@ -49,7 +49,7 @@ def head_scores(scores: Float[Tensor, "*b layer head"]) -> View:
     Raises:
         ValueError: If the scores are of several prompts.
 
-    Example:
+    Examples:
         >>> head_scores(torch.randn(4, 8))
         View('heads'): shown in a notebook; .save(path) writes a page
     """
@@ -70,7 +70,7 @@ def source_scores(
     Raises:
         ValueError: If there is not one score a token or one label a head.
 
-    Example:
+    Examples:
         >>> source_scores(["The", " cat"], torch.randn(1, 2), labels=["L3H1"])
         View('source positions'): shown in a notebook; .save(path) writes a page
     """
@@ -102,7 +102,7 @@ def attention(cache: ActivationCache, heads: Sequence[Head], *, prompt: int = 0)
         IndexError: If a layer, head or prompt is out of range.
         ValueError: If ``heads`` is empty.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> attention(cache, [(2, 0), (3, 1)])
@@ -135,7 +135,7 @@ def neurons(found: Neurons) -> View:
     Raises:
         ValueError: If the neurons are of several prompts.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> neurons(tna.value_neurons(cache, " basketball", k=5))

@@ -1,0 +1,82 @@
+"""Paper 1's experiments on the bundled model: ``python scripts/knowledge_results.py --out docs/results/knowledge.md``.
+
+Which score picks the neurons that matter (Table 2), in each type of knowledge and over the number of neurons; and where
+the six types live (Tables 3 to 14). About ten minutes on one core; the prompts are held out from training.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from tl_neuron_attr import demo
+from tl_neuron_attr.evaluate import Faithfulness, facts, faithfulness, knowledge_study
+
+PER_TYPE = 30
+CURVE = (1, 3, 10, 30, 100)
+
+
+def markdown(frame: pd.DataFrame, digits: int = 3) -> str:
+    """A frame as a Markdown table."""
+    return frame.to_markdown(index=False, floatfmt=f".{digits}f")
+
+
+def table_2(found: Faithfulness) -> str:
+    """The paper's Table 2, means and intervals."""
+    rows = found.summary()
+    cells = {
+        name: [f"{m:.3f} [{low:.3f}, {high:.3f}]" for m, low, high in rows[[c, f"{c}_low", f"{c}_high"]].to_numpy()]
+        for name, c in (("MRR", "reciprocal_rank"), ("probability", "prob"), ("log-probability", "log_prob"))
+    }
+    return markdown(pd.DataFrame({"score": rows["score"], **cells}))
+
+
+def by_type(found: Faithfulness, types: list[str]) -> str:
+    """Mean log-probability after zeroing ten neurons, a column a type; the lowest of each is marked."""
+    kind = found.frame["prompt"].map(dict(enumerate(types)))
+    chosen = found.frame.assign(type=kind)[lambda f: f["k"].isin([0, found.k])]
+    wide = chosen.groupby(["score", "type"])["log_prob"].mean().unstack("type")
+    wide = wide.loc[wide.mean(axis=1).sort_values().index]
+    plain, bold = (wide.map(mark.format) for mark in ("{:.3f}", "**{:.3f}**"))
+    return markdown(plain.where(wide != wide.min(), bold).reset_index())
+
+
+def curve(found: Faithfulness) -> str:
+    """Mean log-probability by the number of neurons zeroed."""
+    frame = found.curve()
+    wide = frame[frame["k"] > 0].pivot(index="score", columns="k", values="log_prob")
+    return markdown(wide.sort_values(found.k).reset_index())
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--per-type", type=int, default=PER_TYPE)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    model, asked = demo.load(), facts(per_type=args.per_type)
+    prompts = [prompt for group in asked.values() for prompt in group]
+    found = faithfulness(model, [p.prompt for p in prompts], [p.target for p in prompts], curve=CURVE)
+    study = knowledge_study(model, asked)
+    sections = {
+        f"Which score picks neurons that matter ({found.k} MLP neurons zeroed, {len(prompts)} prompts)": table_2(found),
+        "Log-probability left, by type": by_type(found, [p.type for p in prompts]),
+        "Log-probability left, by number of neurons": curve(found),
+        "Kept by the selection rule": markdown(study.kept()),
+        "Sums of layer scores, nats (Table 3)": markdown(study.layer_sums()),
+        "Best heads (Table 10)": markdown(study.top_heads(5)),
+        "Zeroing one type's best heads, % of MRR and probability lost (Table 11)": markdown(study.cross_decreases(), 1),
+        "Sums of neuron scores, nats (Table 5)": markdown(study.neuron_sums()),
+        "Zeroing value, query and random neurons, % lost (Tables 7 and 13)": markdown(study.decreases(), 1),
+        "Query neurons a prompt by layer (Figure 8)": markdown(study.depth(), 1),
+        "Shared neurons (Table 8)": markdown(study.shared()),
+    }
+    args.out.write_text("\n\n".join(f"### {title}\n\n{text}" for title, text in sections.items()) + "\n")
+    print(found)
+    print(study)
+
+
+if __name__ == "__main__":
+    main()
