@@ -15,6 +15,7 @@ from tl_neuron_attr.incontext.induction import (
 )
 from tl_neuron_attr.incontext.outcomes import Outcomes, outcomes, outcomes_without
 from tl_neuron_attr.incontext.prompts import IclPrompt, icl_prompt
+from tl_neuron_attr.incontext.towers import TwoTowers, label_scores, needed_by_towers, two_towers
 from tl_neuron_attr.incontext.values import label_attention, label_logit_difference
 from tl_neuron_attr.incontext.variants import arranged, balanced, one_removed, reordered, reversed_labels, with_query
 
@@ -26,6 +27,7 @@ __all__ = [
     "IclPrompt",
     "InContextHeads",
     "Outcomes",
+    "TwoTowers",
     "VectorEffect",
     "arranged",
     "balanced",
@@ -38,6 +40,8 @@ __all__ = [
     "in_context_heads",
     "label_attention",
     "label_logit_difference",
+    "label_scores",
+    "needed_by_towers",
     "one_removed",
     "outcomes",
     "outcomes_without",
@@ -45,6 +49,7 @@ __all__ = [
     "read_examples",
     "reordered",
     "reversed_labels",
+    "two_towers",
     "vector_effect",
     "with_query",
 ]
