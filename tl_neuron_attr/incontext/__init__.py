@@ -15,11 +15,13 @@ from tl_neuron_attr.incontext.induction import (
 )
 from tl_neuron_attr.incontext.outcomes import Outcomes, outcomes, outcomes_without
 from tl_neuron_attr.incontext.prompts import IclPrompt, icl_prompt
+from tl_neuron_attr.incontext.shift import AttentionShift, attention_shift
 from tl_neuron_attr.incontext.towers import TwoTowers, label_scores, needed_by_towers, two_towers
 from tl_neuron_attr.incontext.values import label_attention, label_logit_difference
 from tl_neuron_attr.incontext.variants import arranged, balanced, one_removed, reordered, reversed_labels, with_query
 
 __all__ = [
+    "AttentionShift",
     "Example",
     "ExampleFile",
     "FunctionVector",
@@ -30,6 +32,7 @@ __all__ = [
     "TwoTowers",
     "VectorEffect",
     "arranged",
+    "attention_shift",
     "balanced",
     "batch_of",
     "from_demo",
