@@ -13,6 +13,7 @@ from tl_neuron_attr.incontext.induction import (
     prefix_matching,
     vector_effect,
 )
+from tl_neuron_attr.incontext.metric import LearnedMetric, learned_metric
 from tl_neuron_attr.incontext.outcomes import Outcomes, outcomes, outcomes_without
 from tl_neuron_attr.incontext.prompts import IclPrompt, icl_prompt
 from tl_neuron_attr.incontext.shift import AttentionShift, attention_shift
@@ -28,6 +29,7 @@ __all__ = [
     "IclBatch",
     "IclPrompt",
     "InContextHeads",
+    "LearnedMetric",
     "Outcomes",
     "TwoTowers",
     "VectorEffect",
@@ -44,6 +46,7 @@ __all__ = [
     "label_attention",
     "label_logit_difference",
     "label_scores",
+    "learned_metric",
     "needed_by_towers",
     "one_removed",
     "outcomes",
