@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tl_neuron_attr import cna, demo, evaluate, srnn, vis
+    from tl_neuron_attr import demo, evaluate, incontext, vis
     from tl_neuron_attr.attribution import (
         attribute_attn_neurons,
         attribute_head_positions,
@@ -54,6 +55,7 @@ _HOME = {
     "transformed_tokens": "words",
 }
 _MODULES = ("cna", "demo", "evaluate", "srnn", "vis")
+_MODULES = ("demo", "evaluate", "incontext", "vis")
 
 __all__ = [
     "Flow",
@@ -76,6 +78,7 @@ __all__ = [
     "edit",
     "evaluate",
     "head_effects",
+    "incontext",
     "keep",
     "position_tokens",
     "query_layers",

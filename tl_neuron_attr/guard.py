@@ -3,6 +3,7 @@
 Each check is linear in the stream at the scored position, so the whole guard costs a few per cent of a search.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,10 +34,9 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = Fals
     Raises:
         ValueError: Naming the missing hooks and the ``names_filter`` that would do.
     """
-    suffixes = _suffixes(sites)
     wanted = [
         "ln_final.hook_scale",
-        *(f"blocks.{layer}.{hook}" for layer in range(stream.n_layers) for hook in suffixes),
+        *(f"blocks.{layer}.{hook}" for layer in range(stream.n_layers) for hook in _block_hooks(sites)),
         *(f"{norm}.hook_scale" for norm in _norms_read_through(stream, sites if reads else ())),
     ]
     missing = [name for name in wanted if not stream.has(name)]
@@ -44,7 +44,7 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = Fals
         more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
         raise ValueError(
             f"cache lacks {', '.join(missing[:4])}{more}; run_with_cache without stop_at_layer and without "
-            f"names_filter, or with names_filter=lambda name: name.endswith({hooks_needed(sites)})"
+            f"names_filter, or with names_filter=lambda name: name.endswith({_needed(sites)})"
         )
     lengths = (
         {stream.get(f"blocks.0.{h}").shape[d] for h, d in (("attn.hook_pattern", -1), ("attn.hook_v", 1))}
@@ -58,13 +58,18 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = Fals
         )
 
 
-def hooks_needed(sites: tuple[Site, ...]) -> tuple[str, ...]:
-    """How the names of the hooks end that a cache must hold for ``sites``, or that are used where they exist."""
-    return (*_suffixes(sites), "hook_resid_mid", "hook_scale", "unembed.hook_out", "embed.hook_in")
+def needed_by(sites: tuple[Site, ...]) -> Callable[[str], bool]:
+    """A ``names_filter`` that caches what ``sites`` need, and what the guard looks at."""
+    suffixes = _needed(sites)
+    return lambda name: name.endswith(suffixes)
 
 
-def _suffixes(sites: tuple[Site, ...]) -> list[str]:
-    return [*_STREAM_HOOKS, *(hook for site in sites for hook in _SITE_HOOKS[site])]
+def _needed(sites: tuple[Site, ...]) -> tuple[str, ...]:
+    return (*_block_hooks(sites), "hook_resid_mid", "hook_scale", "unembed.hook_out", "embed.hook_in")
+
+
+def _block_hooks(sites: tuple[Site, ...]) -> tuple[str, ...]:
+    return (*_STREAM_HOOKS, *(hook for site in sites for hook in _SITE_HOOKS[site]))
 
 
 def _norms_read_through(stream: Stream, sites: tuple[Site, ...]) -> list[str]:

@@ -256,12 +256,15 @@ class Stream:
         Where :func:`~tl_neuron_attr.ablate` zeroed a head or neuron for the run, pattern and ``v`` do not show it but
         ``z``, which they make, does: zero.
         """
-        pattern, v = (self._batch(f"blocks.{layer}.attn.{hook}") for hook in ("hook_pattern", "hook_v"))
-        pattern = pattern[places.row, :, places.pos].to(self.dtype)
-        v = v[places.row].to(self.dtype).permute(0, 2, 3, 1).repeat_interleave(pattern.shape[1] // v.shape[2], dim=1)
-        coefficients = v * pattern[:, :, None]
+        pattern = self._batch(f"blocks.{layer}.attn.hook_pattern")[places.row, :, places.pos].to(self.dtype)
+        coefficients = self.attn_values(layer, places) * pattern[:, :, None]
         z = f"blocks.{layer}.attn.hook_z"
         return coefficients.masked_fill((self.at(z, places) == 0)[..., None], 0) if self.has(z) else coefficients
+
+    def attn_values(self, layer: int, places: Places) -> Float[Tensor, "batch head d_head source"]:
+        """``v`` at every source position of each place's prompt, for the heads that read it."""
+        v = self._batch(f"blocks.{layer}.attn.hook_v")[places.row].to(self.dtype).permute(0, 2, 3, 1)
+        return v.repeat_interleave(len(self.block(layer).attn.W_O) // v.shape[1], dim=1)
 
     def mlp_coefficients(self, layer: int, places: Places) -> Float[Tensor, "batch d_mlp"]:
         """The MLP's post-activations (paper 1, Eq. 6)."""

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tl_neuron_attr.evaluate.metrics import Outcome, interval
+from tl_neuron_attr.evaluate.metrics import Outcome, change_interval, interval
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(1, 5), st.integers(2, 30))
@@ -41,3 +41,12 @@ def test_the_interval_is_reproducible_and_ordered():
     values = pd.Series(np.arange(20.0))
     mean, low, high = interval(values)
     assert (mean, low, high) == interval(values) and low < mean < high and mean == 9.5
+
+
+def test_a_change_is_of_the_means_and_its_interval_pairs_the_prompts():
+    rng = np.random.default_rng(4)
+    before = rng.uniform(1, 9, 50)
+    assert change_interval(before, 1.5 * before) == pytest.approx((50, 50, 50))  # of every prompt alike: no doubt left
+    change, low, high = change_interval(before, before[::-1])
+    assert change == pytest.approx(0, abs=1e-9) and low < -5 and high > 5
+    assert not np.isfinite(change_interval(np.zeros(3), np.ones(3))).any()

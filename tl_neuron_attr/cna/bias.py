@@ -19,7 +19,7 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr.checked import checked
 from tl_neuron_attr.cna.compare import compare_neurons
-from tl_neuron_attr.guard import hooks_needed
+from tl_neuron_attr.guard import needed_by
 from tl_neuron_attr.naming import best_of
 from tl_neuron_attr.target import token_id
 from tl_neuron_attr.types import SITES, Neurons
@@ -88,12 +88,7 @@ def bias_neurons(
 
 
 def _neuron_cache(model: Any, tokens: Int[Tensor, "batch pos"], sites: tuple[Site, ...]) -> ActivationCache:
-    ends = hooks_needed(sites)
-
-    def wanted(name: str) -> bool:
-        return name.endswith(ends)
-
-    return model.run_with_cache(tokens, names_filter=wanted)[1]
+    return model.run_with_cache(tokens, names_filter=needed_by(sites))[1]
 
 
 def _by_neuron(grid: Tensor, site: Site) -> Float[Tensor, "layer *neuron"]:

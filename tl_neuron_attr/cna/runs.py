@@ -52,12 +52,7 @@ def one_prompt(model: Any, tokens: Tokens) -> Int[Tensor, "1 pos"]:
 
 def plain(model: Any) -> Run:
     """Runs of the model as it is."""
-    ends = guard.hooks_needed(("mlp",))
-
-    def wanted(name: str) -> bool:
-        return name.endswith(ends)
-
-    return lambda tokens: model.run_with_cache(tokens, names_filter=wanted)[1]
+    return lambda tokens: model.run_with_cache(tokens, names_filter=guard.needed_by(("mlp",)))[1]
 
 
 def zeroing(model: Any, parts: Parts) -> Run:

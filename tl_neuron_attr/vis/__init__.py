@@ -6,8 +6,10 @@ Every view is offline and escaped: token text is shown, never interpreted. Needs
 from tl_neuron_attr.vis.chain import chain_flow, head_effects, logic_chain
 from tl_neuron_attr.vis.editing import bias, coefficients
 from tl_neuron_attr.vis.flow import flow
+from tl_neuron_attr.vis.incontext import incontext_page
 from tl_neuron_attr.vis.report import report
 from tl_neuron_attr.vis.study import faithfulness, study
+from tl_neuron_attr.vis.towers import label_differences, label_sources, learned_metric, score_matrix, tower_split
 from tl_neuron_attr.vis.view import View
 from tl_neuron_attr.vis.views import attention, head_scores, layer_scores, neurons, source_scores
 
@@ -21,10 +23,16 @@ __all__ = [
     "flow",
     "head_effects",
     "head_scores",
+    "incontext_page",
+    "label_differences",
+    "label_sources",
     "layer_scores",
     "logic_chain",
+    "learned_metric",
     "neurons",
     "report",
+    "score_matrix",
     "source_scores",
     "study",
+    "tower_split",
 ]

@@ -31,7 +31,10 @@ def matrix(
 ) -> Markup:
     """A coloured matrix, blue above zero and red below, each cell with its number if there is room."""
     grid = np.asarray(values, dtype=float)
-    figure = Figure(figsize=(0.5 * len(columns) + 2.2, 0.34 * len(rows) + 1.2), layout="constrained")
+    longest_row, longest_column = (max(map(len, names)) for names in (rows, columns))
+    width = 0.5 * len(columns) + max(2.2, 0.08 * longest_row + 0.9)
+    height = 0.34 * len(rows) + max(1.2, 0.06 * longest_column + 0.8)
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     largest = max(float(np.nanmax(np.abs(grid))), 1e-12)
     colours = matplotlib.colormaps[DIVERGING]
@@ -46,7 +49,10 @@ def matrix(
             ink = "white" if abs(share) > 0.6 else "black"
             axes.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=7.5, color=ink)
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5), xlabel=x, ylabel=y)
-    axes.set_xticks(range(len(columns)), columns, rotation=45 if max(map(len, columns)) > 4 else 0)
+    axes.set_xticks(range(len(columns)), columns)
+    if longest_column > 4:
+        for label in axes.get_xticklabels():
+            label.set(rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows)
     for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
         label.set_parse_math(False)
@@ -72,6 +78,8 @@ def lines(
         ticks = sorted({place for places, _ in series.values() for place in places})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
+    elif all(float(place).is_integer() for places, _ in series.values() for place in places):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=x, ylabel=y)
     return _with_legend(figure, axes)
 
@@ -82,9 +90,14 @@ def grouped_bars(
     *,
     y: str,
     colours: Mapping[str, str] | None = None,
+    level: float | None = None,
 ) -> Markup:
-    """Bars side by side: a group a name, a bar a series; ``colours`` by series where they mean something."""
-    figure = Figure(figsize=(max(5.5, 0.9 * len(groups) + 2.5), 2.9), layout="constrained")
+    """Bars side by side: a group a name, a bar a series; ``colours`` by series where they mean something.
+
+    A dotted line is drawn at ``level``, chance for instance.
+    """
+    each = max(0.9, 0.085 * max(map(len, groups)))
+    figure = Figure(figsize=(max(5.5, each * len(groups) + 2.5), 2.9), layout="constrained")
     axes = figure.add_subplot()
     width = 0.8 / len(series)
     titles: dict[str, str] = {}
@@ -96,6 +109,8 @@ def grouped_bars(
             bar.set(gid=f"bar{i}{group}", edgecolor="white", linewidth=0.3)
             titles[f"bar{i}{group}"] = f"{group}, {name}: {value:.3g}"
     axes.axhline(0, color="black", linewidth=0.6)
+    if level is not None:
+        axes.axhline(level, color="black", linewidth=1, linestyle=":")
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylabel(y)
     return _with_legend(figure, axes, titles)
@@ -104,5 +119,7 @@ def grouped_bars(
 def _with_legend(figure: Figure, axes: Axes, titles: Mapping[str, str] | None = None) -> Markup:
     axes.spines[["top", "right"]].set_visible(False)
     axes.yaxis.set_major_locator(MaxNLocator(6))
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    legend = axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    for label in (*legend.get_texts(), *axes.get_xticklabels(), axes.yaxis.label):
+        label.set_parse_math(False)
     return to_svg(figure, titles or {})

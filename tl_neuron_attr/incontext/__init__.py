@@ -1,0 +1,61 @@
+"""In-context heads are two towers (paper 2): find them, read what they copy and compare, correct their biases.
+
+The body of paper 2 was not available where this was written: what is second-hand or our reading is said where it is.
+"""
+
+from tl_neuron_attr.incontext.batches import IclBatch, batch_of, icl_batches
+from tl_neuron_attr.incontext.examples import Example, ExampleFile, from_demo, icl_prompts, read_examples
+from tl_neuron_attr.incontext.heads import InContextHeads, in_context_heads
+from tl_neuron_attr.incontext.induction import (
+    FunctionVector,
+    VectorEffect,
+    function_vector,
+    prefix_matching,
+    vector_effect,
+)
+from tl_neuron_attr.incontext.metric import LearnedMetric, learned_metric
+from tl_neuron_attr.incontext.outcomes import Outcomes, outcomes, outcomes_without
+from tl_neuron_attr.incontext.prompts import IclPrompt, icl_prompt
+from tl_neuron_attr.incontext.shift import AttentionShift, attention_shift
+from tl_neuron_attr.incontext.towers import TwoTowers, label_scores, needed_by_towers, two_towers
+from tl_neuron_attr.incontext.values import label_attention, label_logit_difference
+from tl_neuron_attr.incontext.variants import arranged, balanced, one_removed, reordered, reversed_labels, with_query
+
+__all__ = [
+    "AttentionShift",
+    "Example",
+    "ExampleFile",
+    "FunctionVector",
+    "IclBatch",
+    "IclPrompt",
+    "InContextHeads",
+    "LearnedMetric",
+    "Outcomes",
+    "TwoTowers",
+    "VectorEffect",
+    "arranged",
+    "attention_shift",
+    "balanced",
+    "batch_of",
+    "from_demo",
+    "function_vector",
+    "icl_batches",
+    "icl_prompt",
+    "icl_prompts",
+    "in_context_heads",
+    "label_attention",
+    "label_logit_difference",
+    "label_scores",
+    "learned_metric",
+    "needed_by_towers",
+    "one_removed",
+    "outcomes",
+    "outcomes_without",
+    "prefix_matching",
+    "read_examples",
+    "reordered",
+    "reversed_labels",
+    "two_towers",
+    "vector_effect",
+    "with_query",
+]

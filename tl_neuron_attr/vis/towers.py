@@ -1,0 +1,259 @@
+"""In-context heads, one view a kind of result: attention to labels, what is copied, scores, their split, the metric.
+
+Two labels are compared everywhere: blue is the first of ``pair`` or raises it, red the second.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from circuitsvis.tokens import colored_tokens
+from jaxtyping import Float
+from markupsafe import Markup
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+from tl_neuron_attr.checked import checked
+from tl_neuron_attr.incontext import (
+    IclPrompt,
+    LearnedMetric,
+    TwoTowers,
+    label_attention,
+    label_logit_difference,
+    label_scores,
+)
+from tl_neuron_attr.parts import Head
+from tl_neuron_attr.stream import Stream
+from tl_neuron_attr.tokens import visible
+from tl_neuron_attr.vis.circuits import element
+from tl_neuron_attr.vis.escaping import harmless_tokens
+from tl_neuron_attr.vis.plots import grouped_bars, matrix
+from tl_neuron_attr.vis.templates import render
+from tl_neuron_attr.vis.view import View
+from tl_neuron_attr.vis.views import tokens_of
+from tl_neuron_attr.weights import within
+
+FIRST, SECOND = "#2b6ca8", "#b2402f"
+"""The colours of the two labels compared."""
+
+_DECIMALS = 4
+_LONGEST = 36
+"""Characters of a text that are shown in a matrix."""
+
+
+@checked
+@torch.no_grad()
+def label_sources(
+    cache: ActivationCache,
+    prompts: Sequence[IclPrompt],
+    heads: Sequence[Head],
+    *,
+    prompt: int = 0,
+    pair: tuple[int, int] = (0, 1),
+) -> View:
+    """Each head's attention from the last position, on the prompt's labels: a line a head, drawn by circuitsvis.
+
+    Labels are coloured by the attention they get, the first label of ``pair`` blue and the second red; what goes to
+    all other tokens is said in figures.
+
+    Args:
+        cache: A cache of the prompts.
+        prompts: The prompts, in the order of the cache, all with as many demonstrations.
+        heads: ``(layer, head)`` pairs.
+        prompt: Which prompt is shown.
+        pair: The labels coloured, by index.
+
+    Raises:
+        IndexError: If a layer, head, prompt or label is out of range.
+        ValueError: If ``heads`` is empty, or the cache is of other prompts.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(1, 4))
+        >>> _, cache = model.run_with_cache(tna.incontext.batch_of(model, prompts).tokens)
+        >>> label_sources(cache, prompts, [(2, 4)])
+        View('attention to labels'): shown in a notebook; .save(path) writes a page
+    """
+    attention = label_attention(cache, prompts)
+    _require(cache, heads, prompts, prompt)
+    asked, stream = prompts[prompt], Stream(cache)
+    start = stream.shape[1] - len(asked)
+    shown = harmless_tokens(tokens_of(stream, prompt)[start:])
+    colours = {"positive_color": FIRST, "negative_color": SECOND}
+    rows = attention if stream.batched else attention[None]
+    lines: list[tuple[str, list[str], Markup]] = []
+    for layer, head in heads:
+        on_labels = rows[prompt, layer, head].cpu().round(decimals=_DECIMALS)
+        values = torch.zeros(len(asked))
+        for position, label, weight in zip(asked.label_positions, asked.sequence, on_labels, strict=True):
+            values[position] = weight * _sign(label, pair)
+        sums = [float(on_labels[[own == label for own in asked.sequence]].sum()) for label in pair]
+        parts = [*zip((asked.labels[label] for label in pair), sums, strict=True), ("elsewhere", 1 - sum(sums))]
+        said = [f"{visible(name)} {100 * share:.0f} %" for name, share in parts]
+        drawn = element(colored_tokens(shown, values, min_value=-1, max_value=1, **colours))
+        lines.append((f"L{layer}H{head}", said, drawn))
+    return View(render("labels.html.j2", lines=lines), "attention to labels", scripted=True)
+
+
+@checked
+@torch.no_grad()
+def label_differences(
+    cache: ActivationCache,
+    prompts: Sequence[IclPrompt],
+    heads: Sequence[Head],
+    *,
+    weighted: bool = True,
+    prompt: int | None = None,
+    pair: tuple[int, int] = (0, 1),
+) -> View:
+    """Bars of what each head writes for the first label against the second, from each label position, in nats.
+
+    Args:
+        cache: A cache of the prompts.
+        prompts: The prompts, in the order of the cache, all with as many demonstrations.
+        heads: ``(layer, head)`` pairs.
+        weighted: Whether what is written is multiplied with attention.
+        prompt: Which prompt is shown, position by position; by default the mean over prompts at each label.
+        pair: The labels compared, by index.
+
+    Raises:
+        IndexError: If a layer, head, prompt or label is out of range.
+        ValueError: If ``heads`` is empty, or the cache is of other prompts.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(1, 4))
+        >>> _, cache = model.run_with_cache(tna.incontext.batch_of(model, prompts).tokens)
+        >>> label_differences(cache, prompts, [(2, 4)])
+        View('label differences'): shown in a notebook; .save(path) writes a page
+    """
+    found = label_logit_difference(cache, prompts, weighted=weighted, pair=pair).cpu()
+    _require(cache, heads, prompts, prompt or 0)
+    found = found if cache.has_batch_dim else found[None]
+    words, names = prompts[0].labels, [f"L{layer}H{head}" for layer, head in heads]
+    picked = torch.stack([found[:, layer, head] for layer, head in heads], dim=1)
+    if prompt is None:
+        sequence = torch.tensor([p.sequence for p in prompts])
+        series = {f"at {visible(words[own])}": _mean_at(picked, sequence == own) for own in pair}
+        colours = dict(zip(series, (FIRST, SECOND), strict=True))
+    else:
+        own = prompts[prompt].sequence
+        series = {f"{i + 1}: {visible(words[label])}": picked[prompt, :, i].tolist() for i, label in enumerate(own)}
+        colours = {name: SECOND if label == pair[1] else FIRST for name, label in zip(series, own, strict=True)}
+    y = f"{'weighted ' if weighted else ''}logit({visible(words[pair[0]])}) − logit({visible(words[pair[1]])})"
+    return View(grouped_bars(names, series, y=y, colours=colours), "label differences")
+
+
+@checked
+@torch.no_grad()
+def score_matrix(cache: ActivationCache, prompts: Sequence[IclPrompt], *, layer: int, head: int) -> View:
+    """A head's scores of one prompt's demonstrations, in rows, for several queries with their right labels, in columns.
+
+    Args:
+        cache: A cache of the prompts.
+        prompts: The same demonstrations with different queries: :func:`~tl_neuron_attr.incontext.with_query`.
+        layer: The head's layer.
+        head: The head.
+
+    Raises:
+        IndexError: If the head is out of range.
+        ValueError: If the demonstrations differ, or the cache is of other prompts.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> prompt = tna.incontext.from_demo(model, tna.demo.in_context(1, 4))[0]
+        >>> prompts = tna.incontext.with_query(model, prompt, [("great song", 0), ("awful plot", 1)])
+        >>> _, cache = model.run_with_cache(tna.incontext.batch_of(model, prompts).tokens)
+        >>> score_matrix(cache, prompts, layer=2, head=4)
+        View('scores of L2H4'): shown in a notebook; .save(path) writes a page
+    """
+    if len({prompt.demonstrations for prompt in prompts}) > 1:
+        raise ValueError("prompts must have the same demonstrations: make them of one by with_query")
+    scores = label_scores(cache, prompts).cpu()
+    _require(cache, [(layer, head)], prompts, 0)
+    scores = scores if cache.has_batch_dim else scores[None]
+    labels = prompts[0].labels
+    rows = [_named(text, labels[label]) for text, label in prompts[0].demonstrations]
+    columns = [_named(prompt.query, labels[prompt.gold]) for prompt in prompts]
+    drawn = matrix(scores[:, layer, head].T.tolist(), rows, columns, unit="score", x="query", y="demonstration")
+    return View(drawn, f"scores of L{layer}H{head}")
+
+
+@checked
+def tower_split(towers: TwoTowers, *, prompt: int = 0) -> View:
+    """The split of one prompt's scores: what each component gives on the query side and on the key side.
+
+    Raises:
+        IndexError: If the prompt is out of range.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> prompt = tna.incontext.from_demo(model, tna.demo.in_context(1, 4))[0]
+        >>> _, cache = model.run_with_cache(tna.incontext.batch_of(model, [prompt]).tokens)
+        >>> tower_split(tna.incontext.two_towers(cache, prompt, layer=2, head=4))
+        View('towers of L2H4'): shown in a notebook; .save(path) writes a page
+    """
+    within("prompt", prompt, len(towers.demonstrations))
+    sides = {"query": towers.by_query, "key": towers.by_key}
+    shown = towers.demonstrations[prompt]
+    rows = [_named(text, word) for text, word in shown]
+    drawn: dict[str, Markup] = {}
+    for side, parts in sides.items():
+        own = parts if parts.ndim == 2 else parts[prompt]
+        values = torch.cat([own, own.sum(-1, keepdim=True)], dim=-1).cpu().tolist()
+        columns = [*towers.components, "sum"]
+        drawn[side] = matrix(values, rows, columns, unit="score", x=f"wrote the {side}")
+    return View(render("split.html.j2", drawn=drawn), f"towers of L{towers.layer}H{towers.head}")
+
+
+@checked
+def learned_metric(found: LearnedMetric) -> View:
+    """Bars of how well each head's score tells the query's class, beside cosine before its towers.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(8, 4, counts=(2, 2)))
+        >>> learned_metric(tna.incontext.learned_metric(model, prompts, heads=[(2, 4)]))
+        View('learned metric'): shown in a notebook; .save(path) writes a page
+    """
+    frame = found.summary()
+    names = [f"L{row['layer']:.0f}H{row['head']:.0f}" for row in frame.to_dict("records")]
+    columns = {"score": "auc", "cosine before": "cosine_auc", "centred cosine": "centred_auc"}
+    series: dict[str, Any] = {name: frame[column].tolist() for name, column in columns.items()}
+    return View(grouped_bars(names, series, y="AUC inside prompts", level=0.5), "learned metric")
+
+
+def _require(cache: ActivationCache, heads: Sequence[Head], prompts: Sequence[IclPrompt], prompt: int) -> None:
+    """Refuse heads and prompts that are not there.
+
+    Raises:
+        ValueError: If there is no head.
+        IndexError: If a layer, head or prompt is out of range.
+    """
+    if not heads:
+        raise ValueError("heads is empty: give at least one (layer, head) pair")
+    stream = Stream(cache)
+    within("prompt", prompt, len(prompts))
+    for layer, head in heads:
+        within("layer", layer, stream.n_layers)
+        within("head", head, len(stream.block(layer).attn.W_O))
+
+
+def _mean_at(values: Float[Tensor, "prompt head label"], there: Tensor) -> list[float]:
+    """By head, the mean over all places that are asked for."""
+    return values.transpose(1, 2)[there].mean(0).tolist()
+
+
+def _named(text: str, label: str) -> str:
+    """A text, shortened if it is long, with its label."""
+    shown = visible(text)
+    return f"{shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + '…'} : {visible(label)}"
+
+
+def _sign(label: int, pair: tuple[int, int]) -> int:
+    return (label == pair[0]) - (label == pair[1])
