@@ -13,7 +13,9 @@ from tl_neuron_attr.incontext.induction import (
     prefix_matching,
     vector_effect,
 )
+from tl_neuron_attr.incontext.majority import majority_correction
 from tl_neuron_attr.incontext.outcomes import Outcomes, outcomes, outcomes_without
+from tl_neuron_attr.incontext.position_free import position_free_attention
 from tl_neuron_attr.incontext.prompts import IclPrompt, icl_prompt
 from tl_neuron_attr.incontext.values import label_attention, label_logit_difference
 from tl_neuron_attr.incontext.variants import arranged, balanced, one_removed, reordered, reversed_labels, with_query
@@ -38,9 +40,11 @@ __all__ = [
     "in_context_heads",
     "label_attention",
     "label_logit_difference",
+    "majority_correction",
     "one_removed",
     "outcomes",
     "outcomes_without",
+    "position_free_attention",
     "prefix_matching",
     "read_examples",
     "reordered",
