@@ -4,6 +4,7 @@ The body of paper 2 was not available where this was written: what is second-han
 """
 
 from tl_neuron_attr.incontext.batches import IclBatch, batch_of, icl_batches
+from tl_neuron_attr.incontext.biases import BiasReport, bias_report
 from tl_neuron_attr.incontext.examples import Example, ExampleFile, from_demo, icl_prompts, read_examples
 from tl_neuron_attr.incontext.heads import InContextHeads, in_context_heads
 from tl_neuron_attr.incontext.induction import (
@@ -21,6 +22,7 @@ from tl_neuron_attr.incontext.values import label_attention, label_logit_differe
 from tl_neuron_attr.incontext.variants import arranged, balanced, one_removed, reordered, reversed_labels, with_query
 
 __all__ = [
+    "BiasReport",
     "Example",
     "ExampleFile",
     "FunctionVector",
@@ -32,6 +34,7 @@ __all__ = [
     "arranged",
     "balanced",
     "batch_of",
+    "bias_report",
     "from_demo",
     "function_vector",
     "icl_batches",
