@@ -1,4 +1,4 @@
-"""The command ``tl-neuron-attr``: a report page, a table of value neurons, the papers' numbers compared."""
+"""The command ``tl-neuron-attr``: report pages, tables of neurons and heads, the papers' numbers compared."""
 
 import argparse
 import sys
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from tl_neuron_attr import cli_icl
 
 _SIZES = {
     "value_attn": "attention value neurons zeroed",
@@ -21,6 +23,7 @@ _EPILOG = """examples:
   tl-neuron-attr report --prompt "The capital of France is" --model gpt2-large --html paris.html
   tl-neuron-attr neurons --prompt "3 + 5 =" -k 10 --format csv
   tl-neuron-attr study --prompts facts.jsonl --model gpt2-large --out study
+  tl-neuron-attr icl --model gpt2-large --data reviews.csv --text review --label sentiment --out icl.html
   tl-neuron-attr reproduce gpt2-large
 
 Exit codes: 0 done, 1 something was wrong with the input or the numbers disagree, 2 the command line makes no sense."""
@@ -73,6 +76,8 @@ def parser() -> argparse.ArgumentParser:
         study.add_argument(f"--{name.replace('_', '-')}", type=float if name == "heads" else int, help=what)
     _add_model(study, default="the bundled model")
     study.set_defaults(run=run_study)
+
+    cli_icl.add(commands, _add_model, load)
 
     compare = commands.add_parser("reproduce", help="compare the authors' printed numbers with ours")
     compare.add_argument("paper", choices=("gpt2-large", "llama-7b"))

@@ -142,6 +142,9 @@ def test_on_paper_attention_varies_with_the_order_and_then_does_not():
         spreads += [statistics.pstdev(values) for values in of_text.values()]
     found = report.value("recency", "attention deviation", "all")
     assert found["before"] == pytest.approx(mean(spreads), rel=1e-4) and mean(spreads) > 0.01
+    deviation = report.value("recency", "deviation", "all")
+    assert deviation["before"] == deviation["after"] == 0
+    assert "recency   deviation            all             0.000 [0.000, 0.000]  0.000 [0.000, 0.000]  -" in str(report)
     assert found["after"] < 1e-6 and found["change"] == pytest.approx(-100, abs=0.01)
 
 

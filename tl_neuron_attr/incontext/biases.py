@@ -13,6 +13,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from typing import Any
 
 import pandas as pd
@@ -219,5 +220,6 @@ def _sequences(prompt: IclPrompt, orders: Sequence[Sequence[int]] | None, seed: 
 
 
 def _cell(row: Mapping[Any, Any], name: str, style: str) -> str:
+    """A value with its interval; a dash where there was nothing to change."""
     value, low, high = (format(row[f"{name}{end}"], style) for end in ("", "_low", "_high"))
-    return f"{value} [{low}, {high}]"
+    return f"{value} [{low}, {high}]" if isfinite(row[name]) else "-"
