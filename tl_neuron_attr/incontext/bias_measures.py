@@ -87,14 +87,7 @@ def _attention(
 def by_removed_label(
     right: Float[Tensor, "condition prompt"], prompts: Sequence[IclPrompt]
 ) -> Float[Tensor, "label prompt"]:
-    """The balanced prompt, then the mean of those that lost a demonstration of the first label, of the second, ...
-
-    Example:
-        >>> class OfTwo:
-        ...     sequence, labels = (1, 0, 0), ("a", "b")
-        >>> by_removed_label(torch.tensor([[1.0], [0.0], [1.0], [0.5]]), [OfTwo])[:, 0].tolist()
-        [1.0, 0.75, 0.0]
-    """
+    """The balanced prompt, then the mean of those that lost a demonstration of the first label, of the second, ..."""
     columns: list[Tensor] = []
     for i, prompt in enumerate(prompts):
         lost = torch.tensor(prompt.sequence)
