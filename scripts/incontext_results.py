@@ -58,9 +58,7 @@ class Subject:
     @property
     def best(self) -> tuple[int, int]:
         """The found head whose towers tell the classes best, on the prompts it was found on."""
-        summary = learned_metric(self.model, self.seen, heads=self.found.heads).summary()
-        row = summary.loc[summary["auc"].idxmax()]
-        return int(row["layer"]), int(row["head"])
+        return learned_metric(self.model, self.seen, heads=self.found.heads).best
 
 
 def markdown(frame: pd.DataFrame, digits: int = 3) -> str:

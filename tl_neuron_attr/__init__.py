@@ -7,8 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tl_neuron_attr import cna, demo, evaluate, srnn, vis
-    from tl_neuron_attr import demo, evaluate, incontext, vis
+    from tl_neuron_attr import cna, demo, evaluate, incontext, srnn, vis
     from tl_neuron_attr.attribution import (
         attribute_attn_neurons,
         attribute_head_positions,
@@ -54,8 +53,7 @@ _HOME = {
     "top_tokens": "words",
     "transformed_tokens": "words",
 }
-_MODULES = ("cna", "demo", "evaluate", "srnn", "vis")
-_MODULES = ("demo", "evaluate", "incontext", "vis")
+_MODULES = ("cna", "demo", "evaluate", "incontext", "srnn", "vis")
 
 __all__ = [
     "Flow",

@@ -1,4 +1,4 @@
-"""The command ``tl-neuron-attr``: a report page, a table of value neurons, the papers' numbers compared."""
+"""The command ``tl-neuron-attr``: report pages, tables of neurons and heads, the papers' numbers compared."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tl_neuron_attr import cli_cna
+from tl_neuron_attr import cli_cna, cli_icl
 
 _SIZES = {
     "value_attn": "attention value neurons zeroed",
@@ -25,6 +25,7 @@ _EPILOG = """examples:
   tl-neuron-attr study --prompts facts.jsonl --model gpt2-large --out study
   tl-neuron-attr cna --prompt "3 + 5 =" --html cna.html
   tl-neuron-attr heads --prompt "3 + 5 ="
+  tl-neuron-attr icl --model gpt2-large --data reviews.csv --text review --label sentiment --out icl.html
   tl-neuron-attr reproduce gpt2-large
 
 Exit codes: 0 done, 1 something was wrong with the input or the numbers disagree, 2 the command line makes no sense."""
@@ -79,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     study.set_defaults(run=run_study)
 
     cli_cna.add(commands, _add_model, _tokens)
+    cli_icl.add(commands, _add_model, load)
 
     compare = commands.add_parser("reproduce", help="compare the authors' printed numbers with ours")
     compare.add_argument("paper", choices=("gpt2-large", "llama-7b"))

@@ -4,6 +4,7 @@ The body of paper 2 was not available where this was written: what is second-han
 """
 
 from tl_neuron_attr.incontext.batches import IclBatch, batch_of, icl_batches
+from tl_neuron_attr.incontext.biases import BiasReport, bias_report
 from tl_neuron_attr.incontext.examples import Example, ExampleFile, from_demo, icl_prompts, read_examples
 from tl_neuron_attr.incontext.heads import InContextHeads, in_context_heads
 from tl_neuron_attr.incontext.induction import (
@@ -13,8 +14,10 @@ from tl_neuron_attr.incontext.induction import (
     prefix_matching,
     vector_effect,
 )
+from tl_neuron_attr.incontext.majority import majority_correction
 from tl_neuron_attr.incontext.metric import LearnedMetric, learned_metric
 from tl_neuron_attr.incontext.outcomes import Outcomes, outcomes, outcomes_without
+from tl_neuron_attr.incontext.position_free import position_free_attention
 from tl_neuron_attr.incontext.prompts import IclPrompt, icl_prompt
 from tl_neuron_attr.incontext.shift import AttentionShift, attention_shift
 from tl_neuron_attr.incontext.towers import TwoTowers, label_scores, needed_by_towers, two_towers
@@ -23,6 +26,7 @@ from tl_neuron_attr.incontext.variants import arranged, balanced, one_removed, r
 
 __all__ = [
     "AttentionShift",
+    "BiasReport",
     "Example",
     "ExampleFile",
     "FunctionVector",
@@ -37,6 +41,7 @@ __all__ = [
     "attention_shift",
     "balanced",
     "batch_of",
+    "bias_report",
     "from_demo",
     "function_vector",
     "icl_batches",
@@ -47,10 +52,12 @@ __all__ = [
     "label_logit_difference",
     "label_scores",
     "learned_metric",
+    "majority_correction",
     "needed_by_towers",
     "one_removed",
     "outcomes",
     "outcomes_without",
+    "position_free_attention",
     "prefix_matching",
     "read_examples",
     "reordered",

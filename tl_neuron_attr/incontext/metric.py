@@ -64,6 +64,12 @@ class LearnedMetric(PrintsAsTable):
             rows.append(row | _with_interval("gain", aucs["score"] - aucs["cosine"]))
         return pd.DataFrame(rows)
 
+    @property
+    def best(self) -> Head:
+        """The ``(layer, head)`` whose scores tell the classes best: the greatest AUC."""
+        first = self.summary().sort_values("auc", ascending=False, kind="stable").iloc[0]
+        return int(first["layer"]), int(first["head"])
+
     def to_frame(self) -> pd.DataFrame:
         """A row a prompt, head and demonstration."""
         return self.frame

@@ -3,10 +3,11 @@
 Every view is offline and escaped: token text is shown, never interpreted. Needs the ``vis`` extra.
 """
 
+from tl_neuron_attr.vis.biases import biases
 from tl_neuron_attr.vis.chain import chain_flow, head_effects, logic_chain
 from tl_neuron_attr.vis.editing import bias, coefficients
 from tl_neuron_attr.vis.flow import flow
-from tl_neuron_attr.vis.incontext import incontext_page
+from tl_neuron_attr.vis.in_context import in_context
 from tl_neuron_attr.vis.report import report
 from tl_neuron_attr.vis.study import faithfulness, study
 from tl_neuron_attr.vis.towers import label_differences, label_sources, learned_metric, score_matrix, tower_split
@@ -17,18 +18,19 @@ __all__ = [
     "View",
     "attention",
     "bias",
+    "biases",
     "chain_flow",
     "coefficients",
     "faithfulness",
     "flow",
     "head_effects",
     "head_scores",
-    "incontext_page",
+    "in_context",
     "label_differences",
     "label_sources",
     "layer_scores",
-    "logic_chain",
     "learned_metric",
+    "logic_chain",
     "neurons",
     "report",
     "score_matrix",

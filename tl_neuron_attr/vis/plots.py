@@ -91,12 +91,14 @@ def grouped_bars(
     y: str,
     colours: Mapping[str, str] | None = None,
     level: float | None = None,
+    intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> Markup:
     """Bars side by side: a group a name, a bar a series; ``colours`` by series where they mean something.
 
-    A dotted line is drawn at ``level``, chance for instance.
+    A dotted line is drawn at ``level``, chance for instance; ``intervals`` are whiskers: a low and a high end for every
+    bar of a series.
     """
-    each = max(0.9, 0.085 * max(map(len, groups)))
+    each = max(0.9, 0.085 * max(len(line) for group in groups for line in group.split("\n")))
     figure = Figure(figsize=(max(5.5, each * len(groups) + 2.5), 2.9), layout="constrained")
     axes = figure.add_subplot()
     width = 0.8 / len(series)
@@ -105,13 +107,17 @@ def grouped_bars(
         places = [g + (i - (len(series) - 1) / 2) * width for g in range(len(groups))]
         hatch, colour = ("", "////", "....", "xxxx")[i % 4], (colours or {}).get(name, COLOURS[i % len(COLOURS)])
         bars = axes.bar(places, list(values), width, label=name, color=colour, hatch=hatch)
-        for bar, group, value in zip(bars, groups, values, strict=True):
-            bar.set(gid=f"bar{i}{group}", edgecolor="white", linewidth=0.3)
-            titles[f"bar{i}{group}"] = f"{group}, {name}: {value:.3g}"
+        for j, (bar, group, value) in enumerate(zip(bars, groups, values, strict=True)):
+            bar.set(gid=f"bar{i}x{j}", edgecolor="white", linewidth=0.3)
+            titles[f"bar{i}x{j}"] = f"{group}, {name}: {value:.3g}".replace("\n", " ")
+        for place, (low, high) in zip(places, (intervals or {}).get(name, ()), strict=False):
+            axes.plot([place, place], [low, high], color="black", linewidth=0.9, solid_capstyle="butt")
     axes.axhline(0, color="black", linewidth=0.6)
     if level is not None:
         axes.axhline(level, color="black", linewidth=1, linestyle=":")
     axes.set_xticks(range(len(groups)), groups)
+    for label in axes.get_xticklabels():
+        label.set_parse_math(False)
     axes.set_ylabel(y)
     return _with_legend(figure, axes, titles)
 

@@ -1,4 +1,4 @@
-"""The page of in-context heads: which they are, what they copy, what moves, what their towers compare (paper 2)."""
+"""The page of in-context heads: which they are, what they copy, what their towers compare, two biases (paper 2)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +7,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from tl_neuron_attr.checked import checked
-from tl_neuron_attr.incontext import AttentionShift, InContextHeads, LearnedMetric
+from tl_neuron_attr.incontext import AttentionShift, BiasReport, InContextHeads, LearnedMetric
+from tl_neuron_attr.vis.biases import biases as bias_bars
 from tl_neuron_attr.vis.charts import head_heatmap
 from tl_neuron_attr.vis.plots import grouped_bars, lines
 from tl_neuron_attr.vis.templates import render
@@ -26,7 +27,7 @@ class Section:
 
 
 @checked
-def incontext_page(
+def in_context(
     *,
     heads: InContextHeads | None = None,
     sources: View | None = None,
@@ -35,7 +36,7 @@ def incontext_page(
     metric: LearnedMetric | None = None,
     scores: View | None = None,
     split: View | None = None,
-    biases: View | None = None,
+    biases: BiasReport | None = None,
     name: str = "",
 ) -> View:
     """One page on in-context classification, with a section for everything it is given.
@@ -48,7 +49,7 @@ def incontext_page(
         metric: From :func:`~tl_neuron_attr.incontext.learned_metric`.
         scores: From :func:`score_matrix`.
         split: From :func:`tower_split`.
-        biases: The two biases before and after their corrections.
+        biases: From :func:`~tl_neuron_attr.incontext.bias_report`.
         name: What to call the model.
 
     Raises:
@@ -58,7 +59,7 @@ def incontext_page(
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(8, 4, counts=(2, 2)))
-        >>> incontext_page(shift=tna.incontext.attention_shift(model, prompts, [(2, 4)]))
+        >>> in_context(shift=tna.incontext.attention_shift(model, prompts, [(2, 4)]))
         View('In-context heads'): shown in a notebook; .save(path) writes a page
     """
     sections = [
@@ -74,12 +75,11 @@ def incontext_page(
         *([] if metric is None else [_metric(metric)]),
         *_drawn(scores, "Scores of demonstrations and queries", _titled(scores)),
         *_drawn(split, "What the towers compare", f"{_titled(split)}: each row adds up to a label's score."),
-        *_drawn(biases, "The two biases", "Before and after each correction (Tables 7 and 8)."),
     ]
-    if not sections:
+    if not sections and biases is None:
         raise ValueError("there is nothing to show: give at least one result or view")
-    scripted = any(view.scripted for view in (sources, differences, scores, split, biases) if view is not None)
-    body = render("incontext.html.j2", name=name, sections=sections)
+    scripted = any(view.scripted for view in (sources, differences, scores, split) if view is not None)
+    body = render("in_context.html.j2", name=name, sections=sections, biases=biases and bias_bars(biases).body)
     return View(body, "In-context heads", scripted=scripted, whole=True)
 
 
@@ -96,7 +96,7 @@ def _heads(found: InContextHeads) -> list[Section]:
     table = ("", Markup(found.table().html()))
     text = "By what they write (static score) and by what is lost without them (causal score), each head alone."
     if not found.does_task:
-        return [Section("Which heads", "The model does not do this task.", (table,))]
+        return [Section("Which heads", "The model does not do this task: no heads were looked for.", (table,))]
     raised = ("log-probability of the label, raised by each head", head_heatmap(found.scores("static")))
     together = [("accuracy after zeroing, by right label (Table 3)", _zeroed(found))]
     if not found.search.empty:

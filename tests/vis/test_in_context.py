@@ -7,6 +7,7 @@ from tl_neuron_attr import demo, vis
 from tl_neuron_attr.incontext import (
     attention_shift,
     batch_of,
+    bias_report,
     from_demo,
     in_context_heads,
     learned_metric,
@@ -37,7 +38,7 @@ def parts(model):
         "metric": learned_metric(model, prompts, heads=found.heads),
         "scores": vis.score_matrix(other, asked, layer=layer, head=head),
         "split": vis.tower_split(two_towers(cache, prompts, layer=layer, head=head)),
-        "biases": vis.label_differences(cache, prompts, found.heads, weighted=False),
+        "biases": bias_report(model, prompts, found.heads, progress=False),
     }
 
 
@@ -49,18 +50,18 @@ TITLES = {
     "metric": "Do the towers measure similarity",
     "scores": "Scores of demonstrations and queries",
     "split": "What the towers compare",
-    "biases": "The two biases",
+    "biases": "How large the two biases are",
 }
 
 
 @pytest.mark.parametrize("part", TITLES)
 def test_each_part_has_its_section_and_no_other(parts, part):
-    page = vis.incontext_page(**{part: parts[part]}).body
+    page = vis.in_context(**{part: parts[part]}).body
     assert [title in page for title in TITLES.values()] == [name == part for name in TITLES]
 
 
 def test_the_page_shows_what_was_found(parts):
-    view = vis.incontext_page(**parts, name="<i>demo</i>")
+    view = vis.in_context(**parts, name="<i>demo</i>")
     page = view.page()
     assert view.scripted and view.whole and "&lt;i&gt;demo&lt;/i&gt;" in page and "<i>demo" not in page
     for layer, head in parts["heads"].heads:
@@ -78,18 +79,18 @@ def test_a_model_that_does_not_do_the_task_is_said_not_to(model):
     wrong = with_query(model, prompts[0], [(p.query, (p.gold + i) % 2) for i, p in enumerate(prompts)])
     found = in_context_heads(model, wrong, progress=False)
     assert not found.does_task
-    page = vis.incontext_page(heads=found).body
-    assert "The model does not do this task." in page and "What zeroing costs" not in page
+    page = vis.in_context(heads=found).body
+    assert "The model does not do this task: no heads were looked for." in page and "What zeroing costs" not in page
 
 
 def test_nothing_to_show_is_refused():
     with pytest.raises(ValueError, match="there is nothing to show"):
-        vis.incontext_page()
+        vis.in_context()
 
 
 @needs_browser
 def test_the_page_opens_without_a_request_or_an_error(parts, tmp_path):
-    path = vis.incontext_page(**parts).save(tmp_path / "page.html")
+    path = vis.in_context(**parts).save(tmp_path / "page.html")
     with opened(path) as page:
         lines = len(parts["heads"].heads)
         assert page.wait_for(f"return document.querySelectorAll('.tna-sources td span').length > {10 * lines}")

@@ -1,0 +1,174 @@
+"""What the two biases are made of: what was said under each condition, and the numbers computed from it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_neuron_attr.incontext.batches import icl_batches, label_places
+from tl_neuron_attr.incontext.outcomes import Among, Correction, Outcomes
+from tl_neuron_attr.incontext.prompts import IclPrompt
+from tl_neuron_attr.incontext.resampling import Resampled, estimate, percent
+from tl_neuron_attr.incontext.values import at_labels, last_attention
+from tl_neuron_attr.parts import Head
+from tl_neuron_attr.stream import Stream
+
+ALL, LABELS = "all", "mean of labels"
+"""What a row is about if it is not one right label: all prompts together, or the mean of the labels' own figures."""
+
+WHEN = ("before", "after")
+
+Draws = Float[Tensor, "draw"]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What was said under some conditions, of the same prompts.
+
+    Attributes:
+        right: Whether the answer was right (a share, where a condition is a mean of several).
+        attention: From the last position to each demonstration's label, demonstrations sorted by label; one tensor a
+            condition.
+    """
+
+    right: Float[Tensor, "condition prompt"]
+    attention: Sequence[Float[Tensor, "prompt head _"]]
+
+
+def say(
+    model: Any,
+    conditions: Sequence[Sequence[IclPrompt]],
+    heads: Sequence[Head],
+    correction: Correction | None,
+    *,
+    among: Among,
+    batch_size: int,
+    done: Any = None,
+) -> Said:
+    """Runs every condition, under a correction's hooks if there is one; ``done`` is called after each."""
+    patterns = {f"blocks.{layer}.attn.hook_pattern" for layer, _ in heads}
+    wanted = sorted({"embed.hook_in", "blocks.0.hook_resid_pre", *patterns})
+    right: list[Tensor] = []
+    attention: list[Tensor] = []
+    for prompts in conditions:
+        order, parts = [], []
+        for batch in icl_batches(model, prompts, batch_size=batch_size):
+            chosen = [prompts[i] for i in batch.indices]
+            tokens, mask = batch.inputs()
+            with model.hooks(fwd_hooks=[] if correction is None else correction(chosen)):
+                logits, cache = model.run_with_cache(tokens, names_filter=wanted, **mask)
+            gold = torch.tensor([prompt.gold for prompt in chosen], device=logits.device)
+            said = Outcomes.of(logits[:, -1], chosen[0].label_ids, gold).right(among)
+            parts.append((said.double().cpu(), _attention(Stream(cache, model), chosen, heads)))
+            order += batch.indices
+        back = torch.tensor(order).argsort()
+        right.append(torch.cat([part[0] for part in parts])[back])
+        attention.append(torch.cat([part[1] for part in parts])[back])
+        if done is not None:
+            done()
+    return Said(torch.stack(right), attention)
+
+
+def _attention(
+    stream: Stream, prompts: Sequence[IclPrompt], heads: Sequence[Head]
+) -> Float[Tensor, "prompt head label"]:
+    """Attention to labels in some heads; demonstrations sorted by label, those of one label as they stand."""
+    places = label_places(stream, prompts)
+    by_label = torch.tensor([sorted(range(len(p.sequence)), key=lambda i, p=p: p.sequence[i]) for p in prompts])
+    places = places.gather(1, by_label.to(places.device))
+    rows = [at_labels(last_attention(stream, layer)[:, [head]], places) for layer, head in heads]
+    return torch.cat(rows, dim=1).double().cpu()
+
+
+def by_removed_label(
+    right: Float[Tensor, "condition prompt"], prompts: Sequence[IclPrompt]
+) -> Float[Tensor, "label prompt"]:
+    """The balanced prompt, then the mean of those that lost a demonstration of the first label, of the second, ..."""
+    columns: list[Tensor] = []
+    for i, prompt in enumerate(prompts):
+        lost = torch.tensor(prompt.sequence)
+        means = [right[1:, i][lost == label].mean() for label in range(len(prompt.labels))]
+        columns.append(torch.stack([right[0, i], *means]))
+    return torch.stack(columns, dim=1)
+
+
+def numbers(
+    sample: Resampled, labels: Sequence[str], majority: Float[Tensor, "condition prompt"], recency: Said
+) -> dict[tuple[str, str, str], Draws]:
+    """Every measure by bias, name and right label, with its draws."""
+    attention = torch.stack(list(recency.attention))
+    deviation, level = attention.std(0, correction=0).mean((1, 2))[None], attention.mean((0, 2, 3))[None]
+    found: dict[tuple[str, str, str], Draws] = {}
+    for gold, name in [*enumerate(labels), (None, ALL)]:
+        by_removed, by_order = sample.means(majority, gold), sample.means(recency.right, gold)
+        found["majority", "accuracy", name] = by_removed[:, 0]
+        moved = by_removed[:, 1:] - by_removed[:, :1]
+        found["majority", "fluctuation", name] = moved.abs().mean(-1)
+        if gold is not None:
+            others = [label for label in range(len(labels)) if label != gold]
+            found["majority", "gap", name] = moved[:, others].mean(-1) - moved[:, gold]
+        found["recency", "accuracy", name] = by_order.mean(-1)
+        found["recency", "deviation", name] = by_order.std(-1, correction=0)
+        found["recency", "attention", name] = sample.means(level, gold)[:, 0]
+        found["recency", "attention deviation", name] = sample.means(deviation, gold)[:, 0]
+    for bias, measure in dict.fromkeys((bias, measure) for bias, measure, _ in found):
+        found[bias, measure, LABELS] = torch.stack([found[bias, measure, name] for name in labels]).mean(0)
+    return found
+
+
+def compared(before: Mapping[tuple[str, str, str], Draws], after: Mapping[tuple[str, str, str], Draws]) -> pd.DataFrame:
+    """A row a number: before, after and the change in per cent, each with its interval."""
+    kinds = list(dict.fromkeys(key[:2] for key in before))
+    rows: list[dict[str, Any]] = []
+    for key in sorted(before, key=lambda key: (key[0], kinds.index(key[:2]))):
+        columns = {"before": before[key], "after": after[key], "change": percent(before[key], after[key])}
+        rows.append(dict(zip(("bias", "measure", "gold"), key, strict=True)) | _intervals(columns))
+    return pd.DataFrame(rows)
+
+
+def changes(
+    sample: Resampled, labels: Sequence[str], right: Mapping[str, Float[Tensor, "condition prompt"]]
+) -> pd.DataFrame:
+    """A row a right label, removed label and time: how accuracy changed."""
+    rows: list[dict[str, Any]] = []
+    for when, name, means in _means(sample, labels, right):
+        for label, removed in enumerate(labels):
+            value, low, high = estimate(means[:, 1 + label] - means[:, 0])
+            rows.append({"gold": name, "removed": removed, "when": when, "value": value, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def by_order(
+    sample: Resampled,
+    labels: Sequence[str],
+    right: Mapping[str, Float[Tensor, "condition prompt"]],
+    orders: Sequence[Sequence[int]],
+) -> pd.DataFrame:
+    """A row a right label, order and time: the accuracy."""
+    rows: list[dict[str, Any]] = []
+    for when, name, means in _means(sample, labels, right):
+        for i, order in enumerate(orders):
+            value, low, high = estimate(means[:, i])
+            words = " ".join(labels[label] for label in order)
+            rows.append({"gold": name, "order": words, "when": when, "value": value, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def _means(
+    sample: Resampled, labels: Sequence[str], right: Mapping[str, Float[Tensor, "condition prompt"]]
+) -> Iterator[tuple[str, str, Float[Tensor, "draw condition"]]]:
+    for when, values in right.items():
+        for gold, name in [*enumerate(labels), (None, ALL)]:
+            yield when, name, sample.means(values, gold)
+
+
+def _intervals(columns: Mapping[str, Draws]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, draws in columns.items():
+        value, low, high = estimate(draws)
+        found |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return found

@@ -1,0 +1,225 @@
+"""The two biases of in-context classification, before and after their corrections (paper 2; second-hand).
+
+* **Majority label**: how accuracy changes when one demonstration is removed from a balanced prompt. The label that has
+  lost one is said less often: accuracy falls where it is right and rises where it is wrong, so the total can stand
+  still while the labels move apart. Everything is reported by right label as well.
+* **Recency**: the standard deviation of accuracy over the orders of the labels, and of the attention that each
+  demonstration's label gets in the in-context heads.
+
+Which orders the paper takes, and what exactly its attention deviation is of, is not known to us: this is our reading.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import isfinite
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from tl_neuron_attr.checked import checked
+from tl_neuron_attr.evaluate.metrics import interval
+from tl_neuron_attr.incontext.batches import require_alike
+from tl_neuron_attr.incontext.bias_measures import LABELS, by_order, by_removed_label, changes, compared, numbers, say
+from tl_neuron_attr.incontext.majority import majority_correction, required_heads
+from tl_neuron_attr.incontext.outcomes import ROWS, Among, Correction, Hook
+from tl_neuron_attr.incontext.position_free import position_free_attention
+from tl_neuron_attr.incontext.prompts import IclPrompt
+from tl_neuron_attr.incontext.resampling import Resampled
+from tl_neuron_attr.incontext.variants import arranged, label_sequences, one_removed
+from tl_neuron_attr.parts import Head
+from tl_neuron_attr.table import PrintsAsTable, Table
+
+MOST_ORDERS = 24
+"""How many orders are taken by default; of more, so many are drawn."""
+
+
+_STYLES = (("before", ".3f"), ("after", ".3f"), ("change", "+.0f"))
+
+
+@dataclass(frozen=True, repr=False)
+class BiasReport(PrintsAsTable):
+    """Both biases before and after, with 95 % bootstrap intervals over prompts.
+
+    Attributes:
+        frame: A row a ``bias`` (``majority``, ``recency``), ``measure`` and ``gold`` (a right label, ``all`` or ``mean
+            of labels``): ``before``, ``after`` and ``change`` in per cent, each with ``_low`` and ``_high``. Measures
+            of majority: ``accuracy`` (of the balanced prompts), ``fluctuation`` (mean absolute change of accuracy when
+            a demonstration is removed), ``gap`` (change where the other label loses one, less that where the right one
+            does). Of recency: ``accuracy`` (mean over orders), ``deviation`` (of accuracy over orders),
+            ``attention`` (to a demonstration's label, mean) and ``attention deviation`` (over orders).
+        changes: Accuracy changes: ``gold``, ``removed`` (the label that lost a demonstration), ``when`` (``before``,
+            ``after``), ``value``, ``low``, ``high``.
+        orders: Accuracies: ``gold``, ``order`` (the labels in order), ``when``, ``value``, ``low``, ``high``.
+        labels: The label words.
+        heads: The heads corrected.
+        prompts: How many prompts were measured.
+        accuracy: The untouched model's accuracy on them, with its interval.
+        chance: The accuracy of always giving the most frequent label.
+        does_task: Whether that accuracy is above chance by more than its interval; if not, nothing is measured.
+    """
+
+    frame: pd.DataFrame
+    changes: pd.DataFrame
+    orders: pd.DataFrame
+    labels: tuple[str, ...]
+    heads: tuple[Head, ...]
+    prompts: int
+    accuracy: tuple[float, float, float]
+    chance: float
+    does_task: bool
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a bias, measure and right label."""
+        return self.frame
+
+    def value(self, bias: str, measure: str, gold: str = LABELS) -> dict[str, float]:
+        """One row's numbers.
+
+        Raises:
+            KeyError: If there is no such row.
+        """
+        rows = self.frame[
+            (self.frame["bias"] == bias) & (self.frame["measure"] == measure) & (self.frame["gold"] == gold)
+        ]
+        if rows.empty:
+            raise KeyError(f"no {measure!r} of {bias!r} for {gold!r} in this report")
+        return {str(name): float(value) for name, value in rows.iloc[0].iloc[3:].items()}
+
+    def table(self) -> Table:
+        """Every row, or that the model does not do the task."""
+        mean, low, high = self.accuracy
+        reached = f"accuracy {mean:.3f} [{low:.3f}, {high:.3f}], chance {self.chance:.3f}"
+        if not self.does_task:
+            return Table(("biases",), [("none measured",)], "the model does not do this task: " + reached)
+        rows = [
+            (r["bias"], r["measure"], r["gold"], *(_cell(r, name, style) for name, style in _STYLES))
+            for r in self.frame.to_dict("records")
+        ]  # fmt: skip
+        caption = f"biases before and after correction of {len(self.heads)} heads, {self.prompts} prompts; {reached}"
+        return Table(("bias", "measure", "right label", "before", "after", "change, %"), rows, caption)
+
+
+@checked
+@torch.no_grad()
+def bias_report(
+    model: Any,
+    prompts: Sequence[IclPrompt],
+    heads: Sequence[Head],
+    *,
+    majority: Correction | None = None,
+    recency: Correction | None = None,
+    among: Among = "vocabulary",
+    orders: Sequence[Sequence[int]] | None = None,
+    batch_size: int = ROWS,
+    seed: int = 0,
+    progress: bool = True,
+) -> BiasReport:
+    """Majority-label and recency bias, before and after their corrections, overall and by right label.
+
+    Standard deviations and absolute values are of noisy means, which makes them larger the fewer prompts there are;
+    ``gap`` is not.
+
+    Args:
+        model: The model.
+        prompts: Balanced prompts, two or more demonstrations a label, all as many: the more prompts, the better.
+        heads: The heads corrected, as :func:`in_context_heads` finds them; attention is measured in them.
+        majority: The hooks for the prompts of a batch; :func:`majority_correction` of the heads by default.
+        recency: The same; :func:`position_free_attention` of the heads at the prompts' last positions by default.
+        among: Whether an answer must be the likeliest of all tokens, or of the labels.
+        orders: Label sequences, as ``[0, 0, 1, 1]``; all by default, at most 24.
+        batch_size: Prompts run together.
+        seed: Of the bootstrap, and of the orders if there are more than 24.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If prompts are not balanced or differ in their counts, ``heads`` is empty, or an order does not fit.
+        IndexError: If a head is out of range or named twice.
+
+    Example:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(40, 4, counts=(2, 2)))
+        >>> report = bias_report(model, prompts, [(3, 4), (3, 7)], progress=False)
+        >>> sorted(report.value("recency", "deviation"))[:3]
+        ['after', 'after_high', 'after_low']
+    """
+    require_alike(prompts)
+    named, labels = required_heads(model, heads), prompts[0].labels
+    _require_balanced(prompts)
+    gold = torch.tensor([prompt.gold for prompt in prompts])
+    chance = float(torch.bincount(gold).max()) / len(prompts)
+    sequences = _sequences(prompts[0], orders, seed)
+    removed = one_removed(model, prompts)
+    without = [list(prompts), *[[variants[i] for variants in removed] for i in range(len(removed[0]))]]
+    ordered = [arranged(model, prompts, sequence) for sequence in sequences]
+    run = partial(say, model, heads=named, among=among, batch_size=batch_size)
+    reached = interval(pd.Series(run([prompts], correction=None).right[0].tolist()))
+    if reached[1] <= chance:
+        empty = pd.DataFrame()
+        return BiasReport(empty, empty, empty, labels, tuple(named), len(prompts), reached, chance, False)
+
+    corrections: dict[str, tuple[Correction | None, Correction | None]] = {
+        "before": (None, None),
+        "after": (majority or partial(_majority, model, named), recency or partial(_recency, model, named)),
+    }
+    with tqdm(total=2 * len(without + ordered), desc="biases", unit="set", disable=not progress) as bar:
+        said = {
+            when: (run(without, correction=first, done=bar.update), run(ordered, correction=second, done=bar.update))
+            for when, (first, second) in corrections.items()
+        }
+    sample = Resampled(gold, len(labels), seed=seed)
+    of_removed = {when: by_removed_label(first.right, prompts) for when, (first, _) in said.items()}
+    found = {when: numbers(sample, labels, of_removed[when], second) for when, (_, second) in said.items()}
+    return BiasReport(
+        compared(found["before"], found["after"]),
+        changes(sample, labels, of_removed),
+        by_order(sample, labels, {when: second.right for when, (_, second) in said.items()}, sequences),
+        labels, tuple(named), len(prompts), reached, chance, True,
+    )  # fmt: skip
+
+
+def _majority(model: Any, heads: Sequence[Head], prompts: Sequence[IclPrompt]) -> list[Hook]:
+    return majority_correction(model, prompts, heads)
+
+
+def _recency(model: Any, heads: Sequence[Head], prompts: Sequence[IclPrompt]) -> list[Hook]:
+    return position_free_attention(model, heads, prompts=prompts)
+
+
+def _require_balanced(prompts: Sequence[IclPrompt]) -> None:
+    """Refuse prompts whose labels are not all shown equally often, at least twice, and alike in all prompts."""
+    counts = {prompt.counts for prompt in prompts}
+    if len(counts) > 1 or len(set(next(iter(counts)))) > 1 or min(next(iter(counts))) < 2:
+        raise ValueError(
+            f"prompts must all have as many demonstrations of each label, at least two; they have {sorted(counts)}: "
+            "draw them with counts=(2, 2), or use balanced(model, prompts)"
+        )
+    if len(golds := {prompt.gold for prompt in prompts}) < len(prompts[0].labels):
+        missing = [word for i, word in enumerate(prompts[0].labels) if i not in golds]
+        raise ValueError(f"{missing} is right in none of the prompts: give prompts of every right label")
+
+
+def _sequences(prompt: IclPrompt, orders: Sequence[Sequence[int]] | None, seed: int) -> list[tuple[int, ...]]:
+    """The orders measured.
+
+    Raises:
+        ValueError: If there are fewer than two.
+    """
+    if orders is None:
+        every = label_sequences(prompt)
+        return (
+            every if len(every) <= MOST_ORDERS else sorted(random.Random(f"orders {seed}").sample(every, MOST_ORDERS))
+        )
+    if len(orders) < 2:
+        raise ValueError(f"orders must be at least two label sequences, got {list(orders)}")
+    return [tuple(order) for order in orders]
+
+
+def _cell(row: Mapping[Any, Any], name: str, style: str) -> str:
+    """A value with its interval; a dash where there was nothing to change."""
+    value, low, high = (format(row[f"{name}{end}"], style) for end in ("", "_low", "_high"))
+    return f"{value} [{low}, {high}]" if isfinite(row[name]) else "-"

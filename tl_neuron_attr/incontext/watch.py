@@ -1,0 +1,117 @@
+"""What a correction knows of the run it is in: that it is of its prompts, and which positions are run now.
+
+A generated text grows behind the prompt. Without a key-value cache every step runs all positions again, with one only
+the new ones; the prompt's last position, counted from the left, is the same in both.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tl_neuron_attr.incontext.batches import batch_of, require_alike
+from tl_neuron_attr.incontext.outcomes import Hook
+from tl_neuron_attr.incontext.prompts import IclPrompt
+
+
+@dataclass
+class Watch:
+    """The prompts of a run, checked against the tokens it is given.
+
+    Attributes:
+        prompts: The prompts, in the order of the batch; a batch may hold copies of all of them one after another.
+        length: The length of the longest one, to which the others are padded on the left.
+        seen: Whether the run has been given the whole prompts.
+    """
+
+    prompts: Sequence[IclPrompt]
+    length: int
+    tokens: Int[Tensor, "prompt pos"]
+    real: Int[Tensor, "prompt pos"]
+    seen: bool = field(default=False)
+
+    @classmethod
+    def of(cls, model: Any, prompts: Sequence[IclPrompt]) -> "Watch":
+        """The watch over a batch of prompts.
+
+        Raises:
+            ValueError: If there is no prompt, or the prompts have different labels.
+        """
+        require_alike(prompts)
+        batch = batch_of(model, prompts)
+        real = torch.ones_like(batch.tokens) if batch.mask is None else batch.mask
+        return cls(prompts, batch.tokens.shape[1], batch.tokens, real)
+
+    @property
+    def last(self) -> int:
+        """The position of every prompt's last token."""
+        return self.length - 1
+
+    def hook(self) -> Hook:
+        """The hook that looks at the tokens of a run.
+
+        Raises:
+            ValueError: When the model is run on other prompts, or on a part of them only.
+        """
+
+        def look(tokens: Tensor, hook: Any) -> None:
+            if tokens.shape[1] < self.length:
+                if not self.seen:
+                    raise ValueError(
+                        f"the run is of {tokens.shape[1]} tokens, the prompts of {self.length}: run them whole before "
+                        "going on with a key-value cache"
+                    )
+                return
+            copies, rest = divmod(len(tokens), len(self.prompts))
+            given = tokens[:, : self.length]
+            if rest or bool(((given != self.tokens.repeat(copies, 1)) & (self.real.repeat(copies, 1) > 0)).any()):
+                raise ValueError(
+                    f"the correction is of {len(self.prompts)} prompts of up to {self.length} tokens, and the run is "
+                    f"of others, in another order or padded otherwise ({tuple(tokens.shape)} tokens): run "
+                    "batch_of(model, prompts), padded on the left"
+                )
+            self.seen = True
+
+        return "embed.hook_in", look
+
+    def row(self, run: int, keys: int) -> int | None:
+        """Which position of a run is the prompts' last one; None if that is behind it already.
+
+        Args:
+            run: How many positions are run.
+            keys: How many they attend to, those in a key-value cache included.
+
+        Raises:
+            ValueError: If the prompts are not attended to whole, or their beginning is in a cache only.
+        """
+        if keys < self.length:
+            raise ValueError(dropped(keys))
+        if run == keys:
+            return self.last
+        if keys - run <= self.last:
+            raise ValueError(
+                f"the first {keys - run} of the prompts' {self.length} tokens are in a key-value cache only: run the "
+                "prompts whole"
+            )
+        return None
+
+
+def dropped(keys: int) -> str:
+    """What to say of a run that does not attend to what is before it."""
+    return (
+        f"attention reaches {keys} position{'s' * (keys > 1)} and not the prompt before: a key-value cache that is "
+        "lost on the way (TransformerLens 4.3 with transformers 5.24, most architectures) or slides; generate with "
+        "use_past_kv_cache=False"
+    )
+
+
+def keep(kept: dict[str, Tensor], name: str, shaped: Callable[[Tensor], Tensor] | None = None) -> Callable[..., None]:
+    """A hook that keeps what passes, shaped if need be, and changes nothing."""
+
+    def of_hook(value: Tensor, hook: Any) -> None:
+        kept[name] = value if shaped is None else shaped(value)
+
+    return of_hook
