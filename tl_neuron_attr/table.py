@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from numbers import Integral, Real
 from typing import Any
 
 from tabulate import tabulate
@@ -10,7 +11,7 @@ from tabulate import tabulate
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headings; floats are shown with four decimals.
+    """Rows under headings; floats are shown with four decimals, text as it is.
 
     Examples:
         >>> print(Table(("rank", "score"), [(1, 0.25), (2, 0.125)]))
@@ -36,11 +37,32 @@ class Table:
         return self.html()
 
     def _render(self, style: str) -> str:
-        return tabulate(self.rows, self.headings, tablefmt=style, floatfmt="+.4f" if self._signed else ".4f")
+        signed = any(_is_float(cell) and cell < 0 for row in self.rows for cell in row)
+        spec = "+.4f" if signed else ".4f"
+        cells = [[_shown(cell, spec) for cell in row] for row in self.rows]
+        sides = [
+            "right" if all(_is_number(text) for text in column if text) else "left"
+            for column in zip(*cells, strict=True)
+        ]
+        return tabulate(cells, self.headings, tablefmt=style, disable_numparse=True, colalign=sides or None)
 
-    @property
-    def _signed(self) -> bool:
-        return any(isinstance(cell, float) and cell < 0 for row in self.rows for cell in row)
+
+def _shown(cell: object, spec: str) -> str:
+    if cell is None:
+        return ""
+    return format(cell, spec) if _is_float(cell) else str(cell)
+
+
+def _is_float(cell: object) -> bool:
+    return isinstance(cell, Real) and not isinstance(cell, Integral)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 class PrintsAsTable:
