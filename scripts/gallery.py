@@ -69,6 +69,48 @@ from tl_neuron_attr.evaluate import facts, faithfulness
 asked = [p for prompts in facts(per_type=8).values() for p in prompts]
 tna.vis.faithfulness(faithfulness(model, [p.prompt for p in asked], [p.target for p in asked], curve=(1, 3, 10, 30)))
 """),
+    Picture("label_sources", "Where in-context heads look", "incontext.md", """
+from tl_neuron_attr import incontext
+
+prompts = incontext.from_demo(model, tna.demo.in_context(100, 4, counts=(2, 2)))
+_, cache = model.run_with_cache(incontext.batch_of(model, prompts).tokens)
+tna.vis.label_sources(cache, prompts, [(3, 6), (2, 7), (2, 4)])
+"""),
+    Picture("label_differences", "What they copy", "incontext.md", """
+from tl_neuron_attr import incontext
+
+prompts = incontext.from_demo(model, tna.demo.in_context(100, 4, counts=(2, 2)))
+_, cache = model.run_with_cache(incontext.batch_of(model, prompts).tokens)
+tna.vis.label_differences(cache, prompts, [(3, 6), (2, 7), (2, 4), (3, 5)], weighted=False)
+"""),
+    Picture("tower_split", "What two towers compare", "incontext.md", """
+from tl_neuron_attr import incontext
+
+prompts = incontext.from_demo(model, tna.demo.in_context(100, 4, counts=(2, 2)))
+_, cache = model.run_with_cache(incontext.batch_of(model, prompts).tokens)
+tna.vis.tower_split(incontext.two_towers(cache, prompts, layer=3, head=6))
+"""),
+    Picture("learned_metric", "Do the towers measure similarity", "incontext.md", """
+from tl_neuron_attr import incontext
+
+prompts = incontext.from_demo(model, tna.demo.in_context(100, 4, counts=(2, 2)))
+tna.vis.learned_metric(incontext.learned_metric(model, prompts, heads=[(3, 6), (2, 7), (2, 4), (3, 5)]))
+"""),
+    Picture("head_effects", "What each head is worth", "cna.md", """
+tna.vis.head_effects(tna.head_effects(model, "6 * 7 =", "42"))
+"""),
+    Picture("logic_chain", "How arithmetic gets from the digits to the answer", "cna.md", """
+tna.vis.chain_flow(tna.cna.logic_chain(model, "6 * 7 ="))
+"""),
+    Picture("bias", "A bias before and after an edit", "editing.md", """
+from tl_neuron_attr import cna
+
+women, men = ("nurse", "secretary", "maid"), ("doctor", "engineer", "carpenter")
+pairs = [(f"the {a} said that", f"the {b} said that") for a, b in zip(women, men)]
+fresh = [(f"the {a} was late because", f"the {b} was late because") for a, b in zip(women, men)]
+neurons = cna.bias_neurons(model, pairs, ("she", "he"), 18, sites=("attn",))
+tna.vis.bias(cna.bias_report(model, neurons, fresh, ("she", "he"), sides=("she", "he"), found_on=pairs))
+"""),
 ]  # fmt: skip
 
 
