@@ -3,7 +3,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: report test lint types docs check benchmark demo-model clean
+.PHONY: report test lint types docs check benchmark results notebooks gallery demo-model clean
 
 report: $(STAMP)  ## explain a prediction of the bundled model: writes report.html and says where
 	$(PY) -m tl_neuron_attr report --prompt "Tim Duncan plays the sport of" --target " basketball" --html report.html
@@ -23,8 +23,24 @@ docs: $(STAMP)  ## the documentation site, in site/
 
 check: lint types test docs
 
-benchmark: $(STAMP)  ## the tables of docs/benchmarks, about 20 minutes on one quiet core
+benchmark: $(STAMP)  ## the tables of docs/benchmarks, about 40 minutes on one quiet core
 	$(PY) benchmarks/attribution.py --out docs/benchmarks/attribution.md
+	$(PY) benchmarks/knowledge.py --out docs/benchmarks/knowledge.md
+	$(PY) benchmarks/heads.py --out docs/benchmarks/heads.md
+	$(PY) benchmarks/srnn.py --most 204800 --others 16384 --out docs/benchmarks/srnn.md --plot docs/images/srnn.svg
+
+results: $(STAMP)  ## the figures of docs/results, about 30 minutes on one core
+	$(PY) scripts/knowledge_results.py --out docs/results/knowledge.md
+	$(PY) scripts/incontext_results.py --out docs/results/incontext.md
+	$(PY) scripts/incontext_biases.py --out docs/results/incontext_biases.md
+	$(PY) scripts/cna_results.py --out docs/results/cna.md
+	$(PY) scripts/editing_results.py --out docs/results/editing.md
+
+notebooks: $(STAMP)  ## run every notebook and store what it shows
+	$(PY) scripts/run_notebooks.py
+
+gallery: $(STAMP)  ## draw and photograph the pictures of docs/gallery.md; needs chromium
+	$(PY) scripts/gallery.py
 
 demo-model: $(STAMP)  ## train the bundled model anew, about 20 minutes on one core
 	$(PY) scripts/train_demo.py
