@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from tables import markdown
 
 from tl_neuron_attr import cna, demo, vis
 from tl_neuron_attr.cna import Case, Guard
@@ -43,11 +44,6 @@ class Training:
     learning_rate: float = 5e-3
     train: int = 9000
     test: int = 1000
-
-
-def markdown(frame: pd.DataFrame, digits: int = 1) -> str:
-    """A frame as a Markdown table."""
-    return frame.to_markdown(index=False, floatfmt=f".{digits}f")
 
 
 def percent(frame: pd.DataFrame, columns: Sequence[Any]) -> pd.DataFrame:
@@ -78,11 +74,11 @@ def lora(model: Any, train: list[Case], test: list[Case], training: Training) ->
         "answers the original gets right": [c for c in test if c.group != NEGATIVE],
         "negative results, which it never does": [c for c in test if c.group == NEGATIVE],
     }
-    tables = {"Accuracy with an adapter in one attention layer, % (section 3.5)": markdown(frame)}
+    tables = {"Accuracy with an adapter in one attention layer, % (section 3.5)": markdown(frame, 1)}
     for name, cases in groups.items():
         found = cna.coefficient_increase(model, adapters, sample(cases, min(COMPARED, len(cases))))
         wide = (100 * found.wide()).rename(columns=lambda k: f"top {k}").reset_index()
-        tables[f"Increase of coefficients, %, {name} (Table 10)"] = markdown(wide)
+        tables[f"Increase of coefficients, %, {name} (Table 10)"] = markdown(wide, 1)
     case = cna.arithmetic_cases(model, [cna.Problem(3, "+", 5)])[0]
     tables["Coefficients on `3 + 5 =` (Table 9)"] = markdown(cna.neuron_coefficients(model, adapters, case, k=5), 2)
     return tables, adapters
@@ -121,7 +117,9 @@ def pruning(model: Any, train: list[Case], test: list[Case], adapters: Mapping[s
         kept = f"{100 * found.share:.0f} %"
         rows.append({"top a case": top, "kept": kept, **{str(name): value for name, value in wide.items()}})
     return {
-        f"Accuracy, %, layers 3 and 4 pruned, adapters in layer {best.layer} (Table 11)": markdown(pd.DataFrame(rows))
+        f"Accuracy, %, layers 3 and 4 pruned, adapters in layer {best.layer} (Table 11)": markdown(
+            pd.DataFrame(rows), 1
+        )
     }
 
 
@@ -184,7 +182,7 @@ def bias(model: Any, seed: int) -> tuple[Tables, Any]:
     by_pair = percent(reports[-1].by("pair"), ["decrease"]).rename(columns={"decrease": "less, %"})
     return {
         "Bias before and after, nats (Table 13), and what else changes": markdown(
-            pd.DataFrame(rows, columns=columns).fillna(0), 2
+            pd.DataFrame(rows, columns=columns).fillna(0), 2, 1
         ),
         "By occupations, with the neurons that pass the guard": markdown(by_pair, 2),
     }, reports[-1]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from tables import markdown
 
 from tl_neuron_attr import demo
 from tl_neuron_attr.evaluate.metrics import interval
@@ -59,11 +60,6 @@ class Subject:
     def best(self) -> tuple[int, int]:
         """The found head whose towers tell the classes best, on the prompts it was found on."""
         return learned_metric(self.model, self.seen, heads=self.found.heads).best
-
-
-def markdown(frame: pd.DataFrame, digits: int = 3) -> str:
-    """A frame as a Markdown table."""
-    return frame.to_markdown(index=False, floatfmt=f".{digits}f")
 
 
 def shown(table: Table) -> str:

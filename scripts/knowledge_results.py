@@ -9,20 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from tables import markdown
 
 from tl_neuron_attr import demo
 from tl_neuron_attr.evaluate import Faithfulness, facts, faithfulness, knowledge_study
 
 PER_TYPE = 30
 CURVE = (1, 3, 10, 30, 100)
-
-
-def markdown(frame: pd.DataFrame, digits: int = 3) -> str:
-    """A frame as a Markdown table; what is in nats beside per cents keeps two digits."""
-    nats = digits if digits > 1 else 2
-    shown = frame.rename(columns={"log_prob": "log-probability, nats", "reciprocal_rank": "MRR", "prob": "probability"})
-    formats = tuple(f".{nats if 'nats' in str(name) else digits}f" for name in shown.columns)
-    return shown.to_markdown(index=False, floatfmt=formats)
+NAMES = {"log_prob": "log-probability, nats", "reciprocal_rank": "MRR", "prob": "probability"}
 
 
 def table_2(found: Faithfulness) -> str:
@@ -52,6 +46,11 @@ def curve(found: Faithfulness) -> str:
     return markdown(wide.sort_values(found.k).reset_index())
 
 
+def lost(frame: pd.DataFrame) -> str:
+    """What zeroing takes away, per cents and nats."""
+    return markdown(frame.rename(columns=NAMES), 1)
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,9 +69,13 @@ def main() -> None:
         "Kept by the selection rule": markdown(study.kept()),
         "Sums of layer scores, nats (Table 3)": markdown(study.layer_sums()),
         "Best heads (Table 10)": markdown(study.top_heads(5)),
-        "Zeroing one type's best heads, % of MRR and probability lost (Table 11)": markdown(study.cross_decreases(), 1),
+        "Zeroing one type's best heads, % of MRR and probability lost (Table 11)": markdown(
+            study.cross_decreases().rename(columns=NAMES), 1
+        ),
         "Sums of neuron scores, nats (Table 5)": markdown(study.neuron_sums()),
-        "Zeroing value, query and random neurons, % lost (Tables 7 and 13)": markdown(study.decreases(), 1),
+        "Zeroing value, query and random neurons, % lost (Tables 7 and 13)": markdown(
+            study.decreases().rename(columns=NAMES), 1
+        ),
         "Query neurons a prompt by layer (Figure 8)": markdown(
             study.depth().astype({"layer": int}).astype({"layer": str}), 1
         ),
