@@ -1,6 +1,6 @@
 """Paper 3's experiments on the bundled model: ``python scripts/cna_results.py --out docs/results/cna.md``.
 
-Heads zeroed over arithmetic (Tables 1 and 3), the neurons a head switches on masked and kept (Table 5), their roots
+Heads zeroed over arithmetic (Tables 1 to 3), the neurons a head switches on masked and kept (Table 5), their roots
 masked (Table 6), and neurons picked by their vocabulary alone (Table 8), each beside the paper's figures for Llama-7B.
 About a minute on one core.
 """
@@ -28,6 +28,11 @@ PAPER: dict[str, Any] = {
     "heads": [
         ("2D+", 96.8, "17_22", 42.9), ("2D-", 94.4, "17_22", 72.3), ("2D*", 56.6, "17_22", 50.5),
         ("2D/", 51.4, "14_19", 13.8),
+    ],
+    "digits": [
+        ("1D", "17_22", 46.5, "17_22", 62.2, "20_18", 6.8, "14_19", 54.9),
+        ("2D", "17_22", 58.4, "17_22", 52.6, "20_18", 11.2, "14_19", 71.8),
+        ("3D", "17_22", 52.5, "17_22", 56.9, "20_18", 8.1, "14_19", 53.2),
     ],
     "kinds": [("+", 59.2, 57.1), ("-", 49.8, 65.5), ("*", 11.6, 11.3), ("/", 63.6, 75.2)],
     "mask": {
@@ -78,6 +83,24 @@ def head_table(setting: Setting) -> str:
     ours = [(group, *(float(wide.loc[group, column]) for column in ("untouched", *best))) for group in wide.index]
     theirs = markdown(("Llama-7B", "untouched", "head", "accuracy"), PAPER["heads"])
     return f"{markdown(('accuracy, %', 'untouched', *best), ours)}\n\nThe paper's:\n\n{theirs}"
+
+
+def digits_table(setting: Setting) -> str:
+    """Table 2: what an operation's best head takes from it, by number of digits."""
+    decrease = 100 * setting.heads.decrease()
+    rows = []
+    for digits in ("1D", "2D"):
+        row: list[object] = [digits]
+        for op in "+-*":
+            if f"{digits}{op}" in decrease.index:
+                head = head_name(*setting.best(f"1D{op}"))
+                row += [head, float(decrease.loc[f"{digits}{op}", head])]
+            else:
+                row += ["", "not claimed"]
+        rows.append(row)
+    ours = markdown(("decrease, %", "+", "%", "-", "%", "*", "%"), rows)
+    theirs = markdown(("Llama-7B", "+", "%", "-", "%", "*", "%", "/", "%"), PAPER["digits"])
+    return f"The head that matters most for one digit.\n\n{ours}\n\nThe paper's:\n\n{theirs}"
 
 
 def kind_table(setting: Setting) -> str:
@@ -144,6 +167,7 @@ def main() -> None:
     counts = ", ".join(f"{len(cases)} of {group}" for group, cases in setting.cases.items())
     sections = {
         "One head zeroed (Table 1)": f"{counts}; seed {SEED}.\n\n{head_table(setting)}",
+        "The same head, by number of digits (Table 2)": digits_table(setting),
         "Memorised and carried digits (Table 3)": kind_table(setting),
         "The neurons a head switches on: masked, kept, and their coefficients (Table 5)": mask_table(setting),
         "Their root masked (Table 6)": root_table(setting),
