@@ -247,7 +247,7 @@ def main() -> None:
         "--seconds", type=float, default=40.0, help="training time of a run at T = 512; twice that at 4096"
     )
     parser.add_argument("--hidden", type=int, default=HIDDEN, help="width of the SRNN that sets the parameter budget")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="at T = 512")
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS), help="at T = 512")
     parser.add_argument("--long", nargs="*", choices=TASKS, default=list(TASKS), help="at T = 4096; none if empty")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="learning rates to choose from")
