@@ -1,9 +1,12 @@
 import pytest
 import torch
+from hypothesis import settings
 
 from tl_neuron_attr.cli import main
 
 torch.set_num_threads(1)
+settings.register_profile("suite", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("suite")
 
 
 @pytest.fixture

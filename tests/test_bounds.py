@@ -6,7 +6,7 @@ from tests.test_topk import bounds_of, flat_scores, sizes
 from tl_neuron_attr.bounds import psi
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(synthetic.seeds, synthetic.peaks, sizes)
 def test_a_score_never_passes_its_bounds(seed, peak, size):
     increase, subs = synthetic.case(seed, peak=peak, size=size)

@@ -37,7 +37,7 @@ def test_the_toy_example_of_table_1(values, after):
     torch.testing.assert_close(BEFORE.softmax(-1), before, atol=1e-2, rtol=0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(synthetic.seeds, synthetic.peaks)
 def test_zero_scores_zero_and_constants_change_nothing(seed, peak):
     increase, _ = synthetic.case(seed, peak=peak)
@@ -48,7 +48,7 @@ def test_zero_scores_zero_and_constants_change_nothing(seed, peak):
     torch.testing.assert_close(here.of_contributions(x + 3.0, rows), here.of_contributions(x, rows))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(synthetic.seeds, st.integers(1, 10_000))
 def test_the_cap_on_memory_changes_nothing(seed, max_bytes):
     increase, _ = synthetic.case(seed)

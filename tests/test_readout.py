@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from tests import synthetic
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(synthetic.seeds)
 def test_pull_back_is_the_transpose_of_shape(seed):
     g = torch.Generator().manual_seed(seed)
@@ -16,7 +16,7 @@ def test_pull_back_is_the_transpose_of_shape(seed):
         torch.testing.assert_close(norm.pull_back(u) @ v, u @ norm.shape(v))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(synthetic.seeds)
 def test_contributions_add_up_to_the_logits(seed):
     g = torch.Generator().manual_seed(seed)
@@ -26,7 +26,7 @@ def test_contributions_add_up_to_the_logits(seed):
     torch.testing.assert_close(readout.contributions(parts).sum(1) + silence, whole)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(synthetic.seeds)
 def test_embed_is_the_transpose_of_unembed(seed):
     g = torch.Generator().manual_seed(seed)

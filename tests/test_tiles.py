@@ -9,7 +9,7 @@ from tests import synthetic
 from tl_neuron_attr.tiles import RADIUS, neuron_scores, terms
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     synthetic.seeds,
     synthetic.peaks,

@@ -19,7 +19,7 @@ def flat_scores(increase, subs):
     return torch.cat([s.flatten(1) for s in synthetic.brute_force(increase, subs)], dim=1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(synthetic.seeds, synthetic.peaks, sizes, st.booleans(), st.booleans(), st.integers(1, 60))
 def test_equals_sorting_every_score(seed, peak, size, ties, largest, k):
     increase, subs = synthetic.case(seed, peak=peak, size=size, ties=ties)
@@ -32,7 +32,7 @@ def test_equals_sorting_every_score(seed, peak, size, ties, largest, k):
     assert all(len(row.unique()) == k for row in top.flat)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(synthetic.seeds)
 def test_exactly_equal_scores_are_ordered_by_place(seed):
     increase, subs = synthetic.case(seed, size=0.3, ties=True)
@@ -42,7 +42,7 @@ def test_exactly_equal_scores_are_ordered_by_place(seed):
         assert (flat.diff()[tied] > 0).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(synthetic.seeds)
 def test_permuted_neurons_permute_the_result(seed):
     increase, subs = synthetic.case(seed)

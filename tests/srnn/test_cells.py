@@ -9,7 +9,7 @@ from tl_neuron_attr.srnn import KerasGRU, LinearRNN
 CELLS = [(KerasGRU, oracle.keras_gru), (LinearRNN, oracle.linear)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     kind=st.sampled_from(CELLS),
     layers=st.integers(1, 3),

@@ -32,7 +32,7 @@ def library(cell, x, h_0=None, steps=None):
     return torch.stack(rows)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     kind=st.sampled_from(["gru", "keras_gru"]),
     rows=st.integers(1, 20),

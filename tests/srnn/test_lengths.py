@@ -13,7 +13,7 @@ from tl_neuron_attr.srnn import SRNN
 batches = st.lists(st.integers(1, 17), min_size=1, max_size=4)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     cell=st.sampled_from(CELLS),
     engine=st.sampled_from(ENGINES),

@@ -35,7 +35,7 @@ def relative(actual, expected):
     return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     factors=st.lists(st.integers(2, 5), max_size=4),
     first=st.integers(1, 6),

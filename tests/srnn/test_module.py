@@ -38,7 +38,7 @@ def by_hand(srnn, cell, x, h_0=None):
     return states[-1][:, 0], states
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     cell=st.sampled_from(CELLS),
     factors=st.lists(st.integers(2, 3), max_size=3),

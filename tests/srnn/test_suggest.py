@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tl_neuron_attr.srnn import SRNN
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(T=st.integers(1, 3000), max_k=st.integers(0, 6))
 def test_no_other_n_and_k_has_fewer_steps(T, max_k):
     suggestion = SRNN.suggest(T, max_k=max_k)
@@ -16,7 +16,7 @@ def test_no_other_n_and_k_has_fewer_steps(T, max_k):
     assert suggestion.best.ratio == suggestion.best.steps / T
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(T=st.integers(1, 200))
 def test_every_candidate_reads_sequences_of_that_length(T):
     for candidate in SRNN.suggest(T).candidates:
