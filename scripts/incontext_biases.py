@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from tables import ranged
 
 from tl_neuron_attr import demo
 from tl_neuron_attr.incontext import (
@@ -29,6 +30,7 @@ from tl_neuron_attr.incontext import (
     majority_correction,
     position_free_attention,
 )
+from tl_neuron_attr.parts import head_name
 
 PROMPTS, FEWER = 1200, 400
 FIND, MEASURE = 7, 8
@@ -49,8 +51,7 @@ NAMES = {
 
 def number(row: dict[Any, Any], name: str, style: str) -> str:
     """A value with its interval."""
-    value, low, high = (format(row[f"{name}{end}"], style) for end in ("", "_low", "_high"))
-    return f"{value} [{low}, {high}]"
+    return ranged(*(row[f"{name}{end}"] for end in ("", "_low", "_high")), style)
 
 
 def main_table(report: BiasReport) -> str:
@@ -140,7 +141,7 @@ def leanings(model: Any, prompts: Sequence[IclPrompt], heads: Sequence[tuple[int
     before, after = (torch.stack(found[when]).mean(0) for when in ("before", "after"))
     rows = [
         {
-            "head": f"L{layer}H{head}",
+            "head": head_name(layer, head),
             "late less early": float(before[layer, head]),
             "corrected": float(after[layer, head]),
         }
@@ -166,7 +167,7 @@ def main() -> None:
     readers = list(zip(candidates["layer"].tolist(), candidates["head"].tolist(), strict=True))
     prompts = from_demo(model, demo.in_context(args.prompts, 4, counts=(2, 2), seed=MEASURE))
     report, wide = bias_report(model, prompts, found.heads), bias_report(model, prompts, readers)
-    names = ", ".join(f"L{layer}H{head}" for layer, head in found.heads)
+    names = ", ".join(head_name(layer, head) for layer, head in found.heads)
     measured = f"{args.prompts} prompts, 2 + 2 demonstrations"
     sections = {
         f"All {len(readers)} label readers of layers 2 to 4 corrected ({measured})": main_table(wide),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tables import markdown
+from tables import markdown, ranged
 
 from tl_neuron_attr import demo
 from tl_neuron_attr.evaluate.metrics import interval
@@ -32,6 +32,7 @@ from tl_neuron_attr.incontext import (
     two_towers,
     vector_effect,
 )
+from tl_neuron_attr.parts import head_name
 from tl_neuron_attr.table import Table
 
 READERS = {"min_attention": 0.4}
@@ -69,11 +70,6 @@ def shown(table: Table) -> str:
     )
 
 
-def ranged(mean: float, low: float, high: float, spec: str = ".3f") -> str:
-    """A mean with its interval."""
-    return f"{mean:{spec}} [{low:{spec}}, {high:{spec}}]"
-
-
 def heads_section(subject: Subject) -> str:
     """The heads found, each alone, and what zeroing them together costs."""
     zeroed = subject.found.zeroed
@@ -103,7 +99,7 @@ def readings(subject: Subject) -> str:
                 {
                     "causal score": {"accuracy": "accuracy lost", "log_odds": "log-odds lost"}[causal],
                     "combined by": combine,
-                    "heads": " ".join(f"L{layer}H{head}" for layer, head in found.heads),
+                    "heads": " ".join(head_name(layer, head) for layer, head in found.heads),
                     "accuracy without them": ranged(zeroed["accuracy"], zeroed["low"], zeroed["high"]),
                 }
             )
@@ -138,7 +134,7 @@ def copies_section(subject: Subject) -> str:
     sequence = torch.tensor([prompt.sequence for prompt in prompts])
     rows: list[dict[str, Any]] = []
     for layer, head in subject.found.heads:
-        row: dict[str, Any] = {"head": f"L{layer}H{head}"}
+        row: dict[str, Any] = {"head": head_name(layer, head)}
         for name, values in (("unweighted", plain), ("weighted", weighted)):
             own = values[:, layer, head]
             for i, word in enumerate((foo, bar)):
@@ -191,7 +187,7 @@ def split_section(subject: Subject) -> str:
     frame["sum"] = difference.sum(-1).mean(0).tolist()
     whole = interval(pd.Series(difference.sum((-1, -2)).tolist()))
     return (
-        f"Head L{layer}H{head}: the score of a demonstration of the right class less that of another is "
+        f"Head {head_name(layer, head)}: the score of a demonstration of the right class less that of another is "
         f"{ranged(*whole, '+.2f')}; its parts, means over {len(prompts)} prompts:\n\n{markdown(frame, 2)}"
     )
 
@@ -201,7 +197,7 @@ def induction_section(subject: Subject) -> str:
     matching = prefix_matching(subject.model)
     frame = subject.found.frame[subject.found.frame["found"]]
     columns = frame[["attention", "static", "causal", "log_odds"]].reset_index(drop=True)
-    columns.insert(0, "head", [f"L{la}H{h}" for la, h in subject.found.heads])
+    columns.insert(0, "head", [head_name(la, h) for la, h in subject.found.heads])
     columns["prefix matching"] = [float(matching[la, h]) for la, h in subject.found.heads]
     everywhere = torch.corrcoef(torch.stack([matching.flatten(), subject.found.scores("static").double().flatten()]))
     vector = function_vector(subject.model, subject.seen, subject.found.heads)

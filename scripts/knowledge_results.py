@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from tables import markdown
+from tables import markdown, ranged
 
 from tl_neuron_attr import demo
 from tl_neuron_attr.evaluate import Faithfulness, facts, faithfulness, knowledge_study
@@ -23,7 +23,7 @@ def table_2(found: Faithfulness) -> str:
     """The paper's Table 2, means and intervals."""
     rows = found.summary()
     cells = {
-        name: [f"{m:.3f} [{low:.3f}, {high:.3f}]" for m, low, high in rows[[c, f"{c}_low", f"{c}_high"]].to_numpy()]
+        name: [ranged(*row) for row in rows[[c, f"{c}_low", f"{c}_high"]].to_numpy()]
         for name, c in (("MRR", "reciprocal_rank"), ("probability", "prob"), ("log-probability", "log_prob"))
     }
     return markdown(pd.DataFrame({"score": rows["score"], **cells}))

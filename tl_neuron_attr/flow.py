@@ -25,7 +25,7 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr import tracing
 from tl_neuron_attr.checked import checked
 from tl_neuron_attr.increase import MAX_BYTES
-from tl_neuron_attr.parts import Head
+from tl_neuron_attr.parts import Head, head_name
 from tl_neuron_attr.query import weighted_readers
 from tl_neuron_attr.reading import Key
 from tl_neuron_attr.stream import Stream
@@ -178,7 +178,7 @@ def _graph(
     for name, layer, said in zip(deep.flat_labels, deep.flat("layer"), _promoted(stream, deep), strict=True):
         graph.add_node(name, kind="value", layer=layer, pos=-1, text="", tokens=said)
     for layer, head in heads:
-        graph.add_node(f"L{layer}H{head}", kind="head", layer=layer, pos=-1, text="", tokens=())
+        graph.add_node(head_name(layer, head), kind="head", layer=layer, pos=-1, text="", tokens=())
     for neuron, said in zip(shallow, _promoted(stream, _as_neurons(shallow)), strict=True):
         graph.add_node(
             neuron.name, kind="query", layer=neuron.layer, pos=neuron.pos, text=tokens[neuron.pos], tokens=said
@@ -199,14 +199,14 @@ def _edges(
 ) -> list[tuple[str, str, float]]:
     edges = [(name, ANSWER, score) for name, score in zip(deep.flat_labels, deep.flat("score"), strict=True)]
     for layer, head in heads:
-        here = f"L{layer}H{head}"
+        here = head_name(layer, head)
         edges.append((here, ANSWER, float(direct[layer, head].sum())))
         edges += [(here, name, float(t[layer, head].sum())) for name, t in zip(deep.flat_labels, through, strict=True)]
         for pos, weight in enumerate((direct[layer, head] + through[:, layer, head].sum(0)).tolist()):
             passing = sum(s.to.get((layer, head), 0.0) for s in shallow if s.pos == pos)
             edges.append((f"@{pos}", here, weight - passing))
     for neuron in shallow:
-        edges += [(neuron.name, f"L{layer}H{head}", weight) for (layer, head), weight in neuron.to.items()]
+        edges += [(neuron.name, head_name(layer, head), weight) for (layer, head), weight in neuron.to.items()]
         edges.append((f"@{neuron.pos}", neuron.name, sum(neuron.to.values())))
     return edges
 

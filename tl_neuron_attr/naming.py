@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_neuron_attr.stream import Sublayer
-from tl_neuron_attr.types import SITES, Neurons, Words
+from tl_neuron_attr.types import COLUMNS, SITES, Neurons, Words
 
 
 def locate(
@@ -64,7 +64,6 @@ def joined(parts: Sequence[Neurons]) -> Neurons:
     if len(parts) == 1:
         return parts[0]
     k = min(len(part) for part in parts)
-    names = ("site", "layer", "head", "source", "index", "coefficient", "score")
-    tensors = {name: torch.cat([getattr(part, name)[:, :k] for part in parts]) for name in names}
+    tensors = {name: torch.cat([getattr(part, name)[:, :k] for part in parts]) for name in COLUMNS}
     evaluated = [part.evaluated for part in parts if part.evaluated is not None]
     return Neurons(**tensors, evaluated=torch.cat(evaluated) if evaluated else None, words=parts[0].words)

@@ -27,6 +27,23 @@ def head_name(layer: int, head: int | None) -> str:
     return f"L{layer}" if head is None else f"L{layer}H{head}"
 
 
+def required_heads(
+    model: Any, heads: Sequence[Head] | None, *, fix: str = "give at least one (layer, head) pair"
+) -> list[Head]:
+    """The heads given, checked; all heads of the model if none are asked for by ``None``.
+
+    Raises:
+        ValueError: If there is none, with what can be done.
+        IndexError: If one is out of range or named twice.
+    """
+    if heads is None:
+        return [(layer, head) for layer, block in enumerate(model.blocks) for head in range(len(block.attn.W_O))]
+    if not heads:
+        raise ValueError(f"heads is empty: {fix}")
+    rows_of(model, list(heads))
+    return list(heads)
+
+
 def rows_of(model: Any, parts: Parts) -> list[list[Part]]:
     """The parts of each prompt: one list for all prompts, or one a prompt, of lists or of neurons of a batch.
 

@@ -15,6 +15,7 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr.attribution import attribute_heads, attribute_layers
 from tl_neuron_attr.checked import checked
+from tl_neuron_attr.parts import head_name
 from tl_neuron_attr.table import PrintsAsTable, Table
 from tl_neuron_attr.types import Neurons
 from tl_neuron_attr.value import value_neurons
@@ -131,7 +132,7 @@ def _layers(cache: ActivationCache, said: Mapping[str, Any]) -> Iterator[Line]:
 def _heads(cache: ActivationCache, said: Mapping[str, Any]) -> Iterator[Line]:
     ours = attribute_heads(cache, said["target_id"], final_bias=False)
     for layer, head, value in said["head_increase_top"]:
-        yield Line("head_increase_top", f"L{layer}H{head}", value, float(ours[0, layer, head]))
+        yield Line("head_increase_top", head_name(layer, head), value, float(ours[0, layer, head]))
 
 
 def _mlp_neurons(cache: ActivationCache, said: Mapping[str, Any]) -> Iterator[Line]:
@@ -147,7 +148,7 @@ def _attn_neurons(cache: ActivationCache, said: Mapping[str, Any]) -> Iterator[L
     k = _fitting(cache, "attn")
     scores = _by_label(value_neurons(cache, said["target_id"], k, sites=("attn",), final_bias=False))
     for layer, head, index, source, value in said["attn_neurons_top (layer, head, dim, position)"]:
-        name = f"L{layer}H{head}D{index}@{source}"
+        name = f"{head_name(layer, head)}D{index}@{source}"
         yield Line("attn_neurons_top", name, value, scores.get(name))
 
 

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 SITES: tuple[Site, ...] = ("attn", "mlp")
 """What the integers of :attr:`Neurons.site` stand for."""
 
+PLACE = ("site", "layer", "head", "source", "index")
+"""The fields of :class:`Neurons` that say which neuron it is."""
+
+COLUMNS = (*PLACE, "coefficient", "score")
+"""The fields of :class:`Neurons` with a number for every neuron."""
+
 
 @dataclass(frozen=True, repr=False)
 class LayerScores(PrintsAsTable):
@@ -220,7 +226,7 @@ class Neurons(PrintsAsTable):
             FileNotFoundError: If there is no such file.
             ValueError: If the file is malformed, naming the field.
         """
-        required = dict.fromkeys(("site", "layer", "head", "source", "index"), torch.int64)
+        required = dict.fromkeys(PLACE, torch.int64)
         tensors, text = storage.load(path, "neurons", {**required, "coefficient": None, "score": None}, ("evaluated",))
         stored: dict[str, Any] = dict(tensors)
         neurons = cls(**stored)
@@ -286,15 +292,14 @@ class Neurons(PrintsAsTable):
     @property
     def flat_labels(self) -> list[str]:
         """:attr:`labels`, prompts in a row."""
-        rows = zip(*(self.flat(name) for name in ("site", "layer", "head", "source", "index")), strict=True)
+        rows = zip(*map(self.flat, PLACE), strict=True)
         return [
             f"L{la}N{i}" if SITES[int(s)] == "mlp" else f"L{la}H{h}D{i}" + (f"@{p}" if p >= 0 else "")
             for s, la, h, p, i in rows
         ]
 
     def _columns(self) -> dict[str, list[Any]]:
-        names = ("site", "layer", "head", "source", "index", "coefficient", "score")
-        return {name: self.flat(name) for name in names}
+        return {name: self.flat(name) for name in COLUMNS}
 
     @staticmethod
     def _source_text(words: Words | None, prompt: int, source: int) -> str:

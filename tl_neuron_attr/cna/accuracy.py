@@ -11,12 +11,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tl_neuron_attr.checked import checked
-from tl_neuron_attr.cna.cases import Case, require_cases
-from tl_neuron_attr.cna.effects import checked_heads, kept_within, runs_within, zeroed
+from tl_neuron_attr.cna.cases import Case, case_batches, require_cases
+from tl_neuron_attr.cna.effects import ZEROED, kept_within, runs_within, zeroed
 from tl_neuron_attr.cna.replay import Replay
-from tl_neuron_attr.evaluate.batches import of_tokens
 from tl_neuron_attr.increase import MAX_BYTES
-from tl_neuron_attr.parts import Head
+from tl_neuron_attr.parts import Head, head_name, required_heads
 from tl_neuron_attr.table import PrintsAsTable, Table
 
 UNTOUCHED = "untouched"
@@ -66,7 +65,7 @@ class HeadAccuracy(PrintsAsTable):
     def table(self, k: int = 5) -> Table:
         """Table 1: the ``k`` heads whose zeroing lowers the accuracy over all cases most."""
         wide = self.by_group()
-        best = [UNTOUCHED, *(f"L{layer}H{head}" for layer, head in self.ranked()[:k])]
+        best = [UNTOUCHED, *(head_name(layer, head) for layer, head in self.ranked()[:k])]
         counts = self.frame[self.frame["head"] == UNTOUCHED].groupby("group")["cases"].sum()
         lines = zip(wide.index.tolist(), wide[best].to_numpy().tolist(), strict=True)
         rows = [(group, counts.get(group, counts.sum()), *(f"{100 * a:.1f}" for a in line)) for group, line in lines]
@@ -115,7 +114,7 @@ def head_accuracy(
         True
     """
     require_cases(cases)
-    wanted = checked_heads(model, heads)
+    wanted = required_heads(model, heads, fix=ZEROED)
     device = model.W_U.device
     answers = torch.tensor([case.answer for case in cases], device=device)
     untouched = torch.zeros(len(cases), dtype=torch.bool)
@@ -123,7 +122,7 @@ def head_accuracy(
     longest = max(len(case.tokens) for case in cases)
     kept, runs = kept_within(model, longest, max_bytes), runs_within(model, longest, max_bytes)
     with tqdm(total=len(cases), desc="heads zeroed", unit="case", disable=not progress) as bar:
-        for batch in of_tokens([torch.tensor(case.tokens) for case in cases], batch_size=kept):
+        for batch in case_batches(cases, batch_size=kept):
             at = torch.tensor(batch.indices)
             tokens, wanted_tokens = batch.tokens.to(device), answers[batch.indices]
             replay = Replay(model, tokens, torch.full((len(at),), tokens.shape[1] - 1, device=device))
@@ -142,7 +141,7 @@ def _counted(
 ) -> pd.DataFrame:
     """A row a group, kind and head."""
     labels = pd.DataFrame({"group": [case.group for case in cases], "kind": [case.kind for case in cases]})
-    columns = {(UNTOUCHED, -1, -1): untouched, **{(f"L{la}H{h}", la, h): right[:, la, h] for la, h in heads}}
+    columns = {(UNTOUCHED, -1, -1): untouched, **{(head_name(la, h), la, h): right[:, la, h] for la, h in heads}}
     parts: list[pd.DataFrame] = []
     for (name, layer, index), values in columns.items():
         of_head = labels.assign(right=values.numpy()).groupby(["group", "kind"], sort=False)["right"]

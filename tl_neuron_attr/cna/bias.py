@@ -19,10 +19,11 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr.checked import checked
 from tl_neuron_attr.cna.compare import compare_neurons
+from tl_neuron_attr.evaluate.batches import of_tokens
 from tl_neuron_attr.guard import needed_by
 from tl_neuron_attr.naming import best_of
 from tl_neuron_attr.target import token_id
-from tl_neuron_attr.types import SITES, Neurons
+from tl_neuron_attr.types import PLACE, SITES, Neurons
 from tl_neuron_attr.weights import Site
 
 Pair = tuple[str, str]
@@ -102,9 +103,7 @@ def _best(sums: Mapping[Site, tuple[Tensor, Tensor]], n: int, count: int) -> Neu
     if not 1 <= n <= len(change):
         raise ValueError(f"n must be between 1 and the {len(change)} neurons of {', '.join(sums)}, got {n}")
     at = best_of(change, n)
-    columns: dict[str, Tensor] = {
-        name: torch.full_like(at, -1) for name in ("site", "layer", "head", "source", "index")
-    }
+    columns: dict[str, Tensor] = {name: torch.full_like(at, -1) for name in PLACE}
     start = 0
     for site, (grid, _) in sums.items():
         here = (at >= start) & (at < start + grid.numel())
@@ -137,9 +136,8 @@ def batches(model: Any, prompt_pairs: Sequence[Pair]) -> Iterator[tuple[list[int
     for pair, (first, second) in zip(prompt_pairs, tokens, strict=True):
         if len(first) != len(second):
             raise ValueError(f"the prompts of {pair} differ in length: {len(first)} and {len(second)} tokens")
-    for length in sorted({len(first) for first, _ in tokens}):
-        same = [i for i, (first, _) in enumerate(tokens) if len(first) == length]
-        yield same, torch.stack([torch.stack([tokens[i][side] for i in same]) for side in (0, 1)])
+    for batch in of_tokens([first for first, _ in tokens], batch_size=len(tokens)):
+        yield batch.indices, torch.stack([batch.tokens, torch.stack([tokens[i][1] for i in batch.indices])])
 
 
 def log_probs(

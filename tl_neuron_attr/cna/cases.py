@@ -7,7 +7,7 @@ carried. A number that is one token is carried if any digit of it is.
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Literal
@@ -17,7 +17,7 @@ import torch
 from tl_neuron_attr.checked import checked
 from tl_neuron_attr.demo import text
 from tl_neuron_attr.demo.prompts import Prompt
-from tl_neuron_attr.evaluate.batches import of_tokens
+from tl_neuron_attr.evaluate.batches import Batch, of_tokens
 from tl_neuron_attr.target import token_id
 
 Op = Literal["+", "-", "*", "/"]
@@ -202,11 +202,16 @@ def answered(model: Any, cases: Sequence[Case], *, batch_size: int = 256) -> lis
     """
     require_cases(cases)
     right = [False] * len(cases)
-    for batch in of_tokens([torch.tensor(case.tokens) for case in cases], batch_size=batch_size):
+    for batch in case_batches(cases, batch_size=batch_size):
         best = model(batch.tokens.to(model.W_U.device))[:, -1].argmax(-1).tolist()
         for i, token in zip(batch.indices, best, strict=True):
             right[i] = token == cases[i].answer
     return right
+
+
+def case_batches(cases: Sequence[Case], *, batch_size: int) -> Iterator[Batch]:
+    """Cases in batches of one length, the shortest first."""
+    return of_tokens([torch.tensor(case.tokens) for case in cases], batch_size=batch_size)
 
 
 def require_cases(cases: Sequence[Case]) -> None:

@@ -14,13 +14,16 @@ from tl_neuron_attr.cna.replay import Replay
 from tl_neuron_attr.cna.runs import Tokens, token_batch
 from tl_neuron_attr.increase import MAX_BYTES
 from tl_neuron_attr.intervene import ablate
-from tl_neuron_attr.parts import Head, rows_of
+from tl_neuron_attr.parts import Head, head_name, required_heads
 from tl_neuron_attr.table import PrintsAsTable, Table
 from tl_neuron_attr.target import Pos, Target, from_start, one_each
 from tl_neuron_attr.weights import score_dtype
 
 if TYPE_CHECKING:
     import pandas as pd
+
+ZEROED = "give at least one (layer, head) pair, or None for all"
+"""What to do where no head is given to zero."""
 
 _SHOWN = 20
 
@@ -61,7 +64,7 @@ class HeadEffects(PrintsAsTable):
             grid.reshape(-1, *grid.shape[-2:]).mean(0) for grid in (self.prob, self.log_prob, self.drop)
         )
         rows = [
-            (rank, f"L{layer}H{head}", *(float(grid[layer, head]) for grid in (prob, log_prob, drop)))
+            (rank, head_name(layer, head), *(float(grid[layer, head]) for grid in (prob, log_prob, drop)))
             for rank, (layer, head) in enumerate(self.ranked()[:_SHOWN], 1)
         ]
         batch = f", mean of {self.base_prob.numel()} prompts" if self.base_prob.ndim else ""
@@ -129,7 +132,7 @@ def head_effects(
     targets = one_each(model, target, len(ids)).to(ids.device)
     positions = from_start(pos, *ids.shape).to(ids.device).expand(len(ids))
     require_unpadded(model, ids, positions)
-    wanted = checked_heads(model, heads)
+    wanted = required_heads(model, heads, fix=ZEROED)
     shape = (len(ids), model.cfg.n_layers, len(model.blocks[0].attn.W_O))
     log_prob = torch.full(shape, torch.nan, dtype=score_dtype(model.W_U.dtype), device=ids.device)
     base = torch.zeros(len(ids)).to(log_prob)
@@ -157,23 +160,6 @@ def zeroed(
                 with ablate(model, [[(layer, each)] for each in some.tolist()]):
                     yield layer, some, rows, replay.from_layer(layer, rows)
                 bar.update(len(rows))
-
-
-def checked_heads(model: Any, heads: Sequence[Head] | None) -> list[Head]:
-    """The heads given, or all of them.
-
-    Raises:
-        IndexError: If one is out of range or named twice.
-        ValueError: If there is none.
-    """
-    if heads is None:
-        return [
-            (layer, head) for layer in range(model.cfg.n_layers) for head in range(len(model.blocks[layer].attn.W_O))
-        ]
-    if not heads:
-        raise ValueError("heads is empty: give at least one (layer, head) pair, or None for all")
-    rows_of(model, list(heads))
-    return list(heads)
 
 
 def runs_within(model: Any, length: int, max_bytes: int) -> int:

@@ -9,14 +9,12 @@ from torch import Tensor
 
 from tl_neuron_attr.cna.compare import NeuronComparison
 from tl_neuron_attr.stream import Stream
-from tl_neuron_attr.types import SITES, Neurons
-
-_FIELDS = ("site", "layer", "head", "source", "index", "coefficient", "score")
+from tl_neuron_attr.types import COLUMNS, SITES, Neurons
 
 
 def picked(neurons: Neurons, at: Int[Tensor, "case n"]) -> Neurons:
     """The neurons at places ``at`` of each case."""
-    return replace(neurons, **{name: getattr(neurons, name).gather(1, at) for name in _FIELDS}, evaluated=None)
+    return replace(neurons, **{name: getattr(neurons, name).gather(1, at) for name in COLUMNS}, evaluated=None)
 
 
 def roots(neurons: Neurons) -> Int[Tensor, "case"]:

@@ -10,9 +10,8 @@ from tqdm import tqdm
 from transformer_lens import ActivationCache
 
 from tl_neuron_attr import guard
-from tl_neuron_attr.cna.cases import Case, require_cases
+from tl_neuron_attr.cna.cases import Case, case_batches, require_cases
 from tl_neuron_attr.cna.compare import NeuronComparison, compare_neurons
-from tl_neuron_attr.evaluate.batches import of_tokens
 from tl_neuron_attr.intervene import ablate
 from tl_neuron_attr.parts import Parts
 
@@ -71,7 +70,7 @@ def compared(
     """Which cases, their tokens, their answers, and their MLP neurons in two runs: a batch of one length at a time."""
     require_cases(cases)
     with tqdm(total=len(cases), desc=what, unit="case", disable=not progress, delay=2) as bar:
-        for batch in of_tokens([torch.tensor(case.tokens) for case in cases], batch_size=batch_size):
+        for batch in case_batches(cases, batch_size=batch_size):
             answers = torch.tensor([cases[i].answer for i in batch.indices])
             cache = mine(batch.tokens)
             yield batch.indices, batch.tokens, answers, compare_neurons(cache, other(batch.tokens), answers)

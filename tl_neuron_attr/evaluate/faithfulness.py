@@ -15,7 +15,7 @@ from tl_neuron_attr.baselines import SCORES, Score, baseline_scores
 from tl_neuron_attr.checked import checked
 from tl_neuron_attr.evaluate.batches import Batch, batches
 from tl_neuron_attr.evaluate.gradients import gradient, integrated_gradients
-from tl_neuron_attr.evaluate.metrics import Outcome, interval
+from tl_neuron_attr.evaluate.metrics import Outcome, interval, named_interval
 from tl_neuron_attr.intervene import ablate
 from tl_neuron_attr.stream import Stream
 from tl_neuron_attr.table import PrintsAsTable, Table
@@ -55,10 +55,11 @@ class Faithfulness(PrintsAsTable):
         if k not in set(self.frame["k"]):
             raise ValueError(f"k={k} was not measured; there are {sorted(set(self.frame['k']) - {0})}")
         chosen = self.frame[(self.frame["k"] == k) | (self.frame["score"] == UNTOUCHED)]
-        rows = [
-            {"score": score, **{name: value for m in _METRICS for name, value in _named_interval(m, group[m]).items()}}
-            for score, group in chosen.groupby("score")
-        ]
+        rows: list[dict[str, Any]] = []
+        for score, group in chosen.groupby("score"):
+            rows.append({"score": score})
+            for metric in _METRICS:
+                rows[-1] |= named_interval(metric, interval(group[metric]))
         return pd.DataFrame(rows).sort_values("log_prob", ignore_index=True)
 
     def curve(self) -> pd.DataFrame:
@@ -183,10 +184,6 @@ def _noise(shape: torch.Size, prompt: int, seed: int) -> Tensor:
 def _frame(batch: Batch, method: str, k: int, logits: Tensor, target: Int[Tensor, "batch"]) -> pd.DataFrame:
     frame = Outcome.of(logits[:, -1], target).frame()
     return frame.assign(prompt=batch.indices, score=method, k=k)
-
-
-def _named_interval(metric: str, values: pd.Series) -> dict[str, float]:
-    return dict(zip((metric, f"{metric}_low", f"{metric}_high"), interval(values), strict=True))
 
 
 def _require_counts(model: Any, counts: Sequence[int]) -> None:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from tl_neuron_attr.weights import score_dtype
 
 RESAMPLES = 2000
 Sample = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -25,10 +26,11 @@ class Outcome:
         """The outcome of logits at the position scored.
 
         Examples:
+            >>> import torch
             >>> Outcome.of(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([2])).rank
             tensor([2])
         """
-        log_probs = logits.float().log_softmax(-1) if logits.dtype != torch.float64 else logits.log_softmax(-1)
+        log_probs = logits.to(score_dtype(logits.dtype)).log_softmax(-1)
         chosen = log_probs.gather(1, target[:, None])
         return cls((log_probs > chosen).sum(1) + 1, chosen[:, 0].exp(), chosen[:, 0])
 
@@ -47,9 +49,18 @@ def interval(values: pd.Series, *, level: float = 0.95, seed: int = 0) -> tuple[
         (1.0, 1.0, 1.0)
     """
     sample = values.to_numpy(dtype=float)
-    drawn = np.random.default_rng(seed).integers(0, len(sample), (RESAMPLES, len(sample)))
-    low, high = np.quantile(sample[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
-    return float(sample.mean()), float(low), float(high)
+    drawn = _drawn(len(sample), np.random.default_rng(seed))
+    return _between(sample.mean(), sample[drawn].mean(axis=1), level)
+
+
+def named_interval(name: str, found: tuple[float, float, float]) -> dict[str, float]:
+    """A value with its interval as columns: ``name``, ``name_low``, ``name_high``.
+
+    Examples:
+        >>> named_interval("prob", (0.5, 0.25, 0.75))
+        {'prob': 0.5, 'prob_low': 0.25, 'prob_high': 0.75}
+    """
+    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
 
 
 def difference_interval(
@@ -62,9 +73,8 @@ def difference_interval(
         (2.0, 2.0, 2.0)
     """
     rng = np.random.default_rng(seed)
-    means = [s[rng.integers(0, len(s), (RESAMPLES, len(s)))].mean(axis=1) for s in (first, second)]
-    low, high = np.quantile(means[0] - means[1], [(1 - level) / 2, (1 + level) / 2])
-    return float(first.mean() - second.mean()), float(low), float(high)
+    means = [sample[_drawn(len(sample), rng)].mean(axis=1) for sample in (first, second)]
+    return _between(first.mean() - second.mean(), means[0] - means[1], level)
 
 
 def change_interval(before: Sample, after: Sample, *, level: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
@@ -76,8 +86,18 @@ def change_interval(before: Sample, after: Sample, *, level: float = 0.95, seed:
         >>> change_interval(np.array([1.0, 3.0]), np.array([2.0, 6.0]))
         (100.0, 100.0, 100.0)
     """
-    drawn = np.random.default_rng(seed).integers(0, len(before), (RESAMPLES, len(before)))
+    drawn = _drawn(len(before), np.random.default_rng(seed))
     with np.errstate(divide="ignore", invalid="ignore"):
         changes = 100 * (after[drawn].mean(axis=1) / before[drawn].mean(axis=1) - 1)
-        low, high = np.quantile(changes, [(1 - level) / 2, (1 + level) / 2])
-        return float(100 * (after.mean() / before.mean() - 1)), float(low), float(high)
+        return _between(100 * (after.mean() / before.mean() - 1), changes, level)
+
+
+def _drawn(n: int, rng: np.random.Generator) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """Which of ``n`` prompts each resample holds."""
+    return rng.integers(0, n, (RESAMPLES, n))
+
+
+def _between(value: float, resampled: Sample, level: float) -> tuple[float, float, float]:
+    """A value and the percentiles of its resamples."""
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return float(value), float(low), float(high)

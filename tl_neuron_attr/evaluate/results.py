@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from tl_neuron_attr.evaluate.examine import CONDITIONS
-from tl_neuron_attr.evaluate.metrics import interval
+from tl_neuron_attr.evaluate.metrics import interval, named_interval
 from tl_neuron_attr.evaluate.prompts import KEPT
 from tl_neuron_attr.table import PrintsAsTable, Table
 
@@ -155,7 +155,7 @@ class KnowledgeStudy(PrintsAsTable):
 
 def _with_interval(frame: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
     rows = [
-        dict(zip((*by, column, f"{column}_low", f"{column}_high"), (*key, *interval(group[column])), strict=True))
+        dict(zip(by, key, strict=True)) | named_interval(column, interval(group[column]))
         for key, group in frame.groupby(by, sort=False)
     ]
     return pd.DataFrame(rows, columns=[*by, column, f"{column}_low", f"{column}_high"])

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_neuron_attr.evaluate.metrics import named_interval
 from tl_neuron_attr.incontext.batches import icl_batches, label_places
 from tl_neuron_attr.incontext.outcomes import Among, Correction, Outcomes
 from tl_neuron_attr.incontext.prompts import IclPrompt
@@ -169,6 +170,5 @@ def _means(
 def _intervals(columns: Mapping[str, Draws]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, draws in columns.items():
-        value, low, high = estimate(draws)
-        found |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        found |= named_interval(name, estimate(draws))
     return found

@@ -24,13 +24,13 @@ from tl_neuron_attr.checked import checked
 from tl_neuron_attr.evaluate.metrics import interval
 from tl_neuron_attr.incontext.batches import require_alike
 from tl_neuron_attr.incontext.bias_measures import LABELS, by_order, by_removed_label, changes, compared, numbers, say
-from tl_neuron_attr.incontext.majority import majority_correction, required_heads
+from tl_neuron_attr.incontext.majority import CORRECTED, majority_correction
 from tl_neuron_attr.incontext.outcomes import ROWS, Among, Correction, Hook
 from tl_neuron_attr.incontext.position_free import position_free_attention
 from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.incontext.resampling import Resampled
 from tl_neuron_attr.incontext.variants import arranged, label_sequences, one_removed
-from tl_neuron_attr.parts import Head
+from tl_neuron_attr.parts import Head, required_heads
 from tl_neuron_attr.table import PrintsAsTable, Table
 
 MOST_ORDERS = 24
@@ -139,7 +139,7 @@ def bias_report(
         ValueError: If prompts are not balanced or differ in their counts, ``heads`` is empty, or an order does not fit.
         IndexError: If a head is out of range or named twice.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(40, 4, counts=(2, 2)))
@@ -148,7 +148,7 @@ def bias_report(
         ['after', 'after_high', 'after_low']
     """
     require_alike(prompts)
-    named, labels = required_heads(model, heads), prompts[0].labels
+    named, labels = required_heads(model, heads, fix=CORRECTED), prompts[0].labels
     _require_balanced(prompts)
     gold = torch.tensor([prompt.gold for prompt in prompts])
     chance = float(torch.bincount(gold).max()) / len(prompts)

@@ -22,7 +22,7 @@ from tl_neuron_attr.guard import needed_by
 from tl_neuron_attr.incontext.batches import icl_batches, require_alike
 from tl_neuron_attr.incontext.outcomes import Hook, Outcomes
 from tl_neuron_attr.incontext.prompts import IclPrompt
-from tl_neuron_attr.parts import Head, rows_of
+from tl_neuron_attr.parts import Head, required_heads
 from tl_neuron_attr.question import checked_stream
 from tl_neuron_attr.table import PrintsAsTable, Table
 
@@ -129,9 +129,7 @@ def function_vector(
         >>> function_vector(model, prompts, [(3, 2)]).vectors.shape
         torch.Size([1, 128])
     """
-    if not heads:
-        raise ValueError("heads is empty: give at least one (layer, head) pair")
-    rows_of(model, heads)
+    required_heads(model, heads)
     total = torch.zeros(len(heads), model.W_U.shape[0], device=model.W_U.device, dtype=torch.float64)
     for batch in icl_batches(model, prompts, batch_size=batch_size):
         tokens, mask = batch.inputs()

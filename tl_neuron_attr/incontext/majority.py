@@ -21,10 +21,13 @@ from tl_neuron_attr.checked import checked
 from tl_neuron_attr.incontext.outcomes import Hook
 from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.incontext.watch import Watch, keep
-from tl_neuron_attr.parts import Head, rows_of
+from tl_neuron_attr.parts import Head, required_heads
 from tl_neuron_attr.weights import post_norm_name, unit_norm
 
 Where = Literal["stream", "heads"]
+
+CORRECTED = "give the (layer, head) pairs to correct, as in_context_heads(...).heads"
+"""What to do where no head is given to correct."""
 """Where the correction is added: to the final stream (the paper's), or to the heads' own outputs."""
 
 
@@ -63,7 +66,7 @@ def majority_correction(
             or (OPT, GPT-J, GPT-Neo) with ``where="heads"``.
         IndexError: If a head is out of range or named twice.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(2, 3, order=(0, 0, 1)))
@@ -72,7 +75,7 @@ def majority_correction(
     """
     if not math.isfinite(a_c) or a_c < 0:
         raise ValueError(f"a_c must be a number not below 0, got {a_c}")
-    named = required_heads(model, heads)
+    named = required_heads(model, heads, fix=CORRECTED)
     watch = Watch.of(model, prompts)
     layers = {layer: [h for at, h in named if at == layer] for layer in sorted({layer for layer, _ in named})}
     added = _Added(model, watch, *_weights(watch, float(a_c)), where, renormalised)
@@ -81,19 +84,6 @@ def majority_correction(
         hooks += added.of_layer(layer, of_layer)
     final = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
     return [*hooks, (final, added.to_stream)] if where == "stream" else hooks
-
-
-def required_heads(model: Any, heads: Sequence[Head]) -> list[Head]:
-    """The heads, checked.
-
-    Raises:
-        ValueError: If there is none.
-        IndexError: If one is out of range or named twice.
-    """
-    if not heads:
-        raise ValueError("heads is empty: give the (layer, head) pairs to correct, as in_context_heads(...).heads")
-    rows_of(model, list(heads))
-    return list(heads)
 
 
 def _weights(watch: Watch, a_c: float) -> tuple[Float[Tensor, "prompt pos"], Float[Tensor, "prompt pos"]]:

@@ -20,12 +20,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_neuron_attr.checked import checked
-from tl_neuron_attr.evaluate.metrics import interval
+from tl_neuron_attr.evaluate.metrics import interval, named_interval
 from tl_neuron_attr.incontext.batches import icl_batches, label_places
 from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.incontext.towers import label_scores, needed_by_towers
 from tl_neuron_attr.incontext.values import label_attention
-from tl_neuron_attr.parts import Head, rows_of
+from tl_neuron_attr.parts import Head, required_heads
 from tl_neuron_attr.stream import Stream
 from tl_neuron_attr.table import PrintsAsTable, Table
 
@@ -59,9 +59,9 @@ class LearnedMetric(PrintsAsTable):
             aucs = {measure: _aucs(group, measure) for measure in MEASURES}
             for measure, of_prompts in aucs.items():
                 name = "" if measure == "score" else f"{measure}_"
-                row |= _with_interval(f"{name}auc", of_prompts)
+                row |= named_interval(f"{name}auc", interval(of_prompts))
                 row[f"{name}accuracy"] = _accuracy(group, measure)
-            rows.append(row | _with_interval("gain", aucs["score"] - aucs["cosine"]))
+            rows.append(row | named_interval("gain", interval(aucs["score"] - aucs["cosine"])))
         return pd.DataFrame(rows)
 
     @property
@@ -120,10 +120,7 @@ def learned_metric(
         >>> learned_metric(model, prompts, heads=[(2, 4)]).summary().shape[0]
         1
     """
-    chosen = _every_head(model) if heads is None else list(heads)
-    if not chosen:
-        raise ValueError("heads is empty: give at least one (layer, head) pair")
-    rows_of(model, chosen)
+    chosen = required_heads(model, heads)
     for i, prompt in enumerate(prompts):
         if not prompt.counts[prompt.gold]:
             raise ValueError(f"prompts[{i}] has no demonstration of its right label, {prompt.labels[prompt.gold]!r}")
@@ -219,12 +216,6 @@ def _aucs(group: pd.DataFrame, measure: str) -> pd.Series:
     return pd.Series([auc(prompt) for _, prompt in group.groupby("prompt")])
 
 
-def _with_interval(name: str, of_prompts: pd.Series) -> dict[str, float]:
-    """A mean over prompts and its 95 % interval, as columns."""
-    mean, low, high = interval(of_prompts)
-    return {name: mean, f"{name}_low": low, f"{name}_high": high}
-
-
 def _above(same: Float[Tensor, "n"], other: Float[Tensor, "m"]) -> float:
     """How often a value of ``same`` is above one of ``other``."""
     difference = same[:, None] - other[None]
@@ -236,7 +227,3 @@ def _accuracy(group: pd.DataFrame, measure: str) -> float:
     means = group.groupby(["prompt", "label", "same"])[measure].mean().reset_index()
     best = means[means[measure] == means.groupby("prompt")[measure].transform("max")]
     return float(best.groupby("prompt")["same"].mean().mean())
-
-
-def _every_head(model: Any) -> list[Head]:
-    return [(layer, head) for layer in range(model.cfg.n_layers) for head in range(len(model.blocks[layer].attn.W_O))]

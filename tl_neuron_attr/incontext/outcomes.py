@@ -15,6 +15,7 @@ from tl_neuron_attr.incontext.batches import icl_batches
 from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.intervene import ablate
 from tl_neuron_attr.parts import Head
+from tl_neuron_attr.weights import score_dtype
 
 Among = Literal["vocabulary", "labels"]
 """What an answer competes with: every token (the paper's accuracy, as far as we know it), or the labels only."""
@@ -56,7 +57,7 @@ class Outcomes:
             >>> said.label.tolist(), said.says_label.tolist(), said.log_odds.tolist()
             ([0], [True], [-1.0])
         """
-        log_p = logits.log_softmax(-1) if logits.dtype == torch.float64 else logits.float().log_softmax(-1)
+        log_p = logits.to(score_dtype(logits.dtype)).log_softmax(-1)
         of_labels = log_p[:, list(label_ids)]
         right = of_labels.gather(1, gold[:, None])[:, 0]
         others = of_labels.scatter(1, gold[:, None], -torch.inf).logsumexp(-1)

@@ -23,11 +23,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_neuron_attr.checked import checked
-from tl_neuron_attr.incontext.majority import required_heads
+from tl_neuron_attr.incontext.majority import CORRECTED
 from tl_neuron_attr.incontext.outcomes import Hook
 from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.incontext.watch import Watch, dropped, keep
-from tl_neuron_attr.parts import Head
+from tl_neuron_attr.parts import Head, required_heads
 from tl_neuron_attr.weights import pre_norm_name, unit_norm
 
 _CLOSE = {torch.float64: 1e-5, torch.float32: 1e-3}
@@ -61,7 +61,7 @@ def position_free_attention(
             one position only, or when it goes on with a key-value cache that was made without these hooks.
         IndexError: If a head is out of range or named twice.
 
-    Example:
+    Examples:
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(2, 4))
@@ -70,7 +70,7 @@ def position_free_attention(
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie between 0 and 1, got {share}")
-    named = required_heads(model, heads)
+    named = required_heads(model, heads, fix=CORRECTED)
     kind = str(getattr(model.cfg, "positional_embedding_type", "none"))
     if kind not in _KINDS:
         raise ValueError(f"the model's positions are of the kind {kind!r}; position-free attention knows {_KINDS}")

@@ -18,7 +18,7 @@ class Resampled:
         labels: How many labels there are.
         seed: Of the draws.
 
-    Example:
+    Examples:
         >>> sample = Resampled(torch.tensor([0, 0, 1]), 2)
         >>> values = torch.tensor([[0.0, 1.0, 5.0]])
         >>> [float(sample.means(values, gold)[0, 0]) for gold in (None, 0, 1)]
@@ -42,7 +42,7 @@ class Resampled:
 def estimate(draws: Float[Tensor, "draw"], *, level: float = 0.95) -> tuple[float, float, float]:
     """The first draw, and the percentile interval of the others; NaN where nothing is left to compare.
 
-    Example:
+    Examples:
         >>> estimate(torch.tensor([1.0, 0.0, 2.0]), level=1.0)
         (1.0, 0.0, 2.0)
     """

@@ -22,7 +22,7 @@ from tl_neuron_attr.incontext.batches import batch_of, icl_batches, require_alik
 from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.incontext.values import label_attention, label_logit_difference
 from tl_neuron_attr.incontext.variants import reversed_labels
-from tl_neuron_attr.parts import Head, rows_of
+from tl_neuron_attr.parts import Head, required_heads
 from tl_neuron_attr.table import PrintsAsTable, Table
 from tl_neuron_attr.weights import within
 
@@ -109,9 +109,7 @@ def attention_shift(
         >>> shift.summary()["label"].tolist()
         ['foo', 'bar']
     """
-    if not heads:
-        raise ValueError("heads is empty: give at least one (layer, head) pair")
-    rows_of(model, heads)
+    required_heads(model, heads)
     require_alike(prompts)
     for label in pair:
         within("pair", label, len(prompts[0].labels))

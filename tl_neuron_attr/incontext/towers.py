@@ -25,6 +25,7 @@ from tl_neuron_attr.checked import checked
 from tl_neuron_attr.guard import needed_by, require_finite
 from tl_neuron_attr.incontext.batches import label_places
 from tl_neuron_attr.incontext.values import Prompts, at_labels, last_attention, listed
+from tl_neuron_attr.parts import head_name
 from tl_neuron_attr.places import Places
 from tl_neuron_attr.question import checked_stream
 from tl_neuron_attr.reading import components, order_of
@@ -98,7 +99,7 @@ class TwoTowers(PrintsAsTable):
         ]
         more = "" if len(self.demonstrations) == 1 else f", the first of {len(self.demonstrations)} prompts"
         headings = ("demonstration", "label", "score", "attention", "most on the query side", "most on the key side")
-        return Table(headings, rows, f"the towers of L{self.layer}H{self.head}{more}")
+        return Table(headings, rows, f"the towers of {head_name(self.layer, self.head)}{more}")
 
     @property
     def _first(self) -> "TwoTowers":
@@ -266,5 +267,5 @@ def _by_head(stream: Stream, layer: int, places: Places) -> Sequence[tuple[str, 
     sublayer = stream.sublayer("attn", layer, places)
     summed = replace(sublayer, coefficients=sublayer.coefficients.sum(-1, keepdim=True))
     written = summed.head_writes()[:, :, 0]
-    own = [(f"L{layer}H{h}", written[:, h]) for h in range(sublayer.heads)]
+    own = [(head_name(layer, h), written[:, h]) for h in range(sublayer.heads)]
     return [*own, (f"L{layer} attn bias", sublayer.bias)]

@@ -19,6 +19,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from tl_neuron_attr.parts import head_name
+
 ATTN, MLP = "#e69f00", "#20457c"
 DIVERGING = "RdBu"
 _STYLE: dict[Any, Any] = {
@@ -66,8 +68,9 @@ def head_heatmap(scores: Float[Tensor, "layer head"], *, unit: str = "nats") -> 
     for layer, line in enumerate(scores.tolist()):
         for head, score in enumerate(line):
             cell = Rectangle((head - 0.5, layer - 0.5), 1, 1, facecolor=colours(norm(score)), edgecolor="white")
-            cell.set(linewidth=0.5, gid=f"L{layer}H{head}")
-            titles[f"L{layer}H{head}"] = f"L{layer}H{head}: {score:+.4f} {unit}"
+            name = head_name(layer, head)
+            cell.set(linewidth=0.5, gid=name)
+            titles[name] = f"{name}: {score:+.4f} {unit}"
             axes.add_patch(cell)
             if score < -_FAINT * largest:
                 axes.text(head, layer, "\u2212", ha="center", va="center", fontsize=8, clip_on=True)

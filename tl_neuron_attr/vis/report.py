@@ -12,6 +12,7 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr.attribution import attribute_head_positions, attribute_heads, attribute_layers
 from tl_neuron_attr.checked import checked
 from tl_neuron_attr.flow import trace
+from tl_neuron_attr.parts import head_name
 from tl_neuron_attr.question import Question, ask
 from tl_neuron_attr.target import Pos, Target
 from tl_neuron_attr.tokens import token_text
@@ -85,7 +86,7 @@ def report(
         sums=_sums(layers),
         layers=layer_scores(layers).body,
         heatmap=head_scores(by_head).body,
-        best=[(f"L{layer}H{head}", float(by_head[layer, head])) for layer, head in best],
+        best=[(head_name(layer, head), float(by_head[layer, head])) for layer, head in best],
         sources=_sources_view(tokens, sources, best),
         patterns=_patterns_view(cache, best, len(tokens)),
         flow=flow(traced).body,
@@ -143,7 +144,7 @@ def _sums(layers: LayerScores) -> tuple[float, float]:
 
 def _sources_view(tokens: tuple[str, ...], sources: Float[Tensor, "layer head source"], best: list[Head]) -> Markup:
     rows = torch.stack([sources[layer, head] for layer, head in best])
-    return source_scores(tokens, rows, labels=[f"L{layer}H{head}" for layer, head in best]).body
+    return source_scores(tokens, rows, labels=[head_name(layer, head) for layer, head in best]).body
 
 
 def _patterns_view(cache: ActivationCache, best: list[Head], length: int) -> Markup:

@@ -22,7 +22,7 @@ from tl_neuron_attr.incontext import (
     label_logit_difference,
     label_scores,
 )
-from tl_neuron_attr.parts import Head
+from tl_neuron_attr.parts import Head, head_name
 from tl_neuron_attr.stream import Stream
 from tl_neuron_attr.tokens import visible
 from tl_neuron_attr.vis.circuits import element
@@ -30,7 +30,7 @@ from tl_neuron_attr.vis.escaping import harmless_tokens
 from tl_neuron_attr.vis.plots import grouped_bars, matrix
 from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
-from tl_neuron_attr.vis.views import tokens_of
+from tl_neuron_attr.vis.views import require_heads, tokens_of
 from tl_neuron_attr.weights import within
 
 FIRST, SECOND = "#2b6ca8", "#b2402f"
@@ -76,8 +76,10 @@ def label_sources(
         View('attention to labels'): shown in a notebook; .save(path) writes a page
     """
     attention = label_attention(cache, prompts)
-    _require(cache, heads, prompts, prompt)
-    asked, stream = prompts[prompt], Stream(cache)
+    stream = Stream(cache)
+    require_heads(stream, heads)
+    within("prompt", prompt, len(prompts))
+    asked = prompts[prompt]
     start = stream.shape[1] - len(asked)
     shown = harmless_tokens(tokens_of(stream, prompt)[start:])
     colours = {"positive_color": FIRST, "negative_color": SECOND}
@@ -92,7 +94,7 @@ def label_sources(
         parts = [*zip((asked.labels[label] for label in pair), sums, strict=True), ("elsewhere", 1 - sum(sums))]
         said = [f"{visible(name)} {100 * share:.0f} %" for name, share in parts]
         drawn = element(colored_tokens(shown, values, min_value=-1, max_value=1, **colours))
-        lines.append((f"L{layer}H{head}", said, drawn))
+        lines.append((head_name(layer, head), said, drawn))
     return View(render("labels.html.j2", lines=lines), "attention to labels", scripted=True)
 
 
@@ -130,9 +132,10 @@ def label_differences(
         View('label differences'): shown in a notebook; .save(path) writes a page
     """
     found = label_logit_difference(cache, prompts, weighted=weighted, pair=pair).cpu()
-    _require(cache, heads, prompts, prompt or 0)
+    require_heads(Stream(cache), heads)
+    within("prompt", prompt or 0, len(prompts))
     found = found if cache.has_batch_dim else found[None]
-    words, names = prompts[0].labels, [f"L{layer}H{head}" for layer, head in heads]
+    words, names = prompts[0].labels, [head_name(layer, head) for layer, head in heads]
     picked = torch.stack([found[:, layer, head] for layer, head in heads], dim=1)
     if prompt is None:
         sequence = torch.tensor([p.sequence for p in prompts])
@@ -173,13 +176,13 @@ def score_matrix(cache: ActivationCache, prompts: Sequence[IclPrompt], *, layer:
     if len({prompt.demonstrations for prompt in prompts}) > 1:
         raise ValueError("prompts must have the same demonstrations: make them of one by with_query")
     scores = label_scores(cache, prompts).cpu()
-    _require(cache, [(layer, head)], prompts, 0)
+    require_heads(Stream(cache), [(layer, head)])
     scores = scores if cache.has_batch_dim else scores[None]
     labels = prompts[0].labels
     rows = [_named(text, labels[label]) for text, label in prompts[0].demonstrations]
     columns = [_named(prompt.query, labels[prompt.gold]) for prompt in prompts]
     drawn = matrix(scores[:, layer, head].T.tolist(), rows, columns, unit="score", x="query", y="demonstration")
-    return View(drawn, f"scores of L{layer}H{head}")
+    return View(drawn, f"scores of {head_name(layer, head)}")
 
 
 @checked
@@ -207,7 +210,7 @@ def tower_split(towers: TwoTowers, *, prompt: int = 0) -> View:
         values = torch.cat([own, own.sum(-1, keepdim=True)], dim=-1).cpu().tolist()
         columns = [*towers.components, "sum"]
         drawn[side] = matrix(values, rows, columns, unit="score", x=f"wrote the {side}")
-    return View(render("split.html.j2", drawn=drawn), f"towers of L{towers.layer}H{towers.head}")
+    return View(render("split.html.j2", drawn=drawn), f"towers of {head_name(towers.layer, towers.head)}")
 
 
 @checked
@@ -226,22 +229,6 @@ def learned_metric(found: LearnedMetric) -> View:
     columns = {"score": "auc", "cosine before": "cosine_auc", "centred cosine": "centred_auc"}
     series: dict[str, Any] = {name: frame[column].tolist() for name, column in columns.items()}
     return View(grouped_bars(names, series, y="AUC inside prompts", level=0.5), "learned metric")
-
-
-def _require(cache: ActivationCache, heads: Sequence[Head], prompts: Sequence[IclPrompt], prompt: int) -> None:
-    """Refuse heads and prompts that are not there.
-
-    Raises:
-        ValueError: If there is no head.
-        IndexError: If a layer, head or prompt is out of range.
-    """
-    if not heads:
-        raise ValueError("heads is empty: give at least one (layer, head) pair")
-    stream = Stream(cache)
-    within("prompt", prompt, len(prompts))
-    for layer, head in heads:
-        within("layer", layer, stream.n_layers)
-        within("head", head, len(stream.block(layer).attn.W_O))
 
 
 def _mean_at(values: Float[Tensor, "prompt head label"], there: Tensor) -> list[float]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from tl_neuron_attr.checked import checked
+from tl_neuron_attr.parts import head_name
 from tl_neuron_attr.stream import Stream
 from tl_neuron_attr.types import LayerScores, Neurons
 from tl_neuron_attr.vis.charts import head_heatmap, layer_chart
@@ -108,19 +109,13 @@ def attention(cache: ActivationCache, heads: Sequence[Head], *, prompt: int = 0)
         >>> attention(cache, [(2, 0), (3, 1)])
         View('attention'): shown in a notebook; .save(path) writes a page
     """
-    if not heads:
-        raise ValueError("heads is empty: give at least one (layer, head) pair")
     stream = Stream(cache)
+    require_heads(stream, heads)
     within("prompt", prompt, stream.shape[0])
-    patterns: list[Tensor] = []
-    for layer, head in heads:
-        within("layer", layer, stream.n_layers)
-        pattern = stream.get(f"blocks.{layer}.attn.hook_pattern")[prompt]
-        within("head", head, len(pattern))
-        patterns.append(pattern[head].cpu().round(decimals=_DECIMALS))
-    names = [f"L{layer}H{head}" for layer, head in heads]
+    patterns = [stream.get(f"blocks.{layer}.attn.hook_pattern")[prompt, head] for layer, head in heads]
+    names = [head_name(layer, head) for layer, head in heads]
     drawn = attention_heads(
-        attention=torch.stack(patterns),
+        attention=torch.stack(patterns).cpu().round(decimals=_DECIMALS),
         tokens=harmless_tokens(tokens_of(stream, prompt)),
         attention_head_names=names,
         mask_upper_tri=False,
@@ -148,6 +143,20 @@ def neurons(found: Neurons) -> View:
     largest = max(float(one.score.abs().max()), 1e-12)
     rows = [{**row, "share": abs(row["score"]) / largest} for row in frame.to_dict("records")]
     return View(render("neurons.html.j2", rows=rows), "neurons")
+
+
+def require_heads(stream: Stream, heads: Sequence[Head]) -> None:
+    """Refuse heads a cache has not.
+
+    Raises:
+        ValueError: If there is none.
+        IndexError: If a layer or head is out of range.
+    """
+    if not heads:
+        raise ValueError("heads is empty: give at least one (layer, head) pair")
+    for layer, head in heads:
+        within("layer", layer, stream.n_layers)
+        within("head", head, len(stream.block(layer).attn.W_O))
 
 
 def tokens_of(stream: Stream, prompt: int) -> tuple[str, ...]:
