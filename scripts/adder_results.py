@@ -19,7 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 import tl_neuron_attr as tna
 from tl_neuron_attr import cna
 from tl_neuron_attr.cna import Case, NeuronComparison, Problem
-from tl_neuron_attr.parts import Head, head_name
+from tl_neuron_attr.model.components import Head, head_name
 
 PLACES = ("units", "tens", "hundreds")
 KNOWN = (113, 141, 112, 1)

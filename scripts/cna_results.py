@@ -16,7 +16,7 @@ import torch
 
 from tl_neuron_attr import cna, demo
 from tl_neuron_attr.cna import Case, HeadAccuracy
-from tl_neuron_attr.parts import Head, head_name
+from tl_neuron_attr.model.components import Head, head_name
 
 GROUPS = (("+", 1), ("-", 1), ("*", 1), ("+", 2), ("-", 2))
 CASES, SEED = 300, 0

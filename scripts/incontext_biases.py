@@ -30,7 +30,7 @@ from tl_neuron_attr.incontext import (
     majority_correction,
     position_free_attention,
 )
-from tl_neuron_attr.parts import head_name
+from tl_neuron_attr.model.components import head_name
 
 PROMPTS, FEWER = 1200, 400
 FIND, MEASURE = 7, 8

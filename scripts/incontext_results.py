@@ -15,7 +15,6 @@ import torch
 from tables import markdown, ranged
 
 from tl_neuron_attr import demo
-from tl_neuron_attr.evaluate.metrics import interval
 from tl_neuron_attr.incontext import (
     IclPrompt,
     InContextHeads,
@@ -32,8 +31,9 @@ from tl_neuron_attr.incontext import (
     two_towers,
     vector_effect,
 )
-from tl_neuron_attr.parts import head_name
-from tl_neuron_attr.table import Table
+from tl_neuron_attr.model.components import head_name
+from tl_neuron_attr.results.intervals import interval
+from tl_neuron_attr.results.table import Table
 
 READERS = {"min_attention": 0.4}
 """What a head must do to be called a label reader here."""

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tl_neuron_attr.cli import main
+from tl_neuron_attr.cli.main import main
 
 torch.set_num_threads(1)
 settings.register_profile("suite", deadline=None)  # how long an example takes is the machine's affair

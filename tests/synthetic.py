@@ -4,9 +4,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tl_neuron_attr.increase import Increase
-from tl_neuron_attr.readout import Norm, Readout
-from tl_neuron_attr.stream import Sublayer
+from tl_neuron_attr.numerics.increase import Increase
+from tl_neuron_attr.numerics.readout import Norm, Readout
+from tl_neuron_attr.numerics.sublayer import Sublayer
 
 seeds = st.integers(0, 2**31 - 1)
 peaks = st.sampled_from([0.0, 0.3, 3.0, 30.0])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tl_neuron_attr.cli import parser
+from tl_neuron_attr.cli.main import parser
 
 ROOT = Path(__file__).parent.parent
 HUB = 'TransformerBridge.boot_transformers("gpt2-large")'

@@ -8,50 +8,52 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tl_neuron_attr import cna, demo, evaluate, incontext, srnn, vis
-    from tl_neuron_attr.attribution import (
+    from tl_neuron_attr.cna import HeadEffects, NeuronComparison, compare_neurons, head_effects
+    from tl_neuron_attr.knowledge.attribution import (
         attribute_attn_neurons,
         attribute_head_positions,
         attribute_heads,
         attribute_layers,
         attribute_mlp_neurons,
     )
-    from tl_neuron_attr.baselines import baseline_scores
-    from tl_neuron_attr.cna import HeadEffects, NeuronComparison, compare_neurons, head_effects
-    from tl_neuron_attr.flow import Flow, trace
-    from tl_neuron_attr.intervene import ablate, ablation_hooks, edit, keep
-    from tl_neuron_attr.query import query_layers, query_neurons
-    from tl_neuron_attr.types import LayerScores, Neurons, TokenLists
-    from tl_neuron_attr.value import value_neurons
-    from tl_neuron_attr.words import position_tokens, top_tokens, transformed_tokens
+    from tl_neuron_attr.knowledge.baselines import baseline_scores
+    from tl_neuron_attr.knowledge.flow import Flow, trace
+    from tl_neuron_attr.knowledge.query_neurons import query_layers, query_neurons
+    from tl_neuron_attr.knowledge.value_neurons import value_neurons
+    from tl_neuron_attr.knowledge.vocabulary import position_tokens, top_tokens, transformed_tokens
+    from tl_neuron_attr.model.intervene import ablate, ablation_hooks, edit, keep
+    from tl_neuron_attr.results.layer_scores import LayerScores
+    from tl_neuron_attr.results.neurons import Neurons
+    from tl_neuron_attr.results.token_lists import TokenLists
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "attribute_attn_neurons": "attribution",
-    "attribute_head_positions": "attribution",
-    "attribute_heads": "attribution",
-    "attribute_layers": "attribution",
-    "attribute_mlp_neurons": "attribution",
-    "baseline_scores": "baselines",
+    "attribute_attn_neurons": "knowledge.attribution",
+    "attribute_head_positions": "knowledge.attribution",
+    "attribute_heads": "knowledge.attribution",
+    "attribute_layers": "knowledge.attribution",
+    "attribute_mlp_neurons": "knowledge.attribution",
+    "baseline_scores": "knowledge.baselines",
     "HeadEffects": "cna",
     "NeuronComparison": "cna",
     "compare_neurons": "cna",
     "head_effects": "cna",
-    "Flow": "flow",
-    "trace": "flow",
-    "ablate": "intervene",
-    "ablation_hooks": "intervene",
-    "edit": "intervene",
-    "keep": "intervene",
-    "query_layers": "query",
-    "query_neurons": "query",
-    "LayerScores": "types",
-    "Neurons": "types",
-    "TokenLists": "types",
-    "value_neurons": "value",
-    "position_tokens": "words",
-    "top_tokens": "words",
-    "transformed_tokens": "words",
+    "Flow": "knowledge.flow",
+    "trace": "knowledge.flow",
+    "ablate": "model.intervene",
+    "ablation_hooks": "model.intervene",
+    "edit": "model.intervene",
+    "keep": "model.intervene",
+    "query_layers": "knowledge.query_neurons",
+    "query_neurons": "knowledge.query_neurons",
+    "LayerScores": "results.layer_scores",
+    "Neurons": "results.neurons",
+    "TokenLists": "results.token_lists",
+    "value_neurons": "knowledge.value_neurons",
+    "position_tokens": "knowledge.vocabulary",
+    "top_tokens": "knowledge.vocabulary",
+    "transformed_tokens": "knowledge.vocabulary",
 }
 _MODULES = ("cna", "demo", "evaluate", "incontext", "srnn", "vis")
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from tl_neuron_attr.cli import main
+from tl_neuron_attr.cli.main import main
 
 sys.exit(main())

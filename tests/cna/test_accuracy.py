@@ -6,7 +6,7 @@ import torch
 
 from tests import architectures
 from tl_neuron_attr.cna import Case, HeadAccuracy, answered, head_accuracy
-from tl_neuron_attr.intervene import edit
+from tl_neuron_attr.model.intervene import edit
 
 
 @torch.no_grad()

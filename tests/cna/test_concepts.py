@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests import architectures, oracle
-from tests.cna.test_predicting import said
+from tests.cna.test_feature_predicting import said
 from tl_neuron_attr import cna
 
 WORDS = [f"w{i}" for i in range(20)]

@@ -4,9 +4,9 @@ import torch
 
 import tl_neuron_attr as tna
 from tests import architectures
-from tl_neuron_attr.baselines import baseline_scores
 from tl_neuron_attr.evaluate import METHODS, faithfulness
-from tl_neuron_attr.intervene import edit
+from tl_neuron_attr.knowledge.baselines import baseline_scores
+from tl_neuron_attr.model.intervene import edit
 
 PROMPTS, TARGETS = ["w1 w2 w3", "w4 w5", "w6 w7 w8", "w9 w10"], ["w5", "w6", "w7", "w8"]
 

@@ -3,7 +3,7 @@ import torch
 
 from tests import architectures
 from tl_neuron_attr.evaluate.gradients import gradient, integrated_gradients
-from tl_neuron_attr.intervene import ablate
+from tl_neuron_attr.model.intervene import ablate
 
 STEP = 1e-2  # wide: transformers computes RMSNorm in float32, whatever the model is
 TOKENS, TARGET = architectures.prompts(), torch.tensor([5, 11])

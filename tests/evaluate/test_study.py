@@ -12,6 +12,7 @@ import torch
 import tl_neuron_attr as tna
 from tests import architectures
 from tl_neuron_attr.evaluate import KnowledgeStudy, Sizes, StudyPrompt, by_type, facts, knowledge_study
+from tl_neuron_attr.model.components import rows_of
 
 SIZES = Sizes(value_attn=12, value_mlp=6, query=40, shared=10, heads=0.1)
 FRAMES = ("layers", "heads", "sums", "query_layers", "outcomes", "cross", "neurons", "segments")
@@ -65,7 +66,7 @@ def test_outcomes_are_those_of_ablating_by_hand(model, prompts, study):
     attn, mlp = (tna.value_neurons(cache, w, n, sites=(s,))[0] for s, n in (("attn", 12), ("mlp", 6)))
     query = tna.query_neurons(cache, attn.unsqueeze(), 40, sites=("mlp",))[0]
     for zeroed, neurons in (("value", (attn, mlp)), ("query", (query,))):
-        named = [tna.parts.rows_of(model, n)[0] for n in neurons]
+        named = [rows_of(model, n)[0] for n in neurons]
         with tna.ablate(model, [part for parts in named for part in parts]), torch.no_grad():
             expected = model(flat[i].prompt)[0, -1].log_softmax(-1)[w]
         row = study.outcomes[(study.outcomes["prompt"] == i) & (study.outcomes["zeroed"] == zeroed)]
@@ -128,7 +129,7 @@ def test_it_is_saved_and_loaded_whole(study, tmp_path):
 @pytest.mark.parametrize("stop_after", [0, 1, 5, 9, 14])
 def test_a_study_that_was_stopped_goes_on_and_finds_the_same(model, prompts, study, tmp_path, monkeypatch, stop_after):
     """Stopped in the middle of a prompt, what was finished stays finished and is not computed again."""
-    from tl_neuron_attr import storage
+    from tl_neuron_attr.results import storage
 
     written = []
     save = storage.save

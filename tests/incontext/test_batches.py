@@ -5,10 +5,10 @@ import torch
 
 from tests import architectures
 from tl_neuron_attr import demo
-from tl_neuron_attr.guard import needed_by
 from tl_neuron_attr.incontext import batch_of, from_demo, icl_batches, icl_prompt, label_attention
 from tl_neuron_attr.incontext.batches import label_places
-from tl_neuron_attr.stream import Stream
+from tl_neuron_attr.model.cache_checks import needed_by
+from tl_neuron_attr.model.stream import Stream
 
 
 def tiny_prompts(model):

@@ -8,7 +8,7 @@ import torch
 from tests import architectures
 from tests.incontext import handmade
 from tl_neuron_attr.incontext import batch_of, label_attention, label_logit_difference, outcomes, outcomes_without
-from tl_neuron_attr.incontext.effects import static_scores
+from tl_neuron_attr.incontext.static_scores import static_scores
 
 CLOSE = {"abs": 2e-6, "rel": 2e-6}
 """Norms are computed in float32, also in a float64 model."""

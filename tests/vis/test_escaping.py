@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tl_neuron_attr.tokens import printable
+from tl_neuron_attr.results.token_text import printable
 from tl_neuron_attr.vis.escaping import WORD_JOINER, harmless, harmless_tokens
 
 _PIECES = ["<", ">", "&", "/", "!", "?", "a", "script", "#60;", "lt;", '"', " ", "--"]

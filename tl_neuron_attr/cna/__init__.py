@@ -1,11 +1,7 @@
 """Comparative neuron analysis (paper 3): what an intervention broke, and how arithmetic gets from digits to answer."""
 
 from tl_neuron_attr.cna.accuracy import HeadAccuracy, head_accuracy
-from tl_neuron_attr.cna.arithmetic_set import arithmetic_set
-from tl_neuron_attr.cna.bias import bias_neurons
-from tl_neuron_attr.cna.bias_report import BiasReport, bias_report
-from tl_neuron_attr.cna.capabilities import Guard, SafeNeurons, safe_neurons
-from tl_neuron_attr.cna.cases import (
+from tl_neuron_attr.cna.arithmetic_cases import (
     TEMPLATES,
     Case,
     Problem,
@@ -15,19 +11,29 @@ from tl_neuron_attr.cna.cases import (
     prompt_cases,
     written,
 )
-from tl_neuron_attr.cna.chain import LogicChain, logic_chain
+from tl_neuron_attr.cna.arithmetic_set import arithmetic_set
+from tl_neuron_attr.cna.bias_neurons import bias_neurons
+from tl_neuron_attr.cna.bias_report import BiasReport, bias_report
+from tl_neuron_attr.cna.capabilities import Guard, SafeNeurons, safe_neurons
 from tl_neuron_attr.cna.checkpoints import save_checkpoint
 from tl_neuron_attr.cna.coefficients import CoefficientIncrease, coefficient_increase, neuron_coefficients
-from tl_neuron_attr.cna.compare import NeuronComparison, compare_neurons
+from tl_neuron_attr.cna.compare_neurons import NeuronComparison, compare_neurons
 from tl_neuron_attr.cna.concepts import ConceptNeurons, ZeroShot, concept_neurons, zero_shot
-from tl_neuron_attr.cna.effects import HeadEffects, head_effects
-from tl_neuron_attr.cna.enhancing import PredictionEnhancing, RootMasking, prediction_enhancing, root_masking
+from tl_neuron_attr.cna.feature_enhancing import FeatureEnhancing, feature_enhancing
+from tl_neuron_attr.cna.feature_predicting import (
+    KS,
+    FeaturePredicting,
+    MaskKeepCoef,
+    feature_predicting,
+    mask_keep_coef,
+)
+from tl_neuron_attr.cna.feature_transferring import FeatureTransferring, Hop, feature_transferring
+from tl_neuron_attr.cna.head_effects import HeadEffects, head_effects
+from tl_neuron_attr.cna.logic_chain import LogicChain, logic_chain
 from tl_neuron_attr.cna.lora import Adapter, train_lora
-from tl_neuron_attr.cna.predicting import KS, FeaturePredicting, MaskKeepCoef, feature_predicting, mask_keep_coef
+from tl_neuron_attr.cna.prediction_enhancing import PredictionEnhancing, RootMasking, prediction_enhancing, root_masking
 from tl_neuron_attr.cna.pruning import Removal, prune_mlp
-from tl_neuron_attr.cna.pruning_study import PruningExperiment, amplified, pruning_experiment
-from tl_neuron_attr.cna.shallow import FeatureEnhancing, feature_enhancing
-from tl_neuron_attr.cna.transferring import FeatureTransferring, Hop, feature_transferring
+from tl_neuron_attr.cna.pruning_experiment import PruningExperiment, amplified, pruning_experiment
 
 __all__ = [
     "KS",

@@ -10,13 +10,13 @@ from jaxtyping import Bool
 from torch import Tensor
 from tqdm import tqdm
 
-from tl_neuron_attr.checked import checked
-from tl_neuron_attr.cna.cases import Case, case_batches, require_cases
-from tl_neuron_attr.cna.effects import ZEROED, kept_within, runs_within, zeroed
-from tl_neuron_attr.cna.replay import Replay
-from tl_neuron_attr.increase import MAX_BYTES
-from tl_neuron_attr.parts import Head, head_name, required_heads
-from tl_neuron_attr.table import PrintsAsTable, Table
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.cna.arithmetic_cases import Case, case_batches, require_cases
+from tl_neuron_attr.cna.head_effects import ZEROED, kept_within, runs_within, zeroed
+from tl_neuron_attr.model.components import Head, head_name, required_heads
+from tl_neuron_attr.model.rerun import Replay
+from tl_neuron_attr.numerics.increase import MAX_BYTES
+from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 UNTOUCHED = "untouched"
 """The name of the run without a head zeroed."""
@@ -82,7 +82,7 @@ class HeadAccuracy(PrintsAsTable):
         return wide.reindex(index=both[by].drop_duplicates(), columns=frame["head"].drop_duplicates())
 
 
-@checked
+@typechecked
 @torch.no_grad()
 def head_accuracy(
     model: Any,

@@ -5,8 +5,8 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from tl_neuron_attr.checked import checked
-from tl_neuron_attr.cna.cases import Case, Op, Problem, Written, arithmetic_cases
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.cna.arithmetic_cases import Case, Op, Problem, Written, arithmetic_cases
 
 NEGATIVE = "negative"
 """The group of the cases whose result is below zero."""
@@ -23,7 +23,7 @@ def spaced(problem: Problem) -> tuple[str, str]:
     return f"{problem.a} {problem.op} {problem.b} =", f" {sign}{abs(problem.result)}"
 
 
-@checked
+@typechecked
 def arithmetic_set(
     model: Any,
     *,

@@ -7,12 +7,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from tl_neuron_attr.checked import checked
-from tl_neuron_attr.cna.bias import Pair, log_probs, target_ids, towards
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.cna.bias_neurons import Pair, log_probs, target_ids, towards
 from tl_neuron_attr.cna.capabilities import PERPLEXITY, Guard
-from tl_neuron_attr.intervene import edit
-from tl_neuron_attr.table import PrintsAsTable, Table
-from tl_neuron_attr.types import Neurons
+from tl_neuron_attr.model.intervene import edit
+from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 _COLUMNS = ("before", "after")
 
@@ -68,7 +68,7 @@ class BiasReport(PrintsAsTable):
         return Table(("", "before", "after"), rows, f"{caption}; {verdict}" if self.failures else caption)
 
 
-@checked
+@typechecked
 @torch.no_grad()
 def bias_report(
     model: Any,

@@ -14,12 +14,12 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from tl_neuron_attr.checked import checked
-from tl_neuron_attr.cna.cases import Case, answered
-from tl_neuron_attr.evaluate.batches import of_tokens
-from tl_neuron_attr.intervene import ablate
-from tl_neuron_attr.table import PrintsAsTable, Table
-from tl_neuron_attr.types import Neurons
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.cna.arithmetic_cases import Case, answered
+from tl_neuron_attr.model.batches import of_tokens
+from tl_neuron_attr.model.intervene import ablate
+from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 PERPLEXITY = "perplexity"
 
@@ -85,7 +85,7 @@ class SafeNeurons(PrintsAsTable):
         return Table(("left out", "because"), rows, f"{len(self.neurons)} of {len(self.frame)} neurons kept")
 
 
-@checked
+@typechecked
 @torch.no_grad()
 def safe_neurons(
     model: Any, neurons: Neurons, guard: Guard, *, scale: float = 0.0, progress: bool = True
@@ -128,7 +128,7 @@ def safe_neurons(
     return SafeNeurons(neurons.pick(kept), pd.DataFrame(rows))
 
 
-@checked
+@typechecked
 @torch.no_grad()
 def perplexity(model: Any, texts: Sequence[Int[Tensor, "_"]], *, batch_size: int = 32) -> float:
     """``exp`` of the mean surprise over all tokens of all texts but each one's first.

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tl_neuron_attr.checked import checked
+from tl_neuron_attr._typechecked import typechecked
 
 _WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
 """What configurations call the MLP width."""
@@ -22,7 +22,7 @@ _WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
 _WRAPPED = "._original_component"
 
 
-@checked
+@typechecked
 @torch.no_grad()
 def save_checkpoint(model: Any, folder: str | Path) -> Path:
     """Write a model as it is now, with its tokenizer, as a Hugging Face checkpoint.

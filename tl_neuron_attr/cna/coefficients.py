@@ -21,13 +21,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from tl_neuron_attr.checked import checked
-from tl_neuron_attr.cna.cases import Case, answered, require_cases
-from tl_neuron_attr.cna.compare import NeuronComparison, require_shared
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.cna.arithmetic_cases import Case, answered, require_cases
+from tl_neuron_attr.cna.compare_neurons import NeuronComparison, require_shared
 from tl_neuron_attr.cna.lora import Adapter
-from tl_neuron_attr.cna.runs import Run, compared, plain
-from tl_neuron_attr.table import PrintsAsTable, Table
-from tl_neuron_attr.types import Neurons
+from tl_neuron_attr.cna.paired_runs import Run, compared, plain
+from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 KS = (50, 30, 20, 10)
 """The numbers of neurons of Table 10."""
@@ -67,7 +67,7 @@ class CoefficientIncrease(PrintsAsTable):
         return Table(headings, rows, f"coefficient increase; {self.cases} cases, {original}")
 
 
-@checked
+@typechecked
 @torch.no_grad()
 def coefficient_increase(
     model: Any,
@@ -124,7 +124,7 @@ def coefficient_increase(
     return CoefficientIncrease(pd.DataFrame(rows), accuracy, len(cases))
 
 
-@checked
+@typechecked
 @torch.no_grad()
 def neuron_coefficients(model: Any, others: Mapping[str, Any], case: Case, *, k: int = 3) -> pd.DataFrame:
     """Coefficients of the ``k`` neurons that other models use more in one case (paper 3, Table 9).

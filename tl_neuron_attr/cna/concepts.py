@@ -18,14 +18,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from tl_neuron_attr.checked import checked
-from tl_neuron_attr.cna.cases import Case, answered
-from tl_neuron_attr.increase import MAX_BYTES
-from tl_neuron_attr.intervene import ablate
-from tl_neuron_attr.parts import MlpNeuron
-from tl_neuron_attr.table import PrintsAsTable, Table
-from tl_neuron_attr.tokens import token_text
-from tl_neuron_attr.weights import as_written, directions, score_dtype, through_head, unembedding, within
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.cna.arithmetic_cases import Case, answered
+from tl_neuron_attr.model.components import MlpNeuron, within
+from tl_neuron_attr.model.intervene import ablate
+from tl_neuron_attr.model.weights import as_written, directions, through_head, unembedding
+from tl_neuron_attr.numerics.increase import MAX_BYTES
+from tl_neuron_attr.numerics.sublayer import score_dtype
+from tl_neuron_attr.results.table import PrintsAsTable, Table
+from tl_neuron_attr.results.token_text import token_text
 
 TOP = 50
 """How many tokens are looked at."""
@@ -84,7 +85,7 @@ class ConceptNeurons(PrintsAsTable):
         return Table(("layer", *(f"M = {m}" for m in steps)), [*rows, total], caption)
 
 
-@checked
+@typechecked
 @torch.no_grad()
 def concept_neurons(
     model: Any,
@@ -176,7 +177,7 @@ class ZeroShot(PrintsAsTable):
         return Table(("more than", "neurons", "concept", "random"), rows, caption)
 
 
-@checked
+@typechecked
 @torch.no_grad()
 def zero_shot(
     model: Any,

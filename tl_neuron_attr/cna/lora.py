@@ -21,11 +21,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from tl_neuron_attr.changes import open_on, require_none
-from tl_neuron_attr.checked import checked
-from tl_neuron_attr.cna.cases import Case, require_cases
-from tl_neuron_attr.evaluate.batches import of_tokens
-from tl_neuron_attr.weights import within
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.cna.arithmetic_cases import Case, require_cases
+from tl_neuron_attr.model.active_edits import open_on, require_none
+from tl_neuron_attr.model.batches import of_tokens
+from tl_neuron_attr.model.components import within
 
 MATRICES = ("q", "k", "v", "o")
 _NAME = "tl_neuron_attr"
@@ -103,7 +103,7 @@ class Adapter:
         return f"Adapter(layer {self.layer}, rank {self.rank}, {self.parameters} parameters{last})"
 
 
-@checked
+@typechecked
 def train_lora(
     model: Any,
     cases: Sequence[Case],

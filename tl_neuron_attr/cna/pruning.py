@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_neuron_attr.changes import Change, require_none
-from tl_neuron_attr.checked import checked
-from tl_neuron_attr.intervene import Edit, edit
-from tl_neuron_attr.parts import MlpNeuron, Parts, rows_of
-from tl_neuron_attr.weights import within
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.model.active_edits import Change, require_none
+from tl_neuron_attr.model.components import MlpNeuron, Parts, rows_of, within
+from tl_neuron_attr.model.intervene import Edit, edit
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Removal(Change):
         self.modules.clear()
 
 
-@checked
+@typechecked
 @torch.no_grad()
 def prune_mlp(model: Any, keep: Parts, layers: Sequence[int], *, structured: bool = False) -> Edit | Removal:
     """Keep the listed MLP neurons of some layers; the others write nothing any more, or are gone.

@@ -6,7 +6,7 @@ Range: ``a + b`` and ``a - b >= 0`` for 0 <= a, b <= 99, ``a * b`` for 0 <= a, b
 import operator
 from collections.abc import Callable
 
-from tl_neuron_attr.checked import checked
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.demo.hashing import Split, fraction, split_of
 from tl_neuron_attr.demo.prompts import Prompt
 
@@ -15,7 +15,7 @@ LARGEST = 198
 HELD_OUT, TUNING = 0.06, 0.02
 
 
-@checked
+@typechecked
 def arithmetic(op: str | None = None, *, digits: int | None = None, split: Split = "train") -> list[Prompt]:
     """Every problem of an operation (``+``, ``-``, ``*``; all by default) in a split.
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Literal
 
-from tl_neuron_attr.checked import checked
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.demo.classes import SENTIMENTS, TOPICS
 from tl_neuron_attr.demo.hashing import Split
 from tl_neuron_attr.demo.items import FORMATS, class_item, neutral_item
@@ -15,7 +15,7 @@ Query = Literal["ordinary", "strong", "weak", "neutral", "empty"]
 Task = Literal["sentiment", "topic"]
 
 
-@checked
+@typechecked
 def in_context(
     n: int,
     k: int,

@@ -6,7 +6,7 @@ numbers and birth months are invented, but for a few facts of Tim Duncan.
 
 from typing import Literal
 
-from tl_neuron_attr.checked import checked
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.demo.fact_templates import NEW_TEMPLATES, TEMPLATES, TUNING_TEMPLATES
 from tl_neuron_attr.demo.hashing import pick, shuffled, split_of
 from tl_neuron_attr.demo.prompts import Prompt
@@ -107,7 +107,7 @@ def candidates(kind: str) -> list[str]:
     return list(_CANDIDATES[kind])
 
 
-@checked
+@typechecked
 def facts(kind: str | None = None, *, split: FactSplit = "train") -> list[Prompt]:
     """Fact prompts of a knowledge type (all types by default).
 

@@ -9,19 +9,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from tl_neuron_attr.attribution import (
+from tl_neuron_attr.evaluate.outcome import Outcome
+from tl_neuron_attr.knowledge.attribution import (
     attribute_attn_neurons,
     attribute_heads,
     attribute_layers,
     attribute_mlp_neurons,
 )
-from tl_neuron_attr.evaluate.metrics import Outcome
-from tl_neuron_attr.intervene import ablate
-from tl_neuron_attr.parts import Part, rows_of
-from tl_neuron_attr.query import query_layers, query_neurons
-from tl_neuron_attr.question import ask
-from tl_neuron_attr.types import Neurons
-from tl_neuron_attr.value import value_neurons
+from tl_neuron_attr.knowledge.query_neurons import query_layers, query_neurons
+from tl_neuron_attr.knowledge.value_neurons import value_neurons
+from tl_neuron_attr.model.components import Part, rows_of
+from tl_neuron_attr.model.intervene import ablate
+from tl_neuron_attr.model.scored_cache import ask
+from tl_neuron_attr.results.neurons import Neurons
 
 SEGMENTS = 60
 """Steps of the straight path from the embedding to the final stream (paper 1, Figure 3)."""

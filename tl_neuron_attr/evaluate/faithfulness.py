@@ -11,16 +11,18 @@ from torch import Tensor
 from tqdm import tqdm
 from transformer_lens import ActivationCache
 
-from tl_neuron_attr.baselines import SCORES, Score, baseline_scores
-from tl_neuron_attr.checked import checked
-from tl_neuron_attr.evaluate.batches import Batch, batches
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.evaluate.gradients import gradient, integrated_gradients
-from tl_neuron_attr.evaluate.metrics import Outcome, interval, named_interval
-from tl_neuron_attr.intervene import ablate
-from tl_neuron_attr.stream import Stream
-from tl_neuron_attr.table import PrintsAsTable, Table
-from tl_neuron_attr.target import token_id
-from tl_neuron_attr.types import SITES, Neurons
+from tl_neuron_attr.evaluate.outcome import Outcome
+from tl_neuron_attr.knowledge.baselines import SCORES, Score, baseline_scores
+from tl_neuron_attr.model.batches import Batch, batches
+from tl_neuron_attr.model.intervene import ablate
+from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.model.targets import token_id
+from tl_neuron_attr.numerics.sublayer import SITES
+from tl_neuron_attr.results.intervals import interval, named_interval
+from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 Method = Score | Literal["gradient", "integrated_gradients", "random"]
 METHODS: tuple[Method, ...] = (*SCORES, "gradient", "integrated_gradients", "random")
@@ -77,7 +79,7 @@ class Faithfulness(PrintsAsTable):
         return Table(("score", "MRR", "probability", "log-probability (nats)"), rows, caption)
 
 
-@checked
+@typechecked
 def faithfulness(
     model: Any,
     prompts: Sequence[str],

@@ -10,10 +10,10 @@ import pandas as pd
 import torch
 
 from tl_neuron_attr import demo
-from tl_neuron_attr.checked import checked
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.demo.hashing import fraction
-from tl_neuron_attr.evaluate.batches import batches
-from tl_neuron_attr.target import token_id
+from tl_neuron_attr.model.batches import batches
+from tl_neuron_attr.model.targets import token_id
 
 KEPT = "kept"
 TOP = 10
@@ -42,7 +42,7 @@ class PromptFile:
     problems: tuple[str, ...]
 
 
-@checked
+@typechecked
 def read_prompts(path: str | Path) -> PromptFile:
     """Read a JSONL file of objects with the string fields ``prompt``, ``target`` and ``type``, one a line.
 

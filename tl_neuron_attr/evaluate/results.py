@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from tl_neuron_attr.evaluate.examine import CONDITIONS
-from tl_neuron_attr.evaluate.metrics import interval, named_interval
 from tl_neuron_attr.evaluate.prompts import KEPT
-from tl_neuron_attr.table import PrintsAsTable, Table
+from tl_neuron_attr.results.intervals import interval, named_interval
+from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 METRICS = ("reciprocal_rank", "prob", "log_prob")
 

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tl_neuron_attr import storage
-from tl_neuron_attr.checked import checked
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.evaluate.examine import CONDITIONS, Sizes, examine, outcomes
 from tl_neuron_attr.evaluate.prompts import KEPT, StudyPrompt, select
 from tl_neuron_attr.evaluate.results import KnowledgeStudy
 from tl_neuron_attr.evaluate.tidy import tidy
-from tl_neuron_attr.intervene import ablate
-from tl_neuron_attr.parts import Part
+from tl_neuron_attr.model.components import Part
+from tl_neuron_attr.model.intervene import ablate
+from tl_neuron_attr.results import storage
 
 Record = dict[str, Tensor]
 
 
-@checked
+@typechecked
 @torch.no_grad()
 def knowledge_study(
     model: Any,

@@ -3,10 +3,11 @@
 The body of paper 2 was not available where this was written: what is second-hand or our reading is said where it is.
 """
 
+from tl_neuron_attr.incontext.attention_shift import AttentionShift, attention_shift
 from tl_neuron_attr.incontext.batches import IclBatch, batch_of, icl_batches
 from tl_neuron_attr.incontext.biases import BiasReport, bias_report
 from tl_neuron_attr.incontext.examples import Example, ExampleFile, from_demo, icl_prompts, read_examples
-from tl_neuron_attr.incontext.heads import InContextHeads, in_context_heads
+from tl_neuron_attr.incontext.in_context_heads import InContextHeads, in_context_heads
 from tl_neuron_attr.incontext.induction import (
     FunctionVector,
     VectorEffect,
@@ -14,14 +15,13 @@ from tl_neuron_attr.incontext.induction import (
     prefix_matching,
     vector_effect,
 )
-from tl_neuron_attr.incontext.majority import majority_correction
-from tl_neuron_attr.incontext.metric import LearnedMetric, learned_metric
+from tl_neuron_attr.incontext.label_values import label_attention, label_logit_difference
+from tl_neuron_attr.incontext.learned_metric import LearnedMetric, learned_metric
+from tl_neuron_attr.incontext.majority_correction import majority_correction
 from tl_neuron_attr.incontext.outcomes import Outcomes, outcomes, outcomes_without
-from tl_neuron_attr.incontext.position_free import position_free_attention
+from tl_neuron_attr.incontext.position_free_attention import position_free_attention
 from tl_neuron_attr.incontext.prompts import IclPrompt, icl_prompt
-from tl_neuron_attr.incontext.shift import AttentionShift, attention_shift
-from tl_neuron_attr.incontext.towers import TwoTowers, label_scores, needed_by_towers, two_towers
-from tl_neuron_attr.incontext.values import label_attention, label_logit_difference
+from tl_neuron_attr.incontext.two_towers import TwoTowers, label_scores, needed_by_towers, two_towers
 from tl_neuron_attr.incontext.variants import arranged, balanced, one_removed, reordered, reversed_labels, with_query
 
 __all__ = [

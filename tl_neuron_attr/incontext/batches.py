@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tl_neuron_attr.incontext.prompts import IclPrompt
-from tl_neuron_attr.stream import Stream
+from tl_neuron_attr.model.stream import Stream
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_neuron_attr.evaluate.metrics import named_interval
 from tl_neuron_attr.incontext.batches import icl_batches, label_places
+from tl_neuron_attr.incontext.label_values import at_labels, last_attention
 from tl_neuron_attr.incontext.outcomes import Among, Correction, Outcomes
 from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.incontext.resampling import Resampled, estimate, percent
-from tl_neuron_attr.incontext.values import at_labels, last_attention
-from tl_neuron_attr.parts import Head
-from tl_neuron_attr.stream import Stream
+from tl_neuron_attr.model.components import Head
+from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.results.intervals import named_interval
 
 ALL, LABELS = "all", "mean of labels"
 """What a row is about if it is not one right label: all prompts together, or the mean of the labels' own figures."""

@@ -20,18 +20,18 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from tl_neuron_attr.checked import checked
-from tl_neuron_attr.evaluate.metrics import interval
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext.batches import require_alike
 from tl_neuron_attr.incontext.bias_measures import LABELS, by_order, by_removed_label, changes, compared, numbers, say
-from tl_neuron_attr.incontext.majority import CORRECTED, majority_correction
+from tl_neuron_attr.incontext.majority_correction import CORRECTED, majority_correction
 from tl_neuron_attr.incontext.outcomes import ROWS, Among, Correction, Hook
-from tl_neuron_attr.incontext.position_free import position_free_attention
+from tl_neuron_attr.incontext.position_free_attention import position_free_attention
 from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.incontext.resampling import Resampled
 from tl_neuron_attr.incontext.variants import arranged, label_sequences, one_removed
-from tl_neuron_attr.parts import Head, required_heads
-from tl_neuron_attr.table import PrintsAsTable, Table
+from tl_neuron_attr.model.components import Head, required_heads
+from tl_neuron_attr.results.intervals import interval
+from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 MOST_ORDERS = 24
 """How many orders are taken by default; of more, so many are drawn."""
@@ -103,7 +103,7 @@ class BiasReport(PrintsAsTable):
         return Table(("bias", "measure", "right label", "before", "after", "change, %"), rows, caption)
 
 
-@checked
+@typechecked
 @torch.no_grad()
 def bias_report(
     model: Any,

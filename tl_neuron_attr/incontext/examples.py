@@ -6,14 +6,58 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from tl_neuron_attr.checked import checked
-from tl_neuron_attr.demo.prompts import InContextPrompt
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext.prompts import END, SEPARATOR, IclPrompt, tokenised
 
 DEMO_END = " . "
 """What ends a demonstration in the bundled world."""
+
+
+@runtime_checkable
+class LabelledPrompt(Protocol):
+    """What :func:`from_demo` needs of a prompt, such as those of ``tna.demo.in_context``."""
+
+    @property
+    def text(self) -> str:
+        """The words before the answer."""
+        ...
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label words."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class each label stands for."""
+        ...
+
+    @property
+    def sequence(self) -> tuple[int, ...]:
+        """The label index of each demonstration."""
+        ...
+
+    @property
+    def gold(self) -> int:
+        """The label index of the answer."""
+        ...
+
+    @property
+    def label_positions(self) -> tuple[int, ...]:
+        """The position of each demonstration's label."""
+        ...
+
+    @property
+    def separator_positions(self) -> tuple[int, ...]:
+        """The position of each demonstration's separator, then that of the query."""
+        ...
+
+    @property
+    def query(self) -> str:
+        """The words of the query."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,7 +81,7 @@ class ExampleFile:
     problems: tuple[str, ...]
 
 
-@checked
+@typechecked
 def read_examples(
     source: str | Path | Iterable[Mapping[str, Any]], *, text: str = "text", label: str = "label"
 ) -> ExampleFile:
@@ -75,7 +119,7 @@ def read_examples(
     return ExampleFile(tuple(examples), tuple(problems))
 
 
-@checked
+@typechecked
 def icl_prompts(
     model: Any,
     examples: Sequence[Example],
@@ -132,8 +176,8 @@ def icl_prompts(
     ]
 
 
-@checked
-def from_demo(model: Any, prompts: Sequence[InContextPrompt]) -> list[IclPrompt]:
+@typechecked
+def from_demo(model: Any, prompts: Sequence[LabelledPrompt]) -> list[IclPrompt]:
     """Prompts of :func:`tl_neuron_attr.demo.in_context`, for the bundled model or any other.
 
     Raises:
@@ -149,7 +193,7 @@ def from_demo(model: Any, prompts: Sequence[InContextPrompt]) -> list[IclPrompt]
     return [_from_demo(model, prompt) for prompt in prompts]
 
 
-def _from_demo(model: Any, prompt: InContextPrompt) -> IclPrompt:
+def _from_demo(model: Any, prompt: LabelledPrompt) -> IclPrompt:
     if prompt.gold < 0:
         raise ValueError(f"no label is right for the query {prompt.query!r}: draw ordinary, strong or weak queries")
     words = prompt.text.split()

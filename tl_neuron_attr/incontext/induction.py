@@ -15,21 +15,21 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.head_detector import detect_head, get_induction_head_detection_pattern
 
-from tl_neuron_attr.checked import checked
-from tl_neuron_attr.evaluate.batches import batches
-from tl_neuron_attr.evaluate.metrics import interval
-from tl_neuron_attr.guard import needed_by
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext.batches import icl_batches, require_alike
 from tl_neuron_attr.incontext.outcomes import Hook, Outcomes
 from tl_neuron_attr.incontext.prompts import IclPrompt
-from tl_neuron_attr.parts import Head, required_heads
-from tl_neuron_attr.question import checked_stream
-from tl_neuron_attr.table import PrintsAsTable, Table
+from tl_neuron_attr.model.batches import batches
+from tl_neuron_attr.model.cache_checks import needed_by
+from tl_neuron_attr.model.components import Head, required_heads
+from tl_neuron_attr.model.scored_cache import checked_stream
+from tl_neuron_attr.results.intervals import interval
+from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 SEQUENCES = 4
 
 
-@checked
+@typechecked
 @torch.no_grad()
 def prefix_matching(model: Any, *, length: int = 20, seed: int = 0) -> Float[Tensor, "layer head"]:
     """How much of its attention each head pays to the token after an earlier occurrence of the present one.
@@ -108,7 +108,7 @@ class VectorEffect(PrintsAsTable):
         return Table(headings, rows, f"{self.frame['prompt'].nunique()} queries without demonstrations")
 
 
-@checked
+@typechecked
 @torch.no_grad()
 def function_vector(
     model: Any, prompts: Sequence[IclPrompt], heads: Sequence[Head], *, batch_size: int = 64
@@ -143,7 +143,7 @@ def function_vector(
     return FunctionVector(tuple(heads), (total / len(prompts)).to(model.W_U.dtype))
 
 
-@checked
+@typechecked
 @torch.no_grad()
 def vector_effect(
     model: Any,

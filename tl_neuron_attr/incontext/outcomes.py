@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from tl_neuron_attr.evaluate.metrics import interval
 from tl_neuron_attr.incontext.batches import icl_batches
 from tl_neuron_attr.incontext.prompts import IclPrompt
-from tl_neuron_attr.intervene import ablate
-from tl_neuron_attr.parts import Head
-from tl_neuron_attr.weights import score_dtype
+from tl_neuron_attr.model.components import Head
+from tl_neuron_attr.model.intervene import ablate
+from tl_neuron_attr.numerics.sublayer import score_dtype
+from tl_neuron_attr.results.intervals import interval
 
 Among = Literal["vocabulary", "labels"]
 """What an answer competes with: every token (the paper's accuracy, as far as we know it), or the labels only."""

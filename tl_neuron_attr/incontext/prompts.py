@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from tl_neuron_attr.checked import checked
+from tl_neuron_attr._typechecked import typechecked
 
 SEPARATOR, END = " : ", " "
 """The paper's template: ``S0 : bar S1 : foo S2 :``."""
@@ -84,7 +84,7 @@ class IclPrompt:
         return "".join(_pieces(self.demonstrations, self.query, self.labels, self.separator, self.end))
 
 
-@checked
+@typechecked
 def icl_prompt(
     model: Any,
     demonstrations: Sequence[tuple[str, str]],

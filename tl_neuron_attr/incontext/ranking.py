@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_neuron_attr.incontext.effects import StaticScores
 from tl_neuron_attr.incontext.outcomes import Among, Outcomes
-from tl_neuron_attr.parts import Head
+from tl_neuron_attr.incontext.static_scores import StaticScores
+from tl_neuron_attr.model.components import Head
 
 Combine = Literal["rank", "union", "intersection"]
 Measure = Literal["accuracy", "log_odds"]

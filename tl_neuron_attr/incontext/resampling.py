@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_neuron_attr.evaluate.metrics import RESAMPLES
+from tl_neuron_attr.results.intervals import RESAMPLES
 
 
 class Resampled:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from tl_neuron_attr.incontext.outcomes import Among, accuracy, outcomes_without
 from tl_neuron_attr.incontext.prompts import IclPrompt
-from tl_neuron_attr.parts import Head
+from tl_neuron_attr.model.components import Head
 
 
 def greedy_search(

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from itertools import permutations
 from typing import Any
 
-from tl_neuron_attr.checked import checked
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext.prompts import IclPrompt, rebuilt
 
 
-@checked
+@typechecked
 def reversed_labels(model: Any, prompts: Sequence[IclPrompt]) -> list[IclPrompt]:
     """The same texts with the next label each, the last one's with the first: of two labels, the other one.
 
@@ -34,7 +34,7 @@ def reversed_labels(model: Any, prompts: Sequence[IclPrompt]) -> list[IclPrompt]
     return [turned(prompt) for prompt in prompts]
 
 
-@checked
+@typechecked
 def balanced(model: Any, prompts: Sequence[IclPrompt]) -> list[IclPrompt]:
     """As many demonstrations of every shown label as the rarest has: the last ones of the others are left out.
 
@@ -59,7 +59,7 @@ def balanced(model: Any, prompts: Sequence[IclPrompt]) -> list[IclPrompt]:
     return [evened(prompt) for prompt in prompts]
 
 
-@checked
+@typechecked
 def one_removed(model: Any, prompts: Sequence[IclPrompt]) -> list[list[IclPrompt]]:
     """For each prompt, a variant without its first demonstration, one without its second, and so on.
 
@@ -85,7 +85,7 @@ def one_removed(model: Any, prompts: Sequence[IclPrompt]) -> list[list[IclPrompt
     return [[without(prompt, i) for i in range(len(prompt.demonstrations))] for prompt in prompts]
 
 
-@checked
+@typechecked
 def reordered(model: Any, prompts: Sequence[IclPrompt], order: Sequence[int]) -> list[IclPrompt]:
     """Demonstrations in another order: ``order[i]`` is the place the ``i``-th had before.
 
@@ -110,7 +110,7 @@ def reordered(model: Any, prompts: Sequence[IclPrompt], order: Sequence[int]) ->
     return [moved(prompt) for prompt in prompts]
 
 
-@checked
+@typechecked
 def arranged(model: Any, prompts: Sequence[IclPrompt], sequence: Sequence[int]) -> list[IclPrompt]:
     """Demonstrations in the order in which their labels run as ``sequence``; those of one label keep their order.
 
@@ -136,7 +136,7 @@ def arranged(model: Any, prompts: Sequence[IclPrompt], sequence: Sequence[int]) 
     return [moved(prompt) for prompt in prompts]
 
 
-@checked
+@typechecked
 def with_query(model: Any, prompt: IclPrompt, queries: Sequence[tuple[str, int]]) -> list[IclPrompt]:
     """One prompt's demonstrations with other queries: pairs of a text and the index of its right label.
 

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from tl_neuron_attr.checked import checked
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext.bias_measures import ALL, WHEN
 from tl_neuron_attr.incontext.biases import BiasReport
 from tl_neuron_attr.vis.plots import grouped_bars
@@ -21,7 +21,7 @@ _SIZES = {
 }
 
 
-@checked
+@typechecked
 def biases(report: BiasReport) -> View:
     """Before and after bars: how large each bias is, what removing a demonstration does, and each order's accuracy.
 

@@ -6,14 +6,14 @@ from typing import Any
 import networkx as nx
 from markupsafe import Markup
 
-from tl_neuron_attr.checked import checked
-from tl_neuron_attr.cna.chain import LogicChain
-from tl_neuron_attr.cna.effects import HeadEffects
-from tl_neuron_attr.cna.transferring import Hop
-from tl_neuron_attr.flow import ANSWER
-from tl_neuron_attr.parts import head_name
-from tl_neuron_attr.table import PrintsAsTable
-from tl_neuron_attr.tokens import visible
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.cna.feature_transferring import Hop
+from tl_neuron_attr.cna.head_effects import HeadEffects
+from tl_neuron_attr.cna.logic_chain import LogicChain
+from tl_neuron_attr.knowledge.flow import ANSWER
+from tl_neuron_attr.model.components import head_name
+from tl_neuron_attr.results.table import PrintsAsTable
+from tl_neuron_attr.results.token_text import visible
 from tl_neuron_attr.vis.layered import layered
 from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
@@ -28,7 +28,7 @@ _DEEP, _SHALLOW, _DEEP_COLUMNS, _HEADS = 14, 14, 3, 10
 _PART, _WITH_HEAD = "of the pre-activation", "nats that go with the head"
 
 
-@checked
+@typechecked
 def head_effects(found: HeadEffects) -> View:
     """A cell a head: the log-probability it holds, in nats; zeroing a blue head costs that much, a red one gains it.
 
@@ -43,7 +43,7 @@ def head_effects(found: HeadEffects) -> View:
     return head_scores(found.drop.nan_to_num(0))
 
 
-@checked
+@typechecked
 def chain_flow(found: LogicChain, *, share: float = FIRST_SHARE) -> View:
     """The chain as a picture: positions, shallow neurons, attention hop, head, deep neurons, answer.
 
@@ -67,7 +67,7 @@ def chain_flow(found: LogicChain, *, share: float = FIRST_SHARE) -> View:
     return View(layered(graph, headings, share=share, name="logic chain"), "logic chain")
 
 
-@checked
+@typechecked
 def logic_chain(found: LogicChain, *, name: str = "") -> View:
     """One page on how the answer came about: head effects, the chain, and the tables of its four stages.
 

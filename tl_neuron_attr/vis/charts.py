@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from tl_neuron_attr.parts import head_name
+from tl_neuron_attr.model.components import head_name
 
 ATTN, MLP = "#e69f00", "#20457c"
 DIVERGING = "RdBu"

@@ -6,7 +6,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tl_neuron_attr.checked import checked
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna import BiasReport, CoefficientIncrease
 from tl_neuron_attr.vis.charts import MLP, to_svg
 from tl_neuron_attr.vis.plots import grouped_bars
@@ -16,7 +16,7 @@ from tl_neuron_attr.vis.view import View
 BEFORE = "#b9c4d6"
 
 
-@checked
+@typechecked
 def bias(report: BiasReport, *, by: str = "pair") -> View:
     """The bias by pair of prompts (or ``by="target"``, ``"towards"``), before and after the edit, and the guard.
 
@@ -37,7 +37,7 @@ def bias(report: BiasReport, *, by: str = "pair") -> View:
     return View(render("editing.html.j2", table=table, drawn=drawn, failures=report.failures), "bias before and after")
 
 
-@checked
+@typechecked
 def coefficients(found: CoefficientIncrease) -> View:
     """How much larger the coefficients are of the neurons that fine-tuned models use more, a group of bars a model.
 

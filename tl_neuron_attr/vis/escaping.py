@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from tl_neuron_attr.tokens import printable
+from tl_neuron_attr.results.token_text import printable
 
 WORD_JOINER = "\u2060"
 """Invisible, and of no width."""

@@ -5,9 +5,9 @@ from typing import Any
 
 import networkx as nx
 
-from tl_neuron_attr.checked import checked
-from tl_neuron_attr.flow import ANSWER, Flow
-from tl_neuron_attr.tokens import visible
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.knowledge.flow import ANSWER, Flow
+from tl_neuron_attr.results.token_text import visible
 from tl_neuron_attr.vis.layered import layered
 from tl_neuron_attr.vis.view import View
 
@@ -22,7 +22,7 @@ FIRST_SHARE = 0.85
 """The share of all weight shown at first."""
 
 
-@checked
+@typechecked
 def flow(found: Flow, *, share: float = FIRST_SHARE) -> View:
     """A flow as a picture: drag the threshold, point at a node for its paths, its tokens and what it passes on.
 

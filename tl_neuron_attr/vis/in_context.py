@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from tl_neuron_attr.checked import checked
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext import AttentionShift, BiasReport, InContextHeads, LearnedMetric
 from tl_neuron_attr.vis.biases import biases as bias_bars
 from tl_neuron_attr.vis.charts import head_heatmap
@@ -26,7 +26,7 @@ class Section:
     """Captions and what they stand above."""
 
 
-@checked
+@typechecked
 def in_context(
     *,
     heads: InContextHeads | None = None,

@@ -9,15 +9,16 @@ from markupsafe import Markup
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from tl_neuron_attr.attribution import attribute_head_positions, attribute_heads, attribute_layers
-from tl_neuron_attr.checked import checked
-from tl_neuron_attr.flow import trace
-from tl_neuron_attr.parts import head_name
-from tl_neuron_attr.question import Question, ask
-from tl_neuron_attr.target import Pos, Target
-from tl_neuron_attr.tokens import token_text
-from tl_neuron_attr.types import LayerScores
-from tl_neuron_attr.value import value_neurons
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.knowledge.attribution import attribute_head_positions, attribute_heads, attribute_layers
+from tl_neuron_attr.knowledge.flow import trace
+from tl_neuron_attr.knowledge.value_neurons import value_neurons
+from tl_neuron_attr.model.components import head_name
+from tl_neuron_attr.model.positions import Pos
+from tl_neuron_attr.model.scored_cache import Question, ask
+from tl_neuron_attr.model.targets import Target
+from tl_neuron_attr.results.layer_scores import LayerScores
+from tl_neuron_attr.results.token_text import token_text
 from tl_neuron_attr.vis.flow import flow
 from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
@@ -28,7 +29,7 @@ _DRAWN_PATTERNS = 150_000
 """Attention entries drawn at the most: fewer heads, then none, for long prompts."""
 
 
-@checked
+@typechecked
 @torch.no_grad()
 def report(
     cache: ActivationCache,

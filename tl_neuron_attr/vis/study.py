@@ -3,10 +3,10 @@
 import pandas as pd
 from markupsafe import Markup
 
-from tl_neuron_attr.checked import checked
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.evaluate import Faithfulness, KnowledgeStudy
 from tl_neuron_attr.evaluate.prompts import KEPT
-from tl_neuron_attr.table import Table
+from tl_neuron_attr.results.table import Table
 from tl_neuron_attr.vis.charts import ATTN, MLP
 from tl_neuron_attr.vis.plots import grouped_bars, lines, matrix
 from tl_neuron_attr.vis.templates import render
@@ -16,7 +16,7 @@ _LISTED = 40
 """Prompts left out that are listed at the most; all are counted."""
 
 
-@checked
+@typechecked
 def faithfulness(found: Faithfulness) -> View:
     """Paper 1, Table 2, and the curve of the log-probability over the number of neurons zeroed, if there is one.
 
@@ -41,7 +41,7 @@ def faithfulness(found: Faithfulness) -> View:
     return View(render("faithfulness.html.j2", table=Markup(found.table().html()), curve=drawn), "faithfulness")
 
 
-@checked
+@typechecked
 def study(found: KnowledgeStudy, *, name: str = "") -> View:
     """One page on where each type of knowledge lives.
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from tl_neuron_attr.checked import checked
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext import (
     IclPrompt,
     LearnedMetric,
@@ -22,16 +22,15 @@ from tl_neuron_attr.incontext import (
     label_logit_difference,
     label_scores,
 )
-from tl_neuron_attr.parts import Head, head_name
-from tl_neuron_attr.stream import Stream
-from tl_neuron_attr.tokens import visible
+from tl_neuron_attr.model.components import Head, head_name, within
+from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.results.token_text import visible
 from tl_neuron_attr.vis.circuits import element
 from tl_neuron_attr.vis.escaping import harmless_tokens
 from tl_neuron_attr.vis.plots import grouped_bars, matrix
 from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
 from tl_neuron_attr.vis.views import require_heads, tokens_of
-from tl_neuron_attr.weights import within
 
 FIRST, SECOND = "#2b6ca8", "#b2402f"
 """The colours of the two labels compared."""
@@ -41,7 +40,7 @@ _LONGEST = 36
 """Characters of a text that are shown in a matrix."""
 
 
-@checked
+@typechecked
 @torch.no_grad()
 def label_sources(
     cache: ActivationCache,
@@ -98,7 +97,7 @@ def label_sources(
     return View(render("labels.html.j2", lines=lines), "attention to labels", scripted=True)
 
 
-@checked
+@typechecked
 @torch.no_grad()
 def label_differences(
     cache: ActivationCache,
@@ -149,7 +148,7 @@ def label_differences(
     return View(grouped_bars(names, series, y=y, colours=colours), "label differences")
 
 
-@checked
+@typechecked
 @torch.no_grad()
 def score_matrix(cache: ActivationCache, prompts: Sequence[IclPrompt], *, layer: int, head: int) -> View:
     """A head's scores of one prompt's demonstrations, in rows, for several queries with their right labels, in columns.
@@ -185,7 +184,7 @@ def score_matrix(cache: ActivationCache, prompts: Sequence[IclPrompt], *, layer:
     return View(drawn, f"scores of {head_name(layer, head)}")
 
 
-@checked
+@typechecked
 def tower_split(towers: TwoTowers, *, prompt: int = 0) -> View:
     """The split of one prompt's scores: what each component gives on the query side and on the key side.
 
@@ -213,7 +212,7 @@ def tower_split(towers: TwoTowers, *, prompt: int = 0) -> View:
     return View(render("split.html.j2", drawn=drawn), f"towers of {head_name(towers.layer, towers.head)}")
 
 
-@checked
+@typechecked
 def learned_metric(found: LearnedMetric) -> View:
     """Bars of how well each head's score tells the query's class, beside cosine before its towers.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from tl_neuron_attr.storage import write_text
+from tl_neuron_attr.results.storage import write_text
 from tl_neuron_attr.vis.circuits import bundle
 from tl_neuron_attr.vis.templates import asset, render
 

@@ -9,17 +9,17 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from tl_neuron_attr.checked import checked
-from tl_neuron_attr.parts import head_name
-from tl_neuron_attr.stream import Stream
-from tl_neuron_attr.types import LayerScores, Neurons
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
+from tl_neuron_attr.model.components import head_name, within
+from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.results.layer_scores import LayerScores
+from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.vis.charts import head_heatmap, layer_chart
 from tl_neuron_attr.vis.circuits import element
 from tl_neuron_attr.vis.escaping import harmless_tokens
 from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
-from tl_neuron_attr.weights import within
-from tl_neuron_attr.words import prompt_tokens
 
 Head = tuple[int, int]
 """A layer and a head in it."""
@@ -27,7 +27,7 @@ Head = tuple[int, int]
 _DECIMALS = 4
 
 
-@checked
+@typechecked
 def layer_scores(scores: LayerScores) -> View:
     """Bars of what each layer's attention and MLP added to log p(target), in nats.
 
@@ -43,7 +43,7 @@ def layer_scores(scores: LayerScores) -> View:
     return View(layer_chart(_one(scores.attn, 1), _one(scores.mlp, 1)), "layers")
 
 
-@checked
+@typechecked
 def head_scores(scores: Float[Tensor, "*b layer head"]) -> View:
     """A heatmap of head scores, in nats.
 
@@ -57,7 +57,7 @@ def head_scores(scores: Float[Tensor, "*b layer head"]) -> View:
     return View(head_heatmap(_one(scores, 2)), "heads")
 
 
-@checked
+@typechecked
 def source_scores(
     tokens: Sequence[str], scores: Float[Tensor, "head source"], *, labels: Sequence[str] | None = None
 ) -> View:
@@ -90,7 +90,7 @@ def source_scores(
     return View(render("sources.html.j2", lines=lines), "source positions", scripted=True)
 
 
-@checked
+@typechecked
 def attention(cache: ActivationCache, heads: Sequence[Head], *, prompt: int = 0) -> View:
     """The attention patterns of some heads, drawn by circuitsvis: destination tokens in rows, sources in columns.
 
@@ -123,7 +123,7 @@ def attention(cache: ActivationCache, heads: Sequence[Head], *, prompt: int = 0)
     return View(render("attention.html.j2", drawn=element(drawn)), "attention", scripted=True)
 
 
-@checked
+@typechecked
 def neurons(found: Neurons) -> View:
     """Neurons as a table: rank, name, source token, coefficient, score in nats as a bar, promoted tokens.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tl_neuron_attr.tokens import visible
+from tl_neuron_attr.results.token_text import visible
 
 _FOLDER = Path(__file__).resolve().parent
 

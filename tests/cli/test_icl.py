@@ -1,0 +1,79 @@
+"""``tl-neuron-attr icl`` as a user meets it."""
+
+import json
+
+import pytest
+
+from tests import architectures
+from tl_neuron_attr import demo
+from tl_neuron_attr.cli.main import main
+from tl_neuron_attr.incontext import bias_report, from_demo, in_context_heads, majority_correction
+
+QUICK = ("--prompts", "24", "--heads", "3", "--layers", "3")
+
+
+@pytest.fixture
+def run(capsys):
+    def command(*args):
+        code = main(("icl", *args))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+def test_it_prints_what_the_functions_give_and_writes_one_page(run, tmp_path):
+    code, out, _ = run(*QUICK, "--a-c", "0.2", "--seed", "3", "--out", str(tmp_path / "icl.html"))
+    model = demo.load()
+    prompts = from_demo(model, demo.in_context(48, 4, counts=(2, 2), seed=3))
+    found = in_context_heads(model, prompts[:24], n=3, layers=[3], seed=3, progress=False)
+    report = bias_report(
+        model, prompts[24:], found.heads, seed=3, progress=False,
+        majority=lambda group: majority_correction(model, group, found.heads, a_c=0.2),
+    )  # fmt: skip
+    assert code == 0 and str(found) in out and str(report) in out
+    assert "random heads, mean of 10 sets" in out and f"wrote {tmp_path / 'icl.html'}" in out
+    page = (tmp_path / "icl.html").read_text(encoding="utf-8")
+    for title in ("Which heads", "Where they look", "What they copy", "Do the towers", "How large the two biases are"):
+        assert title in page
+
+
+def test_data_of_a_file_is_asked_about(run, tmp_path):
+    path = tmp_path / "reviews.csv"
+    kinds = {"good": ("great", "lovely", "superb"), "bad": ("awful", "boring", "dull")}
+    rows = [f"{a} {n},{k}" for k, words in kinds.items() for a in words for n in ("movie", "plot", "song")]
+    path.write_text("\n".join(["review,sentiment", *rows, ",good"]))
+    columns = ("--data", str(path), "--text", "review", "--label", "sentiment", "--end", " . ")
+    code, out, err = run(*QUICK, *columns)
+    assert code == 0 and "in-context heads; untouched accuracy" in out and "biases before and after" in out
+    assert f"left out: {path}, row 19: column 'review' is empty" in err
+
+
+def test_a_model_at_chance_gets_the_report_that_says_so(run, tmp_path):
+    architectures.BUILDERS["llama"]().save_pretrained(tmp_path / "model")
+    architectures.tokenizer().save_pretrained(tmp_path / "model")
+    rows = [{"text": f"w{i}", "label": "even" if i % 2 == 0 else "odd"} for i in range(10, 40)]
+    (tmp_path / "words.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, out, _ = run(
+        "--model", str(tmp_path / "model"), "--data", str(tmp_path / "words.jsonl"), "--labels", "w1", "w2",
+        "--separator", " w0 ", "--prompts", "10", "--out", str(tmp_path / "icl.html"),
+    )  # fmt: skip
+    assert code == 0 and "the model does not do this task, so no heads were looked for" in out
+    assert "biases" not in out and "The model does not do this task" in (tmp_path / "icl.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (("--per-label", "1"), "--prompts and --per-label must be at least 2, got 300 and 1"),
+        (("--data", "/no/such.csv"), "no file of examples at /no/such.csv"),
+        (("--labels", "foo", "unheard-of", *QUICK), "unheard-of"),
+        (("--layers", "9", "--prompts", "24"), "layers must lie between 0 and 4"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_1(run, tmp_path, args, message):
+    page = tmp_path / "icl.html"
+    code, out, err = run(*args, "--out", str(page))
+    last = err.splitlines()[-1]
+    assert code == 1 and out == "" and message in last and last.startswith("tl-neuron-attr: ")
+    assert not page.exists()

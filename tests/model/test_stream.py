@@ -1,0 +1,88 @@
+"""What the stream says was written is what the model itself cached, on every architecture and in both modes."""
+
+import pytest
+import torch
+
+from tests import architectures
+from tl_neuron_attr.model.stream import Stream
+
+POS = torch.tensor([6, 3])
+MODES = [pytest.param(False, id="default"), pytest.param(True, id="compat")]
+
+
+def stream_of(name, compat):
+    dtype = torch.float32 if name == "mixtral" else torch.float64  # its experts refuse float64
+    return Stream(architectures.run(name, compat=compat, dtype=dtype)[1])
+
+
+def close(got, expected):
+    """transformers computes some norms in float32 whatever the model's dtype, so 1e-5 is what can be asked."""
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("compat", MODES)
+@pytest.mark.parametrize("name", list(architectures.BUILDERS))
+def test_neurons_and_biases_sum_to_what_each_sublayer_wrote(name, compat):
+    stream = stream_of(name, compat)
+    sites = ("attn",) if name == "mixtral" else ("attn", "mlp")
+    for sublayer in stream.sublayers(stream.places(POS), sites):
+        written = torch.einsum("nd,bns->bd", sublayer.shaped(), sublayer.scaled_coefficients())
+        close(written + sublayer.bias, sublayer.out)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("compat", MODES)
+@pytest.mark.parametrize("name", list(architectures.BUILDERS))
+def test_sublayers_sum_to_the_final_stream_which_reads_out_to_the_logits(name, compat):
+    stream = stream_of(name, compat)
+    places = stream.places(POS)
+    total = stream.at("blocks.0.hook_resid_pre", places)
+    for layer in range(stream.n_layers):
+        total = total + stream.out("attn", layer, places) + stream.out("mlp", layer, places)
+    close(total, stream.at(f"blocks.{stream.n_layers - 1}.hook_resid_post", places))
+    readout = stream.readout(places)
+    model_says = stream.model(architectures.prompts())[[0, 1], POS]
+    close(readout.finish(readout.logits(total)), model_says.to(stream.dtype).log_softmax(-1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "bloom", "olmo2"])
+def test_single_writes_are_the_products_of_direction_and_coefficient(name):
+    stream = stream_of(name, False)
+    for sublayer in stream.sublayers(stream.places(POS)):
+        rows, neuron = torch.tensor([0, 1, 1]), torch.tensor([0, 5, 7])
+        source = torch.tensor([0, 0, sublayer.sources - 1])
+        expected = sublayer.shaped()[neuron] * sublayer.scaled_coefficients()[rows, neuron, source][:, None]
+        close(sublayer.writes(rows, neuron, source), expected)
+        along = torch.randn(2, 32, dtype=torch.float64)
+        everything = torch.einsum("nd,bns,bd->bns", sublayer.shaped(), sublayer.scaled_coefficients(), along)
+        close(sublayer.along(along), everything)
+
+
+@pytest.mark.parametrize("name", list(architectures.BUILDERS))
+def test_a_cache_tells_its_tokens(name):
+    assert torch.equal(stream_of(name, False).tokens(), architectures.prompts())
+
+
+def test_weights_are_views_not_copies():
+    stream = stream_of("llama", False)
+    sublayer = stream.sublayer("mlp", 1, stream.last)
+    assert sublayer.directions.data_ptr() == stream.block(1).mlp.W_out.data_ptr()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "olmo2"])
+def test_layer_scores_telescope_where_blocks_are_sequential(name):
+    """Each sublayer starts where the one before ended, so the increases sum to log p(final) - log p(embedding)."""
+    import tl_neuron_attr as tna
+
+    _, cache = architectures.run(name)
+    stream = Stream(cache)
+    places = stream.places(POS)
+    readout = stream.readout(places)
+    ends = [readout.finish(readout.logits(stream.at(f"blocks.{i}", places)))[:, 5] for i in ENDS]
+    scores = tna.attribute_layers(cache, 5, pos=POS)
+    torch.testing.assert_close((scores.attn + scores.mlp).sum(1), ends[1] - ends[0], atol=1e-5, rtol=1e-5)
+
+
+ENDS = ("0.hook_resid_pre", f"{architectures.LAYERS - 1}.hook_resid_post")

@@ -1,0 +1,56 @@
+"""The score itself: the paper's worked example, and what follows from its definition."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import synthetic
+from tl_neuron_attr.numerics.increase import Increase
+from tl_neuron_attr.numerics.readout import Norm, Readout
+
+BEFORE = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+TABLE_1 = [
+    ([1, 1, 1, 3], [0.01, 0.02, 0.05, 0.93]),
+    ([3, 1, 1, 1], [0.20, 0.07, 0.20, 0.53]),
+    ([6, 4, 4, 4], [0.20, 0.07, 0.20, 0.53]),
+    ([6, 2, 2, 2], [0.64, 0.03, 0.09, 0.23]),
+    ([-6, -2, -2, -2], [0.00, 0.09, 0.24, 0.67]),
+]
+
+
+@pytest.mark.parametrize("values, after", TABLE_1)
+def test_the_toy_example_of_table_1(values, after):
+    """Four tokens whose unembedding vectors are the axes, so that a vector is its own before-softmax values.
+
+    The paper cuts its figures off after two digits.
+    """
+    one = torch.ones(4, dtype=torch.float64)
+    readout = Readout(
+        torch.eye(4, dtype=torch.float64), Norm(one, torch.ones(4, dtype=torch.float64), False), 0 * one, 0 * one
+    )
+    increase = Increase(readout, BEFORE.repeat(4, 1), torch.arange(4))
+    vectors = torch.tensor(values, dtype=torch.float64).repeat(4, 1, 1)
+    scores = increase.of_vectors(vectors)[:, 0]
+    before = torch.tensor([0.03, 0.09, 0.24, 0.64], dtype=torch.float64)
+    torch.testing.assert_close((scores + BEFORE.log_softmax(-1)).exp(), torch.tensor(after).double(), atol=1e-2, rtol=0)
+    torch.testing.assert_close(BEFORE.softmax(-1), before, atol=1e-2, rtol=0)
+
+
+@settings(max_examples=50)
+@given(synthetic.seeds, synthetic.peaks)
+def test_zero_scores_zero_and_constants_change_nothing(seed, peak):
+    increase, _ = synthetic.case(seed, peak=peak)
+    rows = torch.arange(2)
+    x = torch.randn(2, increase.readout.d_vocab, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    here = increase.select(rows)
+    assert here.of_vectors(torch.zeros_like(here.base)[:, None]).abs().max() < 1e-12
+    torch.testing.assert_close(here.of_contributions(x + 3.0, rows), here.of_contributions(x, rows))
+
+
+@settings(max_examples=50)
+@given(synthetic.seeds, st.integers(1, 10_000))
+def test_the_cap_on_memory_changes_nothing(seed, max_bytes):
+    increase, _ = synthetic.case(seed)
+    vectors = torch.randn(len(increase.base), 3, 2, increase.base.shape[1], dtype=torch.float64)
+    torch.testing.assert_close(increase.of_vectors(vectors, max_bytes=max_bytes), increase.of_vectors(vectors))

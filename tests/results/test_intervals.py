@@ -1,0 +1,53 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tl_neuron_attr.evaluate.outcome import Outcome
+from tl_neuron_attr.results.intervals import change_interval, interval
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(1, 5), st.integers(2, 30))
+def test_outcomes_equal_counting(seed, batch, vocab):
+    g = torch.Generator().manual_seed(seed)
+    logits, target = torch.randn(batch, vocab, generator=g), torch.randint(0, vocab, (batch,), generator=g)
+    found = Outcome.of(logits, target).frame()
+    for i, (row, w) in enumerate(zip(logits.tolist(), target.tolist(), strict=True)):
+        order = sorted(range(vocab), key=lambda t, row=row: -row[t])
+        assert found["rank"][i] == order.index(w) + 1
+        p = np.exp(row[w]) / np.exp(row).sum()
+        assert found["prob"][i] == pytest.approx(p, rel=1e-4) and found["log_prob"][i] == pytest.approx(
+            np.log(p), rel=1e-4
+        )
+        assert found["reciprocal_rank"][i] == pytest.approx(1 / (order.index(w) + 1))
+
+
+def test_half_precision_logits_are_normalised_in_float32():
+    logits = torch.randn(1, 5000).bfloat16()
+    assert Outcome.of(logits, torch.tensor([3])).log_prob.dtype == torch.float32
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(3)
+    inside = 0
+    for i in range(200):
+        _, low, high = interval(pd.Series(rng.normal(1.0, 2.0, 60)), seed=i)
+        inside += low <= 1.0 <= high
+    assert 0.88 <= inside / 200 <= 0.99
+
+
+def test_the_interval_is_reproducible_and_ordered():
+    values = pd.Series(np.arange(20.0))
+    mean, low, high = interval(values)
+    assert (mean, low, high) == interval(values) and low < mean < high and mean == 9.5
+
+
+def test_a_change_is_of_the_means_and_its_interval_pairs_the_prompts():
+    rng = np.random.default_rng(4)
+    before = rng.uniform(1, 9, 50)
+    assert change_interval(before, 1.5 * before) == pytest.approx((50, 50, 50))  # of every prompt alike: no doubt left
+    change, low, high = change_interval(before, before[::-1])
+    assert change == pytest.approx(0, abs=1e-9) and low < -5 and high > 5
+    assert not np.isfinite(change_interval(np.zeros(3), np.ones(3))).any()

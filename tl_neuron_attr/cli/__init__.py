@@ -1,0 +1,1 @@
+"""The command ``tl-neuron-attr``."""

@@ -1,0 +1,294 @@
+"""Cases: token ids and the right next token, made from arithmetic problems as in paper 3, section 3.1.
+
+A model that writes numbers digit by digit gives a case a digit: ``15 + 32 =`` -> ``4`` and ``15 + 32 = 4`` -> ``7``. A
+digit is *memorised* if no carry (of a subtraction: no borrow) comes in from the digits below it, *carried* otherwise
+(Table 3: "memorize" and "change-one"); of a product or quotient the last digit counts as memorised, the others as
+carried. A number that is one token is carried if any digit of it is.
+"""
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.model.batches import Batch, of_tokens
+from tl_neuron_attr.model.targets import token_id
+
+Op = Literal["+", "-", "*", "/"]
+Kind = Literal["memorised", "carried", ""]
+
+TEMPLATES: dict[Op, tuple[str, ...]] = {
+    "+": ("The sum of {a} and {b} is", "Q: What is {a} plus {b}? A:", "{a} plus {b} is", "{a} + {b} ="),
+    "-": ("The difference between {a} and {b} is", "Q: What is {a} minus {b}? A:", "{a} minus {b} is", "{a} - {b} ="),
+    "*": ("The product of {a} and {b} is", "Q: What is {a} times {b}? A:", "{a} times {b} is", "{a} * {b} ="),
+    "/": ("The ratio of {a} and {b} is", "Q: What is {a} divides {b}? A:", "{a} divides {b} is", "{a} / {b} ="),
+}
+"""The paper's four prompts of each operation (Table 14)."""
+
+_APPLY: dict[Op, Callable[[int, int], int]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.floordiv,
+}
+
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+).split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+
+
+@runtime_checkable
+class AnsweredPrompt(Protocol):
+    """What :func:`prompt_cases` needs of a prompt, such as those of ``tna.demo``."""
+
+    @property
+    def text(self) -> str:
+        """The words before the answer."""
+        ...
+
+    @property
+    def answer(self) -> str:
+        """The answer, one token."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """What the prompt is a case of."""
+        ...
+
+
+@dataclass(frozen=True)
+class Problem:
+    """``a op b``; a quotient is a whole number."""
+
+    a: int
+    op: Op
+    b: int
+
+    @property
+    def result(self) -> int:
+        """What it comes to."""
+        return _APPLY[self.op](self.a, self.b)
+
+    def carries_into(self, place: int) -> bool:
+        """Whether a carry or borrow comes into the digit of ``10 ** place``.
+
+        Examples:
+            >>> Problem(15, "+", 37).carries_into(1), Problem(15, "+", 32).carries_into(1)
+            (True, False)
+        """
+        upper, lower = (n % 10**place for n in (max(self.a, self.b), min(self.a, self.b)))
+        if self.op == "-":
+            return upper < lower
+        return upper + lower >= 10**place if self.op == "+" else place > 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prediction.
+
+    Attributes:
+        tokens: The token ids before it.
+        answer: The id of the right next token.
+        group: What it is counted with: ``"2D+"`` for an addition of two-digit numbers.
+        kind: ``"memorised"``, ``"carried"``, or empty where neither is meant.
+    """
+
+    tokens: tuple[int, ...]
+    answer: int
+    group: str = ""
+    kind: Kind = ""
+
+
+Written = Callable[[Problem], tuple[str, str]]
+"""How a problem is put to a model: the prompt, and the answer as it follows the prompt."""
+
+
+def written(template: str = "{a} {op} {b} =", *, words: bool = False, space: str = " ") -> Written:
+    """Problems written by a template with ``{a}``, ``{b}`` and perhaps ``{op}``.
+
+    Args:
+        template: The prompt.
+        words: Whether the prompt's numbers are words, as in half of the paper's sentences.
+        space: What stands between the prompt and the answer.
+
+    Examples:
+        >>> written(TEMPLATES["+"][0], words=True)(Problem(15, "+", 32))
+        ('The sum of fifteen and thirty-two is', ' 47')
+    """
+    spoken: Callable[[int], str] = in_words if words else str
+    return lambda p: (template.format(a=spoken(p.a), b=spoken(p.b), op=p.op), f"{space}{p.result}")
+
+
+_plainly = written()
+
+
+@typechecked
+def problems(op: Op, *, digits: int, n: int | None = None, seed: int = 0) -> list[Problem]:
+    """Problems whose operands both have ``digits`` digits (Table 2: 1D, 2D, 3D); differences are not negative.
+
+    Args:
+        op: The operation.
+        digits: How many digits.
+        n: How many, drawn with ``seed``; all by default.
+        seed: Of the draw.
+
+    Raises:
+        ValueError: If ``digits`` is not between 1 and 3, or there are fewer than ``n``.
+
+    Examples:
+        >>> len(problems("+", digits=1)), problems("/", digits=2, n=1)[0].result > 0
+        (100, True)
+    """
+    if not 1 <= digits <= 3:
+        raise ValueError(f"digits must be between 1 and 3, got {digits}")
+    low, high = (0 if digits == 1 else 10 ** (digits - 1)), 10**digits
+    pairs = [(a, b) for a in range(low, high) for b in range(low, high)]
+    if op in "-/":
+        pairs = [(a, b) for a, b in pairs if a >= b and (op == "-" or (b and a % b == 0))]
+    if n is not None and n > len(pairs):
+        raise ValueError(f"n must be at most the {len(pairs)} problems {digits}D{op} there are, got {n}")
+    chosen = pairs if n is None else Random(seed).sample(pairs, n)
+    return [Problem(a, op, b) for a, b in chosen]
+
+
+@typechecked
+def arithmetic_cases(
+    model: Any,
+    problems: Sequence[Problem],
+    *,
+    written: Written | None = None,
+    low_first: bool = False,
+    prepend_bos: bool | None = None,
+) -> list[Case]:
+    """The cases of problems, one for each token of each answer that is not blank.
+
+    Args:
+        model: The model, whose tokenizer cuts prompt and answer.
+        problems: The problems.
+        written: How they are written; ``"{a} {op} {b} ="`` by default.
+        low_first: Whether the answer is written from the units upwards.
+        prepend_bos: As in TransformerLens; the tokenizer's habit by default.
+
+    Raises:
+        ValueError: If a prompt's tokens are not the beginning of those of prompt and answer, or the answer is not in
+            the vocabulary.
+
+    Examples:
+        >>> from tl_neuron_attr import demo
+        >>> case = arithmetic_cases(demo.load(), [Problem(15, "+", 37)])[0]
+        >>> case.group, case.kind
+        ('2D+', 'carried')
+    """
+    write = written or _plainly
+    return [case for p in problems for case in _of_problem(model, p, write(p), low_first, prepend_bos)]
+
+
+@typechecked
+def prompt_cases(model: Any, prompts: Sequence[AnsweredPrompt]) -> list[Case]:
+    """The cases of prompts of the demo world, which are answered by one token each; the group is the prompt's kind.
+
+    Examples:
+        >>> from tl_neuron_attr import demo
+        >>> {case.group for case in prompt_cases(demo.load(), demo.facts("sport")[:3])}
+        {'sport'}
+    """
+    return [
+        Case(tuple(model.to_tokens(p.text)[0].tolist()), token_id(model, p.answer, "answer"), p.kind) for p in prompts
+    ]
+
+
+@typechecked
+@torch.no_grad()
+def answered(model: Any, cases: Sequence[Case], *, batch_size: int = 256) -> list[bool]:
+    """Whether the model's likeliest next token is the answer, case by case.
+
+    Raises:
+        ValueError: If there is no case.
+
+    Examples:
+        >>> from tl_neuron_attr import demo
+        >>> model = demo.load()
+        >>> answered(model, arithmetic_cases(model, [Problem(3, "+", 5)]))
+        [True]
+    """
+    require_cases(cases)
+    right = [False] * len(cases)
+    for batch in case_batches(cases, batch_size=batch_size):
+        best = model(batch.tokens.to(model.W_U.device))[:, -1].argmax(-1).tolist()
+        for i, token in zip(batch.indices, best, strict=True):
+            right[i] = token == cases[i].answer
+    return right
+
+
+def case_batches(cases: Sequence[Case], *, batch_size: int) -> Iterator[Batch]:
+    """Cases in batches of one length, the shortest first."""
+    return of_tokens([torch.tensor(case.tokens) for case in cases], batch_size=batch_size)
+
+
+def require_cases(cases: Sequence[Case]) -> None:
+    """Refuse an empty list.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if not cases:
+        raise ValueError("cases is empty: give at least one")
+
+
+def in_words(n: int) -> str:
+    """A number below a thousand in words.
+
+    Examples:
+        >>> in_words(342)
+        'three hundred and forty-two'
+    """
+    if n >= 100:
+        rest = f" and {in_words(n % 100)}" if n % 100 else ""
+        return f"{_SMALL[n // 100]} hundred{rest}"
+    if n < 20:
+        return _SMALL[n]
+    return _TENS[n // 10 - 2] + (f"-{_SMALL[n % 10]}" if n % 10 else "")
+
+
+def _of_problem(
+    model: Any, problem: Problem, texts: tuple[str, str], low_first: bool, prepend_bos: bool | None
+) -> list[Case]:
+    prompt, answer = texts
+    before, whole = (model.to_tokens(text, prepend_bos=prepend_bos)[0].tolist() for text in (prompt, prompt + answer))
+    if whole[: len(before)] != before:
+        raise ValueError(
+            f"the tokens of {prompt!r} are not the beginning of those of {prompt + answer!r}: write the answer with "
+            "another space"
+        )
+    pieces = [model.tokenizer.decode([token]).strip() for token in whole[len(before) :]]
+    if "".join(pieces) != answer.replace(" ", ""):
+        raise ValueError(f"the answer {answer!r} to {prompt!r} is not in the vocabulary: it reads as {pieces}")
+    digits = max(len(str(problem.a)), len(str(problem.b)))
+    return [
+        Case(
+            tuple(whole[: len(before) + i]),
+            whole[len(before) + i],
+            f"{digits}D{problem.op}",
+            _kind(problem, pieces, i, low_first),
+        )
+        for i, piece in enumerate(pieces)
+        if piece
+    ]
+
+
+def _kind(problem: Problem, pieces: list[str], i: int, low_first: bool) -> Kind:
+    """Whether a carry comes into any of the digits of piece ``i``."""
+    if not pieces[i].isdigit():
+        return ""
+    below = sum(map(len, pieces[:i] if low_first else pieces[i + 1 :]))
+    places = range(below, below + len(pieces[i]))
+    if problem.op in "*/":
+        return "memorised" if 0 in places else "carried"
+    return "carried" if any(problem.carries_into(place) for place in places) else "memorised"

@@ -1,0 +1,218 @@
+"""Feature predicting: the head that matters, and the deep MLP neurons it switches on (paper 3, section 3.4, c)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.cna.arithmetic_cases import Case
+from tl_neuron_attr.cna.compare_neurons import NeuronComparison, compare_neurons
+from tl_neuron_attr.cna.head_effects import HeadEffects, head_effects
+from tl_neuron_attr.cna.paired_runs import compared, plain, zeroing
+from tl_neuron_attr.cna.selection import random_neurons
+from tl_neuron_attr.model.components import Head, rows_of, within
+from tl_neuron_attr.model.intervene import ablate, keep
+from tl_neuron_attr.model.targets import Target
+from tl_neuron_attr.model.tokens import Tokens, one_prompt
+from tl_neuron_attr.numerics.increase import MAX_BYTES
+from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.table import PrintsAsTable, Table
+
+KS = (99, 50, 30, 20, 10)
+"""The numbers of neurons of the paper's tables."""
+
+
+@dataclass(frozen=True, repr=False)
+class FeaturePredicting(PrintsAsTable):
+    """A prediction's most important head, and what zeroing it does to the MLP neurons.
+
+    Attributes:
+        head: The head.
+        effects: What zeroing each head leaves of the prediction.
+        comparison: Every MLP neuron untouched, and with the head zeroed.
+        neurons: Those of the largest change.
+    """
+
+    head: Head
+    effects: HeadEffects
+    comparison: NeuronComparison
+    neurons: Neurons
+
+    def table(self) -> Table:
+        """The neurons of the largest change (Table 4)."""
+        table = self.comparison.table()
+        left = f"L{self.head[0]}H{self.head[1]} zeroed: probability {float(self.effects.base_prob):.4f}"
+        return Table(table.headings, table.rows[: len(self.neurons)], f"{left} -> {float(self.left):.4f}; in nats")
+
+    @property
+    def left(self) -> Float[Tensor, ""]:
+        """The probability with the head zeroed."""
+        return self.effects.prob[self.head]
+
+
+@typechecked
+@torch.no_grad()
+def feature_predicting(
+    model: Any, tokens: Tokens, target: Target, *, head: Head | None = None, k: int = 20, max_bytes: int = MAX_BYTES
+) -> FeaturePredicting:
+    """The head whose zeroing costs a prediction most, and the MLP neurons whose increase goes with it.
+
+    Args:
+        model: The model.
+        tokens: One prompt, as text or token ids.
+        target: The token followed.
+        head: The head; by default the one whose zeroing lowers log p(target) most.
+        k: How many neurons.
+        max_bytes: A cap on the working set.
+
+    Raises:
+        ValueError: If there are several prompts, or the target or ``k`` will not do.
+        IndexError: If the head is out of range.
+
+    Examples:
+        >>> from tl_neuron_attr import cna, demo
+        >>> found = cna.feature_predicting(demo.load(), "3 + 5 =", "8")
+        >>> bool(found.left < found.effects.base_prob), len(found.neurons)
+        (True, 20)
+    """
+    ids = one_prompt(model, tokens)
+    effects = head_effects(model, ids[0], target, heads=head and [head], max_bytes=max_bytes, progress=False)
+    chosen = head or effects.ranked()[0]
+    comparison = compare_neurons(plain(model)(ids), zeroing(model, [chosen])(ids), target, max_bytes=max_bytes).summed()
+    return FeaturePredicting(chosen, effects, comparison, comparison.top(k))
+
+
+@dataclass(frozen=True, repr=False)
+class MaskKeepCoef(PrintsAsTable):
+    """How much the neurons of the largest change matter, by their number (Table 5).
+
+    Attributes:
+        frame: A row a number of neurons ``k``: ``mask``, ``keep``, ``random`` (shares of the untouched accuracy lost)
+            and ``coef`` (the share of their coefficients lost with the head zeroed).
+        cases: How many cases.
+        accuracy: The untouched model's accuracy.
+        head_accuracy: The accuracy with the head zeroed.
+    """
+
+    frame: pd.DataFrame
+    cases: int
+    accuracy: float
+    head_accuracy: float
+
+    def table(self) -> Table:
+        """Table 5, and the control."""
+        rows = [
+            (f"top {int(row['k'])}", *(_percent(row[c]) for c in _COLUMNS)) for row in self.frame.to_dict("records")
+        ]
+        caption = f"{self.cases} cases, accuracy {_percent(self.accuracy)} %, with the head zeroed "
+        return Table(("neurons", *_COLUMNS), rows, f"{caption}{_percent(self.head_accuracy)} %; decrease in %")
+
+
+_COLUMNS = ("mask", "keep", "coef", "random")
+
+
+@typechecked
+@torch.no_grad()
+def mask_keep_coef(
+    model: Any,
+    cases: Sequence[Case],
+    head: Head,
+    *,
+    ks: Sequence[int] = KS,
+    layers: Sequence[int] | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: bool = True,
+) -> MaskKeepCoef:
+    """Mask, keep and coefficient experiment on the neurons a head switches on (paper 3, section 3.4 and Table 5).
+
+    In each case, the ``k`` MLP neurons of the largest change are taken, comparing the untouched run with one where
+    ``head`` is zeroed. In the untouched model,
+
+    * *mask* zeroes them,
+    * *keep* zeroes all other MLP neurons of ``layers``,
+    * *random*, a control of ours, zeroes as many random neurons of ``layers`` that are active, or all such.
+
+    *coef* is what zeroing the head takes from their coefficients: the drop along each coefficient's own sign, summed,
+    over the sum of their sizes, averaged over cases. (The paper prints sizes; a coefficient that turns round has lost
+    more than all of itself, which sizes do not show.)
+
+    Args:
+        model: The model.
+        cases: The cases.
+        head: The head.
+        ks: The numbers of neurons.
+        layers: The deep layers; from the head's layer upwards by default, as in the paper.
+        batch_size: Cases run together.
+        seed: Of the random neurons.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If there is no case, the untouched model answers none, or a ``k`` is out of range.
+        IndexError: If the head or a layer is out of range.
+
+    Examples:
+        >>> from tl_neuron_attr import cna, demo
+        >>> model = demo.load()
+        >>> cases = cna.arithmetic_cases(model, cna.problems("+", digits=2, n=8))
+        >>> found = cna.mask_keep_coef(model, cases, (3, 2), ks=[20], progress=False)
+        >>> sorted(found.frame.columns)
+        ['coef', 'k', 'keep', 'mask', 'random']
+    """
+    rows_of(model, [head])
+    deep = list(range(head[0], model.cfg.n_layers)) if layers is None else list(layers)
+    for layer in deep:
+        within("layers", layer, model.cfg.n_layers)
+    allowed = torch.tensor([layer in deep for layer in range(model.cfg.n_layers)])[:, None]
+    right: dict[str, list[Bool[Tensor, "case"]]] = {}
+    lost: dict[int, list[Float[Tensor, "case"]]] = {k: [] for k in ks}
+    runs = compared(
+        plain(model), zeroing(model, [head]), cases, batch_size=batch_size, what="mask and keep", progress=progress
+    )
+    for indices, tokens, answers, comparison in runs:
+
+        def note(name: str, tokens: Tensor = tokens, answers: Tensor = answers) -> None:
+            right.setdefault(name, []).append(model(tokens)[:, -1].argmax(-1) == answers)
+
+        note("untouched")
+        with ablate(model, [head]):
+            note("head")
+        best, drawn = comparison.top(max(ks)), random_neurons(comparison, allowed, max(ks), indices, seed)
+        for k in ks:
+            top = best.top(k)
+            lost[k].append(coefficient_drop(top.coefficient, comparison.other_coefficients(top)))
+            with ablate(model, top):
+                note(f"mask {k}")
+            with keep(model, top, layers=deep):
+                note(f"keep {k}")
+            with ablate(model, drawn.top(k)):
+                note(f"random {k}")
+    share = {name: float(torch.cat(parts).double().mean()) for name, parts in right.items()}
+    if share["untouched"] == 0:
+        raise ValueError("cases: the untouched model answers none of them, so nothing can be lost")
+    rows = [
+        {"k": k, "coef": float(torch.cat(lost[k]).mean())}
+        | {name: 1 - share[f"{name} {k}"] / share["untouched"] for name in ("mask", "keep", "random")}
+        for k in ks
+    ]
+    return MaskKeepCoef(pd.DataFrame(rows)[["k", *_COLUMNS]], len(cases), share["untouched"], share["head"])
+
+
+def coefficient_drop(before: Float[Tensor, "*b k"], after: Float[Tensor, "*b k"]) -> Float[Tensor, "*b"]:
+    """The share that coefficients lost, each counted along its own sign; zero where there was nothing to lose.
+
+    Examples:
+        >>> coefficient_drop(torch.tensor([-6.0, 2.0]), torch.tensor([-1.0, -1.0]))
+        tensor(1.)
+    """
+    size = before.abs().sum(-1)
+    return ((before - after) * before.sign()).sum(-1) / size.where(size > 0, 1)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"

@@ -1,0 +1,231 @@
+"""Feature transferring: which positions and layers wrote what the head read (paper 3, section 3.4, stage b).
+
+The root's subkey ``u`` is a direction of the stream at the scored position. What a head wrote there is linear in the
+streams it read, its pattern and all norms as they were, so ``u`` can be carried back through the head to a direction at
+each source position:
+
+    part of u . (the head's write) that component c wrote at source s
+        = pattern[s] * ( W_O W_V norm_s(c) ) . u = c . direction[s].
+
+Of the components found, an attention layer wrote what it read at other positions: one more hop back, through that
+layer. Constants (value and norm biases) are no component's and are left out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.cna.prediction_enhancing import subkey_names
+from tl_neuron_attr.cna.selection import only_prompt
+from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
+from tl_neuron_attr.model.components import Head, head_name, rows_of
+from tl_neuron_attr.model.positions import Places, Pos
+from tl_neuron_attr.model.scored_cache import checked_stream
+from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.model.subkeys import components, inner_products, order_of
+from tl_neuron_attr.model.weights import pre_norm_name
+from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.table import PrintsAsTable, Table
+from tl_neuron_attr.results.token_text import visible
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True, repr=False)
+class Hop(PrintsAsTable):
+    """What one head, or all heads of a layer, carried to a position, by source and component.
+
+    Attributes:
+        layer: The attention layer.
+        head: The head; None for all heads of the layer.
+        pos: The position it carried to.
+        tokens: The prompt's tokens up to there.
+        directions: By subkey, a direction at each source position.
+        parts: By subkey, the part that each component wrote at each source position. Components are the embedding,
+            then attention and MLP of layer 0, and so on below :attr:`layer`.
+    """
+
+    layer: int
+    head: int | None
+    pos: int
+    tokens: tuple[str, ...]
+    directions: Mapping[str, Float[Tensor, "source d_model"]]
+    parts: Mapping[str, Float[Tensor, "component source"]]
+
+    @property
+    def name(self) -> str:
+        """``L3H2``, or ``L3`` for all heads."""
+        return head_name(self.layer, self.head)
+
+    @property
+    def total(self) -> Float[Tensor, "component source"]:
+        """All subkeys summed."""
+        return torch.stack(list(self.parts.values())).sum(0)
+
+    @property
+    def sign(self) -> int:
+        """-1 where all of it together lowered the pre-activation, so that the neuron was turned down; else 1."""
+        return -1 if float(self.total.sum()) < 0 else 1
+
+    def best_attention(self) -> tuple[int, int] | None:
+        """The attention layer and position that wrote most of it, in its own sign; None if none wrote any."""
+        attn = self.sign * self.total[1::2]
+        if attn.numel() == 0 or float(attn.max()) <= 0:
+            return None
+        layer, source = divmod(int(attn.argmax()), attn.shape[1])
+        return layer, source
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a component and source position, largest first."""
+        names = ["embed", *(f"{site} {layer}" for layer in range(self.layer) for site in ("attn", "mlp"))]
+        rows = [
+            {"hop": self.name, "component": name, "source": source, "token": self.tokens[source]}
+            | {key: float(part[i, source]) for key, part in self.parts.items()}
+            | {"sum": float(self.total[i, source])}
+            for i, name in enumerate(names)
+            for source in range(len(self.tokens))
+        ]
+        return pd.DataFrame(rows).sort_values("sum", ascending=False, key=abs, ignore_index=True)
+
+    def table(self) -> Table:
+        """The largest parts."""
+        keys = (*self.parts, "sum")
+        rows = [
+            (row["component"], f"{visible(row['token'])} @{row['source']}", *(row[key] for key in keys))
+            for row in self.to_frame().head(_SHOWN).to_dict("records")
+        ]
+        caption = f"what {self.name} carried to position {self.pos}, parts of a pre-activation"
+        return Table(("component", "source", *keys), rows, caption)
+
+
+@dataclass(frozen=True, repr=False)
+class FeatureTransferring(PrintsAsTable):
+    """How what a root neuron reads came to the scored position.
+
+    Attributes:
+        root: The neuron whose subkey is followed.
+        hops: From the head backwards.
+    """
+
+    root: Neurons
+    hops: tuple[Hop, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """The hops' rows."""
+        return pd.concat([hop.to_frame() for hop in self.hops], ignore_index=True)
+
+    def table(self) -> Table:
+        """The largest parts of each hop."""
+        tables = [hop.table() for hop in self.hops]
+        rows = [(hop.name, *row) for hop, table in zip(self.hops, tables, strict=True) for row in table.rows[:8]]
+        return Table(
+            ("hop", *tables[0].headings), rows, f"what fed {self.root.flat_labels[0]}, parts of a pre-activation"
+        )
+
+
+@typechecked
+@torch.no_grad()
+def feature_transferring(
+    cache: ActivationCache, root: Neurons, head: Head, *, hops: int = 2, pos: Pos = -1, model: Any = None
+) -> FeatureTransferring:
+    """Follow a neuron's subkey back through a head, then through the attention layer that wrote most of what it read.
+
+    Args:
+        cache: The run of one prompt.
+        root: One MLP neuron of a layer above the head's or of its own: the root of the deep neurons.
+        head: The head.
+        hops: How often to go back; fewer where no attention layer wrote any of it.
+        pos: The position scored.
+        model: The model that made the cache; ``cache.model`` by default.
+
+    Raises:
+        ValueError: If the cache holds several prompts, ``root`` is not one MLP neuron that the head feeds, or ``hops``
+            is not at least one.
+        IndexError: If the head, neuron or position is out of range.
+
+    Examples:
+        >>> from tl_neuron_attr import cna, demo
+        >>> model = demo.load()
+        >>> _, cache = model.run_with_cache("3 + 5 =")
+        >>> deep = cna.feature_predicting(model, "3 + 5 =", "8", head=(2, 3))
+        >>> root = cna.prediction_enhancing(cache, deep.neurons).root_neuron
+        >>> found = cna.feature_transferring(cache, root, deep.head)
+        >>> found.hops[0].name
+        'L2H3'
+    """
+    stream, places, _ = checked_stream(cache, ("attn", "mlp"), pos=pos, model=model, reads=True)
+    one = only_prompt(stream, root)
+    (layer, number), scored = head, int(places.pos[0])
+    _require_fed(stream, one, head)
+    if hops < 1:
+        raise ValueError(f"hops must be at least 1, got {hops}")
+    index = one.index.reshape(1)
+    carried = {
+        name: inner_products(stream, "mlp", int(one.layer[0]), index, places, which)[0]
+        for name, which in subkey_names(stream.block(0)).items()
+    }
+    found = [_hop(stream, layer, number, scored, carried)]
+    while len(found) < hops and (best := found[-1].best_attention()) is not None:
+        there = {name: directions[best[1]] for name, directions in found[-1].directions.items()}
+        found.append(_hop(stream, best[0], None, best[1], there))
+    return FeatureTransferring(one, tuple(found))
+
+
+def carried_back(
+    stream: Stream, layer: int, head: int | None, pos: int, direction: Float[Tensor, "d_model"]
+) -> Float[Tensor, "source d_model"]:
+    """A direction at the output of attention at ``pos``, as directions of the streams at its sources."""
+    sources = torch.arange(pos + 1, device=stream.device)
+    sublayer = stream.sublayer("attn", layer, stream.places(pos))
+    at_output = direction if sublayer.post is None else sublayer.post.pull_back(direction)
+    block = stream.block(layer)
+    W_O, W_V = block.attn.W_O.to(stream.dtype), block.attn.W_V.to(stream.dtype)
+    zeroed = stream.get(f"blocks.{layer}.attn.hook_z")[0, pos] == 0  # the pattern does not show what was ablated
+    read = torch.einsum("hjd,d->hj", W_O, at_output * sublayer.gain).masked_fill(zeroed, 0)
+    by_head = torch.einsum("hdj,hj->hd", W_V.repeat_interleave(len(W_O) // len(W_V), dim=0), read)
+    pattern = stream.get(f"blocks.{layer}.attn.hook_pattern")[0, :, pos, : pos + 1]
+    chosen = slice(None) if head is None else slice(head, head + 1)
+    at_input = torch.einsum("hs,hd->sd", pattern[chosen], by_head[chosen])
+    name = pre_norm_name(block, "attn")
+    if not name:
+        return at_input
+    norm = stream.norm(layer, name, Places(torch.zeros_like(sources), sources))
+    return norm.pull_back(at_input) / norm.scale[:, None]
+
+
+def _hop(
+    stream: Stream, layer: int, head: int | None, pos: int, carried: Mapping[str, Float[Tensor, "d_model"]]
+) -> Hop:
+    directions = {name: carried_back(stream, layer, head, pos, u) for name, u in carried.items()}
+    sources = torch.arange(pos + 1, device=stream.device)
+    below = [
+        value
+        for order, value in components(stream, Places(torch.zeros_like(sources), sources))
+        if order < order_of("attn", layer)
+    ]
+    written = torch.stack(below)
+    parts = {name: (written * direction).sum(-1) for name, direction in directions.items()}
+    ids = stream.tokens()
+    tokens = ("",) * (pos + 1) if ids is None else prompt_tokens(stream.model, ids)[0][: pos + 1]
+    return Hop(layer, head, pos, tokens, directions, parts)
+
+
+def _require_fed(stream: Stream, root: Neurons, head: Head) -> None:
+    """Refuse a root that is not one MLP neuron which reads what the head wrote."""
+    parts = rows_of(stream.model, root)[0]
+    rows_of(stream.model, [head])
+    if len(parts) != 1 or parts[0][0] != "mlp":
+        raise ValueError(f"root must be one MLP neuron, got {root.flat_labels}")
+    layer = int(root.layer[0])
+    parallel = stream.base("mlp", layer).endswith("hook_resid_pre")
+    if head[0] > layer or (parallel and head[0] == layer):
+        raise ValueError(
+            f"root {root.flat_labels[0]} does not read what head L{head[0]}H{head[1]} wrote: take a higher one"
+        )

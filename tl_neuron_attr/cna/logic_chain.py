@@ -1,0 +1,166 @@
+"""The logic chain: the four stages from the prompt's tokens to the answer, in one call (paper 3, section 3.4)."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from transformer_lens import ActivationCache
+
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.cna.feature_enhancing import FeatureEnhancing, feature_enhancing
+from tl_neuron_attr.cna.feature_predicting import FeaturePredicting, feature_predicting
+from tl_neuron_attr.cna.feature_transferring import FeatureTransferring, feature_transferring
+from tl_neuron_attr.cna.prediction_enhancing import PredictionEnhancing, prediction_enhancing
+from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
+from tl_neuron_attr.model.components import Head, head_name
+from tl_neuron_attr.model.targets import Target
+from tl_neuron_attr.model.tokens import Tokens, one_prompt
+from tl_neuron_attr.numerics.increase import MAX_BYTES
+from tl_neuron_attr.results.table import PrintsAsTable, Table
+from tl_neuron_attr.results.token_lists import listed
+from tl_neuron_attr.results.token_text import token_text, visible
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, repr=False)
+class LogicChain(PrintsAsTable):
+    """How a prompt's tokens became the answer.
+
+    Attributes:
+        tokens: The prompt's tokens.
+        answer: The text of the token followed.
+        cache: The untouched run.
+        features: (a) Feature enhancing: shallow neurons at the tokens' positions.
+        transferring: (b) Feature transferring: what attention carried to the last position, hop by hop.
+        predicting: (c) Feature predicting: the head, and the deep neurons it switched on.
+        enhancing: (d) Prediction enhancing: how those fed each other, and their root.
+    """
+
+    tokens: tuple[str, ...]
+    answer: str
+    cache: ActivationCache
+    features: FeatureEnhancing
+    transferring: FeatureTransferring
+    predicting: FeaturePredicting
+    enhancing: PredictionEnhancing
+
+    @property
+    def head(self) -> Head:
+        """The head."""
+        return self.predicting.head
+
+    def table(self) -> Table:
+        """The strongest parts of every stage, from the tokens to the answer."""
+        stages = (self._shallow(), self._carried(), self._deep(), self._fed())
+        rows = [row for stage in stages for row in stage[:_SHOWN]]
+        before, after = float(self.predicting.effects.base_prob), float(self.predicting.left)
+        text = "".join(self.tokens).strip()
+        caption = (
+            f"{visible(text)} -> {visible(self.answer)}: probability {before:.4f}, with {head_name(*self.head)} zeroed "
+            f"{after:.4f}; deep neurons in nats, all else in parts of pre-activations"
+        )
+        return Table(("stage", "from", "to", "value", "promotes"), rows, caption)
+
+    def _shallow(self) -> list[tuple[str, str, str, float, str]]:
+        return [
+            (
+                "feature enhancing",
+                f"{visible(row['token'])} @{row['pos']}",
+                f"{row['neuron']} by {row['hop']}",
+                row["sum"],
+                f"{listed(row['before'], 3)} -> {listed(row['after'], 3)}",
+            )
+            for row in self.features.to_frame().to_dict("records")
+        ]
+
+    def _carried(self) -> list[tuple[str, str, str, float, str]]:
+        return [
+            ("feature transferring", f"{row['component']}, {visible(row['token'])} @{row['source']}", row["hop"],
+             row["sum"], "")
+            for row in self.transferring.to_frame().to_dict("records")
+        ]  # fmt: skip
+
+    def _deep(self) -> list[tuple[str, str, str, float, str]]:
+        frame, head = self.predicting.neurons.to_frame(), head_name(*self.head)
+        return [
+            ("feature predicting", head, row["neuron"], row["score"], listed(row.get("promoted", []), 6))
+            for row in frame.to_dict("records")
+        ]
+
+    def _fed(self) -> list[tuple[str, str, str, float, str]]:
+        rows = self.enhancing.to_frame().to_dict("records")
+        return [("prediction enhancing", row["from"], row["to"], row["sum"], "") for row in rows]
+
+
+@typechecked
+@torch.no_grad()
+def logic_chain(
+    model: Any,
+    prompt: Tokens,
+    target: Target | None = None,
+    *,
+    head: Head | None = None,
+    k: int = 30,
+    shallow: int = 20,
+    hops: int = 2,
+    max_bytes: int = MAX_BYTES,
+) -> LogicChain:
+    """Run the four stages on one prompt.
+
+    1. :func:`~tl_neuron_attr.cna.feature_predicting`: the head whose zeroing costs the prediction most, and the MLP
+       neurons whose increase goes with it;
+    2. :func:`~tl_neuron_attr.cna.prediction_enhancing`: what those fed each other; their root;
+    3. :func:`~tl_neuron_attr.cna.feature_transferring`: the root's key followed back through the head;
+    4. :func:`~tl_neuron_attr.cna.feature_enhancing`: the shallow neurons that wrote what was carried.
+
+    Args:
+        model: The model.
+        prompt: One prompt, as text or token ids.
+        target: The token followed; the model's own prediction by default.
+        head: The head; by default the one whose zeroing costs most.
+        k: How many deep neurons at the most: those whose increase falls with the head zeroed.
+        shallow: How many shallow neurons.
+        hops: How often the key is followed back through attention.
+        max_bytes: A cap on the working set.
+
+    Raises:
+        ValueError: If there are several prompts, the target will not do, or the head feeds no MLP neuron.
+        IndexError: If the head is out of range.
+
+    Examples:
+        >>> from tl_neuron_attr import cna, demo
+        >>> chain = cna.logic_chain(demo.load(), "3 + 5 =")
+        >>> chain.answer, len(chain.features.neurons)
+        ('8', 20)
+    """
+    ids = one_prompt(model, prompt)
+    logits, cache = model.run_with_cache(ids)
+    followed = int(logits[0, -1].argmax()) if target is None else target
+    predicting = _that_fall(feature_predicting(model, ids[0], followed, head=head, k=k, max_bytes=max_bytes))
+    enhancing = prediction_enhancing(cache, predicting.neurons)
+    transferring = feature_transferring(cache, enhancing.root_neuron, predicting.head, hops=hops)
+    return LogicChain(
+        tokens=prompt_tokens(model, ids)[0],
+        answer=followed if isinstance(followed, str) else token_text(model, int(torch.as_tensor(followed))),
+        cache=cache,
+        features=feature_enhancing(cache, transferring, k=shallow),
+        transferring=transferring,
+        predicting=predicting,
+        enhancing=enhancing,
+    )
+
+
+def _that_fall(found: FeaturePredicting) -> FeaturePredicting:
+    """Only the neurons that have less increase without the head.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    n = int((found.neurons.score > 0).sum())
+    if n == 0:
+        raise ValueError(
+            f"zeroing {head_name(*found.head)} lowers no MLP neuron's increase: it feeds none; pass head=, for example "
+            "one of a lower layer"
+        )
+    return replace(found, neurons=found.neurons.top(n))

@@ -1,0 +1,47 @@
+"""Prompts given as text or tokens, and runs of many cases compared batch by batch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from tqdm import tqdm
+from transformer_lens import ActivationCache
+
+from tl_neuron_attr.cna.arithmetic_cases import Case, case_batches, require_cases
+from tl_neuron_attr.cna.compare_neurons import NeuronComparison, compare_neurons
+from tl_neuron_attr.model import cache_checks
+from tl_neuron_attr.model.components import Parts
+from tl_neuron_attr.model.intervene import ablate
+
+Run = Callable[[Int[Tensor, "batch pos"]], ActivationCache]
+"""Runs a model on prompts, in some condition, and gives what its MLP neurons did."""
+
+
+def plain(model: Any) -> Run:
+    """Runs of the model as it is."""
+    return lambda tokens: model.run_with_cache(tokens, names_filter=cache_checks.needed_by(("mlp",)))[1]
+
+
+def zeroing(model: Any, parts: Parts) -> Run:
+    """Runs of the model with some heads or neurons zeroed."""
+
+    def run(tokens: Int[Tensor, "batch pos"]) -> ActivationCache:
+        with ablate(model, parts):
+            return plain(model)(tokens)
+
+    return run
+
+
+def compared(
+    mine: Run, other: Run, cases: Sequence[Case], *, batch_size: int, what: str, progress: bool
+) -> Iterator[tuple[list[int], Int[Tensor, "batch pos"], Int[Tensor, "batch"], NeuronComparison]]:
+    """Which cases, their tokens, their answers, and their MLP neurons in two runs: a batch of one length at a time."""
+    require_cases(cases)
+    with tqdm(total=len(cases), desc=what, unit="case", disable=not progress, delay=2) as bar:
+        for batch in case_batches(cases, batch_size=batch_size):
+            answers = torch.tensor([cases[i].answer for i in batch.indices])
+            cache = mine(batch.tokens)
+            yield batch.indices, batch.tokens, answers, compare_neurons(cache, other(batch.tokens), answers)
+            bar.update(len(batch.indices))

@@ -1,0 +1,244 @@
+"""Prediction enhancing: deep MLP neurons switch each other on (paper 3, section 3.4, stage d).
+
+Neuron ``i`` feeds a neuron ``j`` of a higher layer by the inner product of what ``i`` wrote with ``j``'s subkey: the
+part of ``j``'s pre-activation that comes from ``i``. The edges make an acyclic graph, whose root is the neuron of the
+lowest layer (of several there, the most important one).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.cna.arithmetic_cases import Case
+from tl_neuron_attr.cna.compare_neurons import NeuronComparison
+from tl_neuron_attr.cna.feature_predicting import KS, coefficient_drop
+from tl_neuron_attr.cna.paired_runs import compared, plain, zeroing
+from tl_neuron_attr.cna.selection import only_prompt, picked, random_neurons, roots
+from tl_neuron_attr.model.components import Head, rows_of
+from tl_neuron_attr.model.positions import Places, Pos
+from tl_neuron_attr.model.scored_cache import checked_stream
+from tl_neuron_attr.model.subkeys import inner_products, subkeys
+from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.table import PrintsAsTable, Table
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True, repr=False)
+class PredictionEnhancing(PrintsAsTable):
+    """What deep neurons of one prompt fed each other.
+
+    Attributes:
+        neurons: The neurons.
+        inner: By subkey (``"gate"`` and ``"up"``, or ``"key"`` for MLPs without a gate), ``[i, j]``: the part of neuron
+            ``j``'s pre-activation that neuron ``i`` wrote; zero where ``i`` is not of a lower layer.
+    """
+
+    neurons: Neurons
+    inner: dict[str, Float[Tensor, "k k"]]
+
+    @property
+    def total(self) -> Float[Tensor, "k k"]:
+        """All subkeys summed."""
+        return torch.stack(list(self.inner.values())).sum(0)
+
+    @property
+    def root(self) -> int:
+        """The place of the root in :attr:`neurons`."""
+        return int(roots(self.neurons.unsqueeze())[0])
+
+    @property
+    def root_neuron(self) -> Neurons:
+        """The root."""
+        return picked(self.neurons.unsqueeze(), torch.tensor([[self.root]], device=self.neurons.layer.device))[0]
+
+    def graph(self) -> "nx.DiGraph[str]":
+        """A ``networkx.DiGraph`` of all edges, ``weight`` as in :attr:`total`."""
+        import networkx as nx
+
+        labels, total = self.neurons.flat_labels, self.total
+        graph: nx.DiGraph[str] = nx.DiGraph()
+        graph.add_nodes_from(labels)
+        for i, j in total.nonzero().tolist():
+            graph.add_edge(labels[i], labels[j], weight=float(total[i, j]))
+        return graph
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row an edge, largest first: from, to, one column a subkey, and their sum."""
+        labels, total = self.neurons.flat_labels, self.total
+        rows = [
+            {"from": labels[i], "to": labels[j]}
+            | {name: float(inner[i, j]) for name, inner in self.inner.items()}
+            | {"sum": float(total[i, j])}
+            for i, j in total.nonzero().tolist()
+        ]
+        frame = pd.DataFrame(rows, columns=["from", "to", *self.inner, "sum"])
+        return frame.sort_values("sum", ascending=False, key=abs, ignore_index=True)
+
+    def table(self) -> Table:
+        """The strongest edges."""
+        frame = self.to_frame()
+        caption = f"root {self.neurons.flat_labels[self.root]}; parts of pre-activations, {len(frame)} edges"
+        return Table(list(frame.columns), frame.head(_SHOWN).to_numpy().tolist(), caption)
+
+
+@typechecked
+@torch.no_grad()
+def prediction_enhancing(
+    cache: ActivationCache, neurons: Neurons, *, pos: Pos = -1, model: Any = None
+) -> PredictionEnhancing:
+    """What deep MLP neurons of a prompt fed each other at the scored position.
+
+    Keys are behind the norm in front of the MLP, its scale frozen, as what neurons wrote is behind a post-norm, if any.
+    The keys of gate and input projection are apart, as in the authors' code.
+
+    Args:
+        cache: The run of one prompt.
+        neurons: MLP neurons of that prompt, for example :attr:`FeaturePredicting.neurons`.
+        pos: The position they were scored at.
+        model: The model that made the cache; ``cache.model`` by default.
+
+    Raises:
+        ValueError: If the cache holds several prompts, or a neuron is not of an MLP.
+        IndexError: If a neuron or position is out of range.
+
+    Examples:
+        >>> from tl_neuron_attr import cna, demo
+        >>> model = demo.load()
+        >>> _, cache = model.run_with_cache("3 + 5 =")
+        >>> found = cna.prediction_enhancing(cache, cna.feature_predicting(model, "3 + 5 =", "8").neurons)
+        >>> list(found.inner), found.total.shape
+        (['gate', 'up'], torch.Size([20, 20]))
+    """
+    stream, places, _ = checked_stream(cache, ("mlp",), pos=pos, model=model, reads=True)
+    one = only_prompt(stream, neurons)
+    for part in (part for part in rows_of(stream.model, one)[0] if part[0] != "mlp"):
+        raise ValueError(f"neurons must be of MLPs, got {part}")
+    written = torch.zeros(len(one), stream.shape[2], dtype=stream.dtype, device=stream.device)
+    names = subkey_names(stream.block(0))
+    read = {name: torch.zeros_like(written) for name in names}
+    for layer in one.layer.unique().tolist():
+        mine = (one.layer == layer).nonzero()[:, 0]
+        index, zero = one.index[mine], torch.zeros_like(mine)
+        written[mine] = stream.sublayer("mlp", layer, places).writes(zero, index, zero)
+        here = Places(zero, places.pos.expand(len(mine)))
+        for name, which in names.items():
+            read[name][mine] = inner_products(stream, "mlp", layer, index, here, which)
+    feeds = one.layer[:, None] < one.layer
+    return PredictionEnhancing(one, {name: (written @ u.T) * feeds for name, u in read.items()})
+
+
+@dataclass(frozen=True, repr=False)
+class RootMasking(PrintsAsTable):
+    """What zeroing one low neuron takes from the coefficients of the others (Table 6).
+
+    Attributes:
+        frame: A row a number of neurons ``k``: ``root`` and ``random``, shares of the others' coefficients lost.
+        cases: How many cases.
+    """
+
+    frame: pd.DataFrame
+    cases: int
+
+    def table(self) -> Table:
+        """Table 6, and the control."""
+        shown = (100 * self.frame[["root", "random"]]).round(1).astype(str).to_numpy().tolist()
+        rows = [(f"top {k}", *line) for k, line in zip(self.frame["k"], shown, strict=True)]
+        return Table(
+            ("neurons", "root zeroed", "random neuron zeroed"), rows, f"{self.cases} cases; coefficients lost, %"
+        )
+
+
+@typechecked
+@torch.no_grad()
+def root_masking(
+    model: Any,
+    cases: Sequence[Case],
+    head: Head,
+    *,
+    ks: Sequence[int] = KS,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: bool = True,
+) -> RootMasking:
+    """Zero the root of each case's ``k`` neurons of the largest change (paper 3, section 3.4 and Table 6).
+
+    What is measured is the drop of the other neurons' coefficients, as *coef* of
+    :func:`~tl_neuron_attr.cna.mask_keep_coef`; the root's own is left out. The control, ours, zeroes a random active
+    neuron of the root's layer that is not among the ``k``.
+
+    Args:
+        model: The model.
+        cases: The cases.
+        head: The head whose zeroing picks the neurons.
+        ks: The numbers of neurons, at least two.
+        batch_size: Cases run together.
+        seed: Of the random neurons.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If there is no case, or a ``k`` is out of range.
+        IndexError: If the head is out of range.
+
+    Examples:
+        >>> from tl_neuron_attr import cna, demo
+        >>> model = demo.load()
+        >>> cases = cna.arithmetic_cases(model, cna.problems("+", digits=2, n=8))
+        >>> cna.root_masking(model, cases, (3, 2), ks=[20], progress=False).frame["k"].tolist()
+        [20]
+    """
+    rows_of(model, [head])
+    if min(ks) < 2:
+        raise ValueError(f"ks must be at least 2, so that there are others than the root, got {min(ks)}")
+    lost: dict[str, list[Tensor]] = {}
+    runs = compared(
+        plain(model), zeroing(model, [head]), cases, batch_size=batch_size, what="root masking", progress=progress
+    )
+    for indices, tokens, _, comparison in runs:
+        best = comparison.top(max(ks))
+        for k in ks:
+            top = best.top(k)
+            root = picked(top, roots(top)[:, None])
+            control = random_neurons(comparison, _beside(root, top, comparison), 1, indices, seed)
+            for name, zeroed in (("root", root), ("random", control)):
+                after = zeroing(model, zeroed)(tokens)
+                lost.setdefault(f"{name} {k}", []).append(_lost_by_others(comparison, after, top, root))
+    mean = {name: float(torch.cat(parts).mean()) for name, parts in lost.items()}
+    rows = [{"k": k, "root": mean[f"root {k}"], "random": mean[f"random {k}"]} for k in ks]
+    return RootMasking(pd.DataFrame(rows), len(cases))
+
+
+def subkey_names(block: Any) -> dict[str, str]:
+    """What the subkeys of a block's MLP neurons are called, and which weight holds them."""
+    which = subkeys(block, "mlp", "both")
+    return {"gate": "gate", "up": "in"} if len(which) == 2 else {"key": which[0]}
+
+
+def _beside(root: Neurons, top: Neurons, comparison: NeuronComparison) -> Bool[Tensor, "case layer neuron"]:
+    """The neurons of each root's layer that are not among ``top``."""
+    shape = comparison.coefficient.shape
+    allowed = torch.zeros(shape, dtype=torch.bool)
+    case = torch.arange(shape[0])[:, None]
+    allowed[case, root.layer] = True
+    allowed[case, top.layer, top.index] = False
+    return allowed
+
+
+def _lost_by_others(
+    comparison: NeuronComparison, after: ActivationCache, top: Neurons, root: Neurons
+) -> Float[Tensor, "case"]:
+    """The drop of the coefficients of all but the root."""
+    post = torch.stack([after[f"blocks.{la}.mlp.hook_post"][:, -1] for la in range(comparison.change.shape[1])], dim=1)
+    case = torch.arange(len(post))[:, None]
+    others = (top.layer != root.layer) | (top.index != root.index)
+    return coefficient_drop(top.coefficient * others, post[case, top.layer, top.index] * others)

@@ -1,0 +1,70 @@
+"""Picking neurons among those of a comparison: roots, random ones, some of each case."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tl_neuron_attr.cna.compare_neurons import NeuronComparison
+from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.numerics.sublayer import SITES
+from tl_neuron_attr.results.neurons import COLUMNS, Neurons
+
+
+def picked(neurons: Neurons, at: Int[Tensor, "case n"]) -> Neurons:
+    """The neurons at places ``at`` of each case."""
+    return replace(neurons, **{name: getattr(neurons, name).gather(1, at) for name in COLUMNS}, evaluated=None)
+
+
+def roots(neurons: Neurons) -> Int[Tensor, "case"]:
+    """The place of each case's neuron of the lowest layer; of several there, of the highest score."""
+    lowest = neurons.layer == neurons.layer.min(1, keepdim=True).values
+    return neurons.score.where(lowest, -torch.inf).argmax(1)
+
+
+def random_neurons(
+    comparison: NeuronComparison, allowed: Bool[Tensor, "*allowed"], k: int, indices: Sequence[int], seed: int
+) -> Neurons:
+    """``k`` random MLP neurons of each case, out of those allowed that are active; what is drawn depends on the case.
+
+    Args:
+        comparison: The neurons of a batch of cases.
+        allowed: Which of them may be drawn, of a shape that broadcasts to theirs.
+        k: How many.
+        indices: The number of each case among all.
+        seed: Of the draw.
+    """
+    active = (comparison.coefficient != 0) & allowed
+    drawn = [_uniform(active.shape[1:], seed * 1_000_003 + i) for i in indices]
+    best = torch.stack(drawn).where(active, -1).flatten(1).topk(k)
+    none, width = torch.full_like(best.indices, -1), active.shape[2]
+    return Neurons(
+        site=torch.full_like(none, SITES.index("mlp")),
+        layer=best.indices // width,
+        head=none,
+        source=none,
+        index=best.indices % width,
+        coefficient=comparison.coefficient.flatten(1).gather(1, best.indices),
+        score=best.values,
+    )
+
+
+def only_prompt(stream: Stream, neurons: Neurons) -> Neurons:
+    """The neurons of the only prompt.
+
+    Raises:
+        ValueError: If there are several prompts.
+    """
+    prompts = len(neurons.score) if neurons.batched else 1
+    if stream.shape[0] != 1 or prompts != 1:
+        raise ValueError(
+            f"cache holds {stream.shape[0]} prompts and neurons are of {prompts}; a chain is of one: cache a single "
+            "prompt, and take neurons[0]"
+        )
+    return neurons[0] if neurons.batched else neurons
+
+
+def _uniform(shape: torch.Size, seed: int) -> Float[Tensor, "layer neuron"]:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,163 @@
+"""The attention-shift experiment (paper 2, Tables 5 and 6): labels reversed, what moves, attention or what is copied?
+
+Two prompts differ in their labels only: ``S0 : bar S1 : bar S2 : foo S3 : foo S4 :`` and the same with foo and bar
+exchanged. At the positions of each label, three quantities of a head are compared: its attention, its value-output
+label difference, and their product. The paper finds that attention changes and the difference hardly does
+(second-hand; the design is also on the authors' page).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.incontext.batches import batch_of, icl_batches, require_alike
+from tl_neuron_attr.incontext.label_values import label_attention, label_logit_difference
+from tl_neuron_attr.incontext.prompts import IclPrompt
+from tl_neuron_attr.incontext.variants import reversed_labels
+from tl_neuron_attr.model.cache_checks import needed_by
+from tl_neuron_attr.model.components import Head, required_heads, within
+from tl_neuron_attr.results.intervals import change_interval
+from tl_neuron_attr.results.table import PrintsAsTable, Table
+
+QUANTITIES = ("attention", "weighted", "unweighted")
+
+
+@dataclass(frozen=True, repr=False)
+class AttentionShift(PrintsAsTable):
+    """Attention to labels and what is copied from them, before and after labels were reversed.
+
+    Attributes:
+        frame: A row a prompt, head and label: ``prompt``, ``layer``, ``head``, ``label``, and ``_before`` and
+            ``_after`` of ``attention`` (summed over the label's positions), ``weighted`` (label difference times
+            attention, summed, in nats) and ``unweighted`` (label difference, mean, in nats).
+    """
+
+    frame: pd.DataFrame
+
+    def summary(self) -> pd.DataFrame:
+        """A row a head and label: means before and after, and the change in per cent with its 95 % interval."""
+        rows: list[dict[str, Any]] = []
+        for (layer, head, label), group in self.frame.groupby(["layer", "head", "label"], sort=False):
+            row: dict[str, Any] = {"layer": layer, "head": head, "label": label}
+            for name in QUANTITIES:
+                before, after = (group[f"{name}_{when}"].to_numpy(dtype=float) for when in ("before", "after"))
+                change, low, high = change_interval(before, after)
+                row |= {f"{name}_before": before.mean(), f"{name}_after": after.mean()}
+                row |= {f"{name}_change": change, f"{name}_low": low, f"{name}_high": high}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a prompt, head and label."""
+        return self.frame
+
+    def table(self) -> Table:
+        """Tables 5 and 6 of the paper: changes in per cent, with 95 % bootstrap intervals over prompts."""
+        rows = [
+            (
+                f"L{row['layer']}H{row['head']}",
+                row["label"],
+                row["attention_before"],
+                row["attention_after"],
+                *(f"{row[f'{q}_change']:+.1f} [{row[f'{q}_low']:+.1f}, {row[f'{q}_high']:+.1f}]" for q in QUANTITIES),
+            )
+            for row in self.summary().to_dict("records")
+        ]
+        headings = ("head", "at", "attention", "reversed", *(f"{q}, %" for q in QUANTITIES))
+        return Table(headings, rows, f"{self.frame['prompt'].nunique()} prompts and the same with labels reversed")
+
+
+@typechecked
+@torch.no_grad()
+def attention_shift(
+    model: Any,
+    prompts: Sequence[IclPrompt],
+    heads: Sequence[Head],
+    *,
+    others: Sequence[IclPrompt] | None = None,
+    pair: tuple[int, int] = (0, 1),
+    batch_size: int = 64,
+) -> AttentionShift:
+    """What changes in heads when the labels of prompts are reversed.
+
+    Args:
+        model: The model.
+        prompts: The first set. Without ``others``, prompts whose right label is not the first of ``pair`` are reversed
+            before, so that in the first set it always is, as in the paper.
+        heads: The heads looked at.
+        others: The second set, prompt by prompt as long as the first; by default the first with labels reversed.
+        pair: The labels compared.
+        batch_size: Prompts run together.
+
+    Raises:
+        ValueError: If there is no head or prompt, none has the first label of ``pair``, or the sets differ in number or
+            length.
+        IndexError: If a head or label is out of range.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(8, 4, counts=(2, 2)))
+        >>> shift = attention_shift(model, prompts, [(3, 2)])
+        >>> shift.summary()["label"].tolist()
+        ['foo', 'bar']
+    """
+    required_heads(model, heads)
+    require_alike(prompts)
+    for label in pair:
+        within("pair", label, len(prompts[0].labels))
+    before = list(prompts) if others is not None else _of_gold(model, prompts, pair[0])
+    after = reversed_labels(model, before) if others is None else list(others)
+    if not before:
+        raise ValueError(f"no prompt's right label is {prompts[0].labels[pair[0]]!r}, reversed or not: give others=")
+    if [len(prompt) for prompt in before] != [len(prompt) for prompt in after]:
+        raise ValueError(
+            f"others must be as many prompts as prompts, and as long one by one: got {len(before)} and {len(after)}"
+        )
+    parts: list[pd.DataFrame] = []
+    for batch in icl_batches(model, before, batch_size=batch_size):
+        sides = [_measured(model, [group[i] for i in batch.indices], heads, pair) for group in (before, after)]
+        frame = sides[0].merge(sides[1], on=["row", "layer", "head", "label"], suffixes=("_before", "_after"))
+        parts.append(frame.assign(prompt=[batch.indices[row] for row in frame["row"]]))
+    joined = pd.concat(parts, ignore_index=True).drop(columns="row")
+    order = ["prompt", "layer", "head", "label"]
+    return AttentionShift(joined[[*order, *(c for c in joined.columns if c not in order)]])
+
+
+def _of_gold(model: Any, prompts: Sequence[IclPrompt], gold: int) -> list[IclPrompt]:
+    """The prompts with a right label, and those that have it once their labels are reversed, reversed."""
+    turned = reversed_labels(model, prompts)
+    chosen = [prompt if prompt.gold == gold else other for prompt, other in zip(prompts, turned, strict=True)]
+    return [prompt for prompt in chosen if prompt.gold == gold]
+
+
+def _measured(model: Any, prompts: Sequence[IclPrompt], heads: Sequence[Head], pair: tuple[int, int]) -> pd.DataFrame:
+    """The three quantities of each head and label of the pair, a row a prompt."""
+    tokens, mask = batch_of(model, prompts).inputs()
+    _, cache = model.run_with_cache(tokens, names_filter=needed_by(("attn",)), **mask)
+    attention = label_attention(cache, prompts, model=model)
+    plain = label_logit_difference(cache, prompts, weighted=False, pair=pair, model=model)
+    sequence = torch.tensor([prompt.sequence for prompt in prompts], device=plain.device)
+    parts: list[pd.DataFrame] = []
+    for layer, head in heads:
+        for label in pair:
+            columns = _at(attention[:, layer, head], plain[:, layer, head], sequence == label)
+            names = {"layer": layer, "head": head, "label": prompts[0].labels[label], "row": range(len(prompts))}
+            parts.append(pd.DataFrame(names | columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _at(
+    attention: Float[Tensor, "prompt label"], plain: Float[Tensor, "prompt label"], there: Bool[Tensor, "prompt label"]
+) -> dict[str, list[float]]:
+    return {
+        "attention": (attention * there).sum(1).tolist(),
+        "weighted": (attention * plain * there).sum(1).tolist(),
+        "unweighted": ((plain * there).sum(1) / there.sum(1).clamp_min(1)).tolist(),
+    }

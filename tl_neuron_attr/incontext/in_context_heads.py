@@ -1,0 +1,259 @@
+"""In-context heads: which heads carry in-context classification (paper 2, section on finding heads; second-hand)."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.incontext.batches import require_alike
+from tl_neuron_attr.incontext.label_heads import leanings
+from tl_neuron_attr.incontext.outcomes import ROWS, Among, Outcomes, accuracy, outcomes, outcomes_without
+from tl_neuron_attr.incontext.prompts import IclPrompt
+from tl_neuron_attr.incontext.ranking import Combine, Measure, choose, matrix, pairs, static_frame, with_causal
+from tl_neuron_attr.incontext.search import greedy_search
+from tl_neuron_attr.incontext.static_scores import Followed, static_scores
+from tl_neuron_attr.model.components import Head, within
+from tl_neuron_attr.results.table import PrintsAsTable, Table
+
+_HINTS = ("more demonstrations", "other label words", "among='labels': answers compared among the labels only")
+NOTHING = "nothing"
+"""What is zeroed in the untouched model."""
+
+
+@dataclass(frozen=True, repr=False)
+class InContextHeads(PrintsAsTable):
+    """The heads found, every head's scores, and what zeroing costs.
+
+    Attributes:
+        frame: A row a head: ``layer``, ``head``, ``attention`` (to labels, from the last position), ``static`` (nats),
+            ``static_<label>``, ``causal`` (accuracy lost, NaN where it was not run), ``causal_<label>`` (by right
+            label), ``log_odds`` (of the right label, lost, in nats), ``candidate``, ``found``.
+        zeroed: What zeroing costs: ``zeroed``, ``heads`` (how many), ``accuracy``, ``low``, ``high``,
+            ``accuracy_<label>`` (by right label), ``log_prob``.
+        leaning: Which label each found head serves more: see :func:`~tl_neuron_attr.incontext.label_heads.leanings`.
+        search: See :func:`~tl_neuron_attr.incontext.search.greedy_search`; empty without a search.
+        labels: The label words.
+        chance: The accuracy of always giving the most frequent label.
+        among: What an answer competed with.
+        does_task: Whether the model's accuracy is above chance by more than its 95 % interval.
+    """
+
+    frame: pd.DataFrame
+    zeroed: pd.DataFrame
+    leaning: pd.DataFrame
+    search: pd.DataFrame
+    labels: tuple[str, ...]
+    chance: float
+    among: Among
+    does_task: bool
+
+    @property
+    def heads(self) -> list[Head]:
+        """The heads found, best first; none if the model does not do the task."""
+        return pairs(self.frame[self.frame["found"]])
+
+    @property
+    def by_label(self) -> dict[str, list[Head]]:
+        """The found heads that serve one label more than the others ("fooheads", "barheads")."""
+        return _by_label(self.leaning, self.labels)
+
+    @property
+    def smallest(self) -> list[Head]:
+        """The smallest set the search found; empty if there was none, or it did not reach chance."""
+        if self.search.empty or self.search["low"].iloc[-1] > self.chance:
+            return []
+        return pairs(self.search)
+
+    def scores(self, name: str) -> Float[Tensor, "layer head"]:
+        """A column of the frame as a matrix.
+
+        Raises:
+            KeyError: If there is no such column.
+        """
+        return matrix(self.frame, name)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a head."""
+        return self.frame
+
+    def table(self) -> Table:
+        """The heads found, or that the model does not do the task."""
+        base = self.zeroed.iloc[0]
+        reached = f"accuracy {base['accuracy']:.3f} [{base['low']:.3f}, {base['high']:.3f}], chance {self.chance:.3f}"
+        if not self.does_task:
+            caption = "the model does not do this task, so no heads were looked for: " + reached
+            return Table(("what may help",), [(hint,) for hint in _HINTS], caption)
+        columns = ("attention", "static", "causal", "log_odds")
+        labels = {(r["layer"], r["head"]): r["label"] for r in self.leaning.to_dict("records")}
+        rows = [
+            (f"L{r['layer']}H{r['head']}", labels[r["layer"], r["head"]], *(float(r[c]) for c in columns))
+            for r in self.frame[self.frame["found"]].to_dict("records")
+        ]
+        caption = f"in-context heads; untouched {reached}"
+        return Table(("head", "serves", "attention", "static (nats)", "accuracy lost", "log-odds lost"), rows, caption)
+
+
+@typechecked
+@torch.no_grad()
+def in_context_heads(
+    model: Any,
+    prompts: Sequence[IclPrompt],
+    *,
+    n: int | None = None,
+    combine: Combine = "rank",
+    causal: Measure = "accuracy",
+    among: Among = "vocabulary",
+    label: Followed = "predicted",
+    layers: Sequence[int] | None = None,
+    min_attention: float = 0.0,
+    screen: bool = False,
+    search: int = 0,
+    random_sets: int = 10,
+    batch_size: int = ROWS,
+    seed: int = 0,
+    progress: bool = True,
+) -> InContextHeads:
+    """The heads that carry in-context classification: by what they write, and by what is lost without them.
+
+    The paper's two scores (second-hand), combined. The static score is the log-probability increase of the predicted
+    label from the head's output; the causal one is the accuracy lost when the head is zeroed. Heads are chosen on one
+    half of the prompts, and what zeroing them costs is measured on the other. Zeroing one head at a time does not see
+    redundant ones: ``search`` looks for sets.
+
+    Args:
+        model: The model.
+        prompts: In-context prompts of one set of labels.
+        n: How many heads: 12 by default as in the paper, at most a fifth of all.
+        combine: ``"rank"``: the ``n`` best sums of both ranks. ``"union"`` or ``"intersection"``: of each score's ``n``
+            best. How the paper combines its two top-10 lists to 12 heads is not known to us.
+        causal: What the causal ranking goes by: accuracy lost (ties by log-odds), or log-odds of the right label lost.
+        among: Whether an answer must be the likeliest of all tokens, or of the labels.
+        label: Which label the static score follows.
+        layers: The layers looked at; all by default. The paper looks at deep ones.
+        min_attention: The least mean attention to labels a head must pay to be looked at.
+        screen: Zero only the ``4 * n`` heads of the best static score.
+        search: The largest set of heads searched for greedily; 0 for no search.
+        random_sets: How many random sets of the same size are zeroed for comparison.
+        batch_size: Prompts run together, copies counted.
+        seed: Of the halves and the random sets.
+        progress: Whether to show progress bars.
+
+    Returns:
+        :class:`InContextHeads`. Where the model's accuracy is not surely above chance it says so, and names no heads.
+
+    Raises:
+        ValueError: If prompts are too few or of different labels, no head is left to look at, or ``n`` is below 1.
+        IndexError: If a layer is out of range.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(40, 4, query="strong"))
+        >>> found = in_context_heads(model, prompts, n=4, layers=[2, 3], random_sets=2, progress=False)
+        >>> len(found.heads), found.zeroed["zeroed"].tolist()[:3]
+        (4, ['nothing', 'found heads', 'random heads, mean of 2 sets'])
+    """
+    require_alike(prompts)
+    labels = prompts[0].labels
+    seen, measured = _halves(prompts, seed)
+    said = outcomes(model, prompts, batch_size=batch_size)
+    base, chance = accuracy(said, labels, among=among), float(torch.bincount(said.gold).max()) / len(prompts)
+    static = static_scores(model, seen, label=label, batch_size=min(batch_size, 64), progress=progress)
+    frame = static_frame(static, labels)
+    if base["low"] <= chance:
+        untouched = pd.DataFrame([{"zeroed": NOTHING, "heads": 0} | base])
+        frame, leaning = frame.assign(candidate=False, found=False), leanings(said, said[None][:0], [], labels)
+        return InContextHeads(frame, untouched, leaning, pd.DataFrame(), labels, chance, among, False)
+
+    n = min(12, max(1, len(frame) // 5)) if n is None else n
+    allowed = _allowed(frame, model.cfg.n_layers, layers, min_attention)
+    candidates = pairs(allowed.nlargest(4 * n, "static") if screen else allowed)
+    before = outcomes(model, seen, batch_size=batch_size)
+    without = outcomes_without(model, seen, [[h] for h in candidates], batch_size=batch_size, progress=progress)
+    frame = choose(with_causal(frame, candidates, before, without, labels, among), n, combine, causal)
+    found = pairs(frame[frame["found"]])
+    leaning = leanings(before, without[[candidates.index(head) for head in found]], found, labels)
+    others = [head for head in pairs(_of_layers(frame, layers)) if head not in found]
+    sets = _sets(found, _by_label(leaning, labels), others, random_sets, seed)
+    said = outcomes_without(model, measured, [zeroed for _, zeroed in sets], batch_size=batch_size)
+    searched = greedy_search(
+        model, seen, measured, candidates, found + others, largest=search, chance=chance, among=among,
+        random_sets=random_sets, batch_size=batch_size, seed=seed, progress=progress,
+    )  # fmt: skip
+    return InContextHeads(frame, _zeroed(said, sets, labels, among), leaning, searched, labels, chance, among, True)
+
+
+def _halves(prompts: Sequence[IclPrompt], seed: int) -> tuple[list[IclPrompt], list[IclPrompt]]:
+    """The prompts as two random halves, every right label in both.
+
+    Raises:
+        ValueError: If there are too few.
+    """
+    order = list(range(len(prompts)))
+    random.Random(f"halves {seed}").shuffle(order)
+    order.sort(key=lambda i: prompts[i].gold)
+    halves = [prompts[i] for i in order[::2]], [prompts[i] for i in order[1::2]]
+    golds = [{prompt.gold for prompt in half} for half in halves]
+    if golds[0] != golds[1]:
+        raise ValueError(
+            f"prompts are too few: {len(prompts)} do not give two halves with the same right labels; give at least two "
+            "prompts of every right label"
+        )
+    return halves
+
+
+def _of_layers(frame: pd.DataFrame, layers: Sequence[int] | None) -> pd.DataFrame:
+    return frame if layers is None else frame[frame["layer"].isin(list(layers))]
+
+
+def _allowed(frame: pd.DataFrame, n_layers: int, layers: Sequence[int] | None, min_attention: float) -> pd.DataFrame:
+    """The heads of the layers looked at that pay enough attention to labels.
+
+    Raises:
+        IndexError: If a layer is out of range.
+        ValueError: If no head is left.
+    """
+    for layer in layers or ():
+        within("layers", layer, n_layers)
+    inside = _of_layers(frame, layers)
+    kept = inside[inside["attention"] >= min_attention]
+    if kept.empty:
+        raise ValueError(
+            f"no head is left to look at: of {len(inside)} heads of the layers given, the greatest mean attention to "
+            f"labels is {inside['attention'].max():.3f}, min_attention {min_attention}"
+        )
+    return kept
+
+
+def _by_label(leaning: pd.DataFrame, labels: Sequence[str]) -> dict[str, list[Head]]:
+    return {word: pairs(leaning[leaning["label"] == word]) for word in labels}
+
+
+def _sets(
+    found: list[Head], by_label: Mapping[str, list[Head]], others: list[Head], random_sets: int, seed: int
+) -> list[tuple[str, list[Head]]]:
+    """The sets of heads zeroed for comparison, each with its name; random ones share theirs."""
+    rng = random.Random(f"sets {seed}")
+    drawn = [rng.sample(others, min(len(found), len(others))) for _ in range(random_sets)]
+    name = f"random heads, mean of {random_sets} sets"
+    leaning = [(f"{word} heads", heads) for word, heads in by_label.items() if heads]
+    return [
+        (NOTHING, []), ("found heads", found), *((name, each) for each in drawn), ("all others", others), *leaning
+    ]  # fmt: skip
+
+
+def _zeroed(
+    said: Outcomes, sets: Sequence[tuple[str, list[Head]]], labels: Sequence[str], among: Among
+) -> pd.DataFrame:
+    """What zeroing each set costs; random sets as their mean over sets and prompts."""
+    rows: list[dict[str, Any]] = []
+    for name in dict.fromkeys(name for name, _ in sets):
+        mine = [i for i, (other, _) in enumerate(sets) if other == name]
+        rows.append({"zeroed": name, "heads": len(sets[mine[0]][1])} | accuracy(said[mine], labels, among=among))
+    return pd.DataFrame(rows)

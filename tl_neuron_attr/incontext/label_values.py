@@ -1,0 +1,141 @@
+"""What a head copies from each label: label differences of its value-output vectors (paper 2; second-hand and derived).
+
+The value-output vector of position ``p`` in a head is ``W_O W_V norm(h_p)``; weighted, it is multiplied with the head's
+attention from the last position. The paper compares labels by
+
+    M = log p(a | vo) - log p(b | vo) = (e_a - e_b) . vo,         e the unembedding, the final norm frozen,
+
+a plain logit difference, because the softmax's denominator cancels (our algebra).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.incontext.batches import label_places
+from tl_neuron_attr.incontext.prompts import IclPrompt
+from tl_neuron_attr.model.components import within
+from tl_neuron_attr.model.scored_cache import Question, ask
+from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.numerics.sublayer import Sublayer
+
+Prompts = IclPrompt | Sequence[IclPrompt]
+"""The prompts a cache was made of; one of them for a cache of one prompt."""
+
+
+@typechecked
+@torch.no_grad()
+def label_logit_difference(
+    cache: ActivationCache,
+    prompts: Prompts,
+    *,
+    weighted: bool = True,
+    pair: tuple[int, int] = (0, 1),
+    model: Any = None,
+) -> Float[Tensor, "*b layer head label"]:
+    """logit(label a) - logit(label b) of each head's value-output vector at each label position, in nats.
+
+    Read out with the final norm's scale frozen at the last position, before a softcap on logits if the model has one.
+    Positive where the head writes label a. Paper 2, the "logit minus" of the value-output experiment (second-hand; that
+    it is a logit difference is our algebra, that the final norm is frozen follows the authors' other notebooks).
+
+    Args:
+        cache: A cache of the prompts, padded on the left if at all.
+        prompts: The prompts, in the order of the cache, all with as many demonstrations.
+        weighted: Whether the vector is multiplied with the head's attention from the last position.
+        pair: The two labels compared, by index.
+        model: The model that made the cache; ``cache.model`` by default.
+
+    Raises:
+        ValueError: If the cache is of other prompts or will not do, or ``pair`` is one label twice.
+        IndexError: If a label of ``pair`` is out of range.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(2, 4))
+        >>> batch = tna.incontext.batch_of(model, prompts)
+        >>> _, cache = model.run_with_cache(batch.tokens)
+        >>> label_logit_difference(cache, prompts).shape[2:]  # head, label position
+        torch.Size([8, 4])
+    """
+    group = listed(prompts)
+    q, places = asked(cache, group, pair, model)
+    direction = q.increase("attn", 0).direction
+    found: list[Tensor] = []
+    for sublayer in q.checked_sublayers(("attn",)):
+        written = sublayer if weighted else _unweighted(q.stream, sublayer)
+        by_head = written.along(direction).unflatten(1, (sublayer.heads, -1)).sum(2)
+        found.append(at_labels(by_head, places))
+    return q.finish(torch.stack(found, dim=1))
+
+
+@typechecked
+@torch.no_grad()
+def label_attention(
+    cache: ActivationCache, prompts: Prompts, *, model: Any = None
+) -> Float[Tensor, "*b layer head label"]:
+    """Each head's attention from the last position to each label position.
+
+    Arguments and errors as in :func:`label_logit_difference`.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> prompt = tna.incontext.from_demo(model, tna.demo.in_context(1, 4))[0]
+        >>> _, cache = model.run_with_cache(tna.incontext.batch_of(model, [prompt]).tokens)
+        >>> bool((label_attention(cache, prompt) <= 1).all())
+        True
+    """
+    q, places = asked(cache, listed(prompts), (0, 1), model)
+    rows = [at_labels(last_attention(q.stream, layer), places) for layer in range(q.stream.n_layers)]
+    return q.finish(torch.stack(rows, dim=1))
+
+
+def listed(prompts: Prompts) -> Sequence[IclPrompt]:
+    """The prompts as a sequence."""
+    return [prompts] if isinstance(prompts, IclPrompt) else prompts
+
+
+def asked(
+    cache: ActivationCache, prompts: Sequence[IclPrompt], pair: tuple[int, int], model: Any
+) -> tuple[Question, Int[Tensor, "batch label"]]:
+    """A checked question about two labels, and where the prompts' labels stand in the cache.
+
+    Raises:
+        ValueError: If the cache is of other prompts or will not do.
+        IndexError: If a label is out of range.
+    """
+    if not prompts:
+        raise ValueError("prompts is empty: give the prompts the cache was made of")
+    for label in pair:
+        within("pair", label, len(prompts[0].labels))
+    if pair[0] == pair[1]:
+        raise ValueError(f"pair must be two different labels, got {pair}")
+    first, second = (prompts[0].label_ids[label] for label in pair)
+    q = ask(cache, first, ("attn",), contrast=second, model=model)
+    return q, label_places(q.stream, prompts)
+
+
+def last_attention(stream: Stream, layer: int) -> Float[Tensor, "batch head source"]:
+    """A layer's attention from the last position."""
+    return stream.get(f"blocks.{layer}.attn.hook_pattern")[:, :, -1]
+
+
+def at_labels(
+    by_source: Float[Tensor, "batch head source"], places: Int[Tensor, "batch label"]
+) -> Float[Tensor, "batch head label"]:
+    """Values of source positions, at label positions only."""
+    return by_source.gather(2, places[:, None].expand(-1, by_source.shape[1], -1))
+
+
+def _unweighted(stream: Stream, sublayer: Sublayer) -> Sublayer:
+    """The sublayer as if every head attended to every position with a weight of one."""
+    values = stream.attn_values(sublayer.layer, stream.last)
+    return replace(sublayer, coefficients=values.flatten(1, 2))

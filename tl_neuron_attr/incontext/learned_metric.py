@@ -1,0 +1,229 @@
+"""Do the towers learn a metric? Same-class and other-class pairs by a head's score, and by cosine before the towers.
+
+If a head's towers measure similarity, the score of a demonstration of the query's class is higher than that of another
+class, and more surely so than the streams that the towers read are alike. Both are measured by the AUC inside a prompt:
+how often a demonstration of the right label scores above one of another label,
+
+    AUC = mean over prompts of P(s_same > s_other) + P(s_same = s_other) / 2,
+
+which needs no threshold and cannot be moved by what a query gives to all demonstrations alike, as the softmax cannot.
+The measure is ours: the paper states the hypothesis (second-hand), not how it would be tested.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.incontext.batches import icl_batches, label_places
+from tl_neuron_attr.incontext.label_values import label_attention
+from tl_neuron_attr.incontext.prompts import IclPrompt
+from tl_neuron_attr.incontext.two_towers import label_scores, needed_by_towers
+from tl_neuron_attr.model.components import Head, required_heads
+from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.results.intervals import interval, named_interval
+from tl_neuron_attr.results.table import PrintsAsTable, Table
+
+MEASURES = ("score", "cosine", "centred")
+_SHOWN = 12
+
+
+@dataclass(frozen=True, repr=False)
+class LearnedMetric(PrintsAsTable):
+    """Scores and cosines of query and demonstration, pair by pair.
+
+    Attributes:
+        frame: A row a prompt, head and demonstration: ``prompt``, ``layer``, ``head``, ``demonstration``, ``label``
+            (its word), ``same`` (whether that is the right label), ``score`` (the model's, before the softmax),
+            ``attention``, ``cosine`` (of the streams that the head reads at the last position and at the label), and
+            ``centred`` (the cosine of their differences from the mean stream over prompts, at the last position and at
+            each label word).
+    """
+
+    frame: pd.DataFrame
+
+    def summary(self) -> pd.DataFrame:
+        """A row a head: ``layer``, ``head``, ``same`` and ``other`` (mean scores), and of score, cosine and centred
+        cosine the ``auc`` inside prompts with its 95 % interval over prompts (``auc_low``, ``cosine_auc``, ...), and
+        how often the label of the greatest mean is right (``accuracy``, ``cosine_accuracy``, ...). ``gain`` is the
+        score's AUC less cosine's, prompt by prompt, with its interval."""
+        rows: list[dict[str, Any]] = []
+        for (layer, head), group in self.frame.groupby(["layer", "head"], sort=False):
+            means = group.groupby("same")["score"].mean()
+            row: dict[str, Any] = {"layer": layer, "head": head, "same": means[True], "other": means[False]}
+            aucs = {measure: _aucs(group, measure) for measure in MEASURES}
+            for measure, of_prompts in aucs.items():
+                name = "" if measure == "score" else f"{measure}_"
+                row |= named_interval(f"{name}auc", interval(of_prompts))
+                row[f"{name}accuracy"] = _accuracy(group, measure)
+            rows.append(row | named_interval("gain", interval(aucs["score"] - aucs["cosine"])))
+        return pd.DataFrame(rows)
+
+    @property
+    def best(self) -> Head:
+        """The ``(layer, head)`` whose scores tell the classes best: the greatest AUC."""
+        first = self.summary().sort_values("auc", ascending=False, kind="stable").iloc[0]
+        return int(first["layer"]), int(first["head"])
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a prompt, head and demonstration."""
+        return self.frame
+
+    def table(self) -> Table:
+        """The heads, best AUC first, with what cosine gives before their towers."""
+        summary = self.summary().sort_values("auc", ascending=False, kind="stable")
+        rows = [
+            (
+                f"L{row['layer']:.0f}H{row['head']:.0f}",
+                f"{row['same']:+.2f}",
+                f"{row['other']:+.2f}",
+                *(f"{row[q]:.3f} [{row[f'{q}_low']:.3f}, {row[f'{q}_high']:.3f}]" for q in ("auc", "cosine_auc")),
+                f"{row['centred_auc']:.3f}",
+                f"{row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]",
+                f"{row['accuracy']:.3f}",
+            )
+            for row in summary.head(_SHOWN).to_dict("records")
+        ]
+        more = f", the best {_SHOWN} of {len(summary)} heads" if len(summary) > _SHOWN else ""
+        caption = f"similarity of query and demonstrations over {self.frame['prompt'].nunique()} prompts{more}"
+        headings = ("same class", "other class", "AUC of the score", "of cosine before", "centred", "gain", "accuracy")
+        return Table(("head", *headings), rows, f"{caption}; chance is 0.5")
+
+
+@typechecked
+@torch.no_grad()
+def learned_metric(
+    model: Any, prompts: Sequence[IclPrompt], *, heads: Sequence[Head] | None = None, batch_size: int = 64
+) -> LearnedMetric:
+    """How well heads' scores tell demonstrations of the query's class from others, and cosine before the towers does.
+
+    Args:
+        model: The model.
+        prompts: Prompts of one set of labels, each with demonstrations of the right label and of another.
+        heads: The heads; all by default.
+        batch_size: Prompts run together.
+
+    Raises:
+        ValueError: If there is no head or prompt, a prompt does not show its right label, or the architecture hides its
+            scores.
+        IndexError: If a head is out of range.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(8, 4, counts=(2, 2)))
+        >>> learned_metric(model, prompts, heads=[(2, 4)]).summary().shape[0]
+        1
+    """
+    chosen = required_heads(model, heads)
+    for i, prompt in enumerate(prompts):
+        if not prompt.counts[prompt.gold]:
+            raise ValueError(f"prompts[{i}] has no demonstration of its right label, {prompt.labels[prompt.gold]!r}")
+    layers = sorted({layer for layer, _ in chosen})
+    order: list[int] = []
+    parts: list[_Read] = []
+    for batch in icl_batches(model, prompts, batch_size=batch_size):
+        tokens, mask = batch.inputs()
+        _, cache = model.run_with_cache(tokens, names_filter=needed_by_towers, **mask)
+        parts.append(_read(Stream(cache, model), [prompts[i] for i in batch.indices], chosen, layers))
+        order += batch.indices
+    words = torch.cat([part.words for part in parts])
+    last, keys = (torch.cat([getattr(part, name) for part in parts]) for name in ("last", "keys"))
+    cosines = {"cosine": _cosine(last, keys), "centred": _cosine(last - last.mean(0), _centred(keys, words))}
+    own = torch.tensor([layers.index(layer) for layer, _ in chosen], device=last.device)
+    measured = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("score", "attention")}
+    return LearnedMetric(_frame([prompts[i] for i in order], order, chosen, measured, cosines, own))
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What is read of one batch."""
+
+    score: Float[Tensor, "prompt head label"]
+    attention: Float[Tensor, "prompt head label"]
+    last: Float[Tensor, "prompt layer d_model"]
+    keys: Float[Tensor, "prompt layer label d_model"]
+    words: Tensor
+
+
+def _read(stream: Stream, prompts: Sequence[IclPrompt], heads: Sequence[Head], layers: Sequence[int]) -> _Read:
+    at = label_places(stream, prompts)
+    rows = torch.arange(len(prompts), device=at.device)[:, None]
+    streams = [stream.get(f"blocks.{layer}.hook_resid_pre") for layer in layers]
+    picked = torch.tensor(heads, device=at.device).unbind(1)
+    scores, attention = (read(stream.cache, prompts, model=stream.model) for read in (label_scores, label_attention))
+    return _Read(
+        score=scores[:, picked[0], picked[1]],
+        attention=attention[:, picked[0], picked[1]],
+        last=torch.stack([resid[:, -1] for resid in streams], dim=1),
+        keys=torch.stack([resid[rows, at] for resid in streams], dim=1),
+        words=torch.tensor([prompt.sequence for prompt in prompts], device=at.device),
+    )
+
+
+def _cosine(
+    last: Float[Tensor, "prompt layer d_model"], keys: Float[Tensor, "prompt layer label d_model"]
+) -> Float[Tensor, "prompt layer label"]:
+    return torch.cosine_similarity(last[:, :, None], keys, dim=-1)
+
+
+def _centred(keys: Float[Tensor, "prompt layer label d_model"], words: Tensor) -> Tensor:
+    """Streams at labels without the mean stream at labels of the same word."""
+    centred = keys.clone()
+    for word in words.unique():
+        prompt, label = (words == word).nonzero(as_tuple=True)
+        of_word = keys[prompt, :, label]
+        centred[prompt, :, label] = of_word - of_word.mean(0)
+    return centred
+
+
+def _frame(
+    prompts: Sequence[IclPrompt],
+    order: Sequence[int],
+    heads: Sequence[Head],
+    measured: dict[str, Tensor],
+    cosines: dict[str, Tensor],
+    own: Tensor,
+) -> pd.DataFrame:
+    """A row a prompt, head and demonstration, prompts in the order in which they were given."""
+    numbers = range(len(prompts[0].demonstrations))
+    index = pd.MultiIndex.from_product([order, range(len(heads)), numbers], names=["prompt", "row", "demonstration"])
+    columns = measured | {name: values[:, own] for name, values in cosines.items()}
+    frame = pd.DataFrame({name: values.flatten().tolist() for name, values in columns.items()}, index=index)
+    frame = frame.reset_index()
+    shown = dict(zip(order, prompts, strict=True))
+    labels = [shown[p].sequence[d] for p, d in zip(frame["prompt"], frame["demonstration"], strict=True)]
+    frame["layer"] = [heads[row][0] for row in frame["row"]]
+    frame["head"] = [heads[row][1] for row in frame["row"]]
+    frame["label"] = [prompts[0].labels[label] for label in labels]
+    frame["same"] = [label == shown[p].gold for p, label in zip(frame["prompt"], labels, strict=True)]
+    columns_in_order = ["prompt", "layer", "head", "demonstration", "label", "same", *measured, *cosines]
+    return frame.sort_values(["prompt", "row"], kind="stable", ignore_index=True)[columns_in_order]
+
+
+def _aucs(group: pd.DataFrame, measure: str) -> pd.Series:
+    """By prompt, how often a demonstration of the right label is above one of another label; ties count half."""
+
+    def auc(prompt: pd.DataFrame) -> float:
+        values, same = (torch.tensor(prompt[name].to_numpy()) for name in (measure, "same"))
+        return _above(values[same], values[~same])
+
+    return pd.Series([auc(prompt) for _, prompt in group.groupby("prompt")])
+
+
+def _above(same: Float[Tensor, "n"], other: Float[Tensor, "m"]) -> float:
+    """How often a value of ``same`` is above one of ``other``."""
+    difference = same[:, None] - other[None]
+    return float(((difference > 0).double() + (difference == 0).double() / 2).mean())
+
+
+def _accuracy(group: pd.DataFrame, measure: str) -> float:
+    """How often the label of the greatest mean is the right one; of tied labels, their share."""
+    means = group.groupby(["prompt", "label", "same"])[measure].mean().reset_index()
+    best = means[means[measure] == means.groupby("prompt")[measure].transform("max")]
+    return float(best.groupby("prompt")["same"].mean().mean())

@@ -1,0 +1,184 @@
+"""The correction of majority-label bias: what heads read from the rarer label's demonstrations is added once more.
+
+With a softmax, more demonstrations of a label get more attention in all, whatever they say. Paper 2 (second-hand; the
+formula is our reading of a summary) adds, at the last position,
+
+    h_T^L  <-  h_T^L + a_c * (N_maj / N_min) * sum_heads sum_{p of the rarer label} alpha_{T,p} W_O W_V norm(h_p)
+
+to the final stream, ``a_c`` = 0.03, heads those in-context heads that were found.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.incontext.matched_run import Watch, keep
+from tl_neuron_attr.incontext.outcomes import Hook
+from tl_neuron_attr.incontext.prompts import IclPrompt
+from tl_neuron_attr.model.components import Head, required_heads
+from tl_neuron_attr.model.weights import post_norm_name, unit_norm
+
+Where = Literal["stream", "heads"]
+
+CORRECTED = "give the (layer, head) pairs to correct, as in_context_heads(...).heads"
+"""What to do where no head is given to correct."""
+"""Where the correction is added: to the final stream (the paper's), or to the heads' own outputs."""
+
+
+@typechecked
+@torch.no_grad()
+def majority_correction(
+    model: Any,
+    prompts: Sequence[IclPrompt],
+    heads: Sequence[Head],
+    *,
+    a_c: float | int = 0.03,
+    where: Where = "stream",
+    renormalised: bool = False,
+) -> list[Hook]:
+    """Hooks that add what heads read from the rarer label's demonstrations, for ``model.hooks(fwd_hooks=...)``.
+
+    Paper 2, the fix of majority-label bias (second-hand; the formula is our reading, see this module's text). Only the
+    prompts' last position changes: where a text is generated, with or without a key-value cache, that is the first new
+    token, the label. Where every label has as many demonstrations, nothing changes. Of more than two labels, each that
+    has fewer than the most frequent one is raised by its own ratio.
+
+    Args:
+        model: The model.
+        prompts: The prompts that will be run, in that order, padded on the left if at all; copies of all of them may
+            follow each other.
+        heads: ``(layer, head)`` pairs.
+        a_c: How much is added; the paper's is 0.03.
+        where: ``"stream"``: to the final stream, as in the paper. ``"heads"``: to what each head writes, so that later
+            layers read it as well.
+        renormalised: Whether attention is divided by what the head gives to all labels; the summary we have does not
+            say.
+
+    Raises:
+        ValueError: If ``heads`` is empty or ``a_c`` is negative or not a number; and when the model is run on other
+            prompts, on a prompt whose beginning is in a key-value cache only, with a cache that TransformerLens loses,
+            or (OPT, GPT-J, GPT-Neo) with ``where="heads"``.
+        IndexError: If a head is out of range or named twice.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(2, 3, order=(0, 0, 1)))
+        >>> with model.hooks(fwd_hooks=majority_correction(model, prompts, [(3, 4), (3, 7)])):
+        ...     logits = model(tna.incontext.batch_of(model, prompts).tokens)
+    """
+    if not math.isfinite(a_c) or a_c < 0:
+        raise ValueError(f"a_c must be a number not below 0, got {a_c}")
+    named = required_heads(model, heads, fix=CORRECTED)
+    watch = Watch.of(model, prompts)
+    layers = {layer: [h for at, h in named if at == layer] for layer in sorted({layer for layer, _ in named})}
+    added = _Added(model, watch, *_weights(watch, float(a_c)), where, renormalised)
+    hooks: list[Hook] = [watch.hook()]
+    for layer, of_layer in layers.items():
+        hooks += added.of_layer(layer, of_layer)
+    final = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+    return [*hooks, (final, added.to_stream)] if where == "stream" else hooks
+
+
+def _weights(watch: Watch, a_c: float) -> tuple[Float[Tensor, "prompt pos"], Float[Tensor, "prompt pos"]]:
+    """``a_c`` times the ratio at each label of a rarer kind, 0 elsewhere; and 1 at every label."""
+    weights = torch.zeros(watch.tokens.shape, device=watch.tokens.device)
+    labels = torch.zeros_like(weights)
+    for i, prompt in enumerate(watch.prompts):
+        for position, label in zip(prompt.label_positions, prompt.sequence, strict=True):
+            at = watch.length - len(prompt) + position
+            labels[i, at] = 1
+            if prompt.counts[label] < max(prompt.counts):
+                weights[i, at] = a_c * max(prompt.counts) / prompt.counts[label]
+    return weights, labels
+
+
+@dataclass
+class _Added:
+    """What is added in one run, gathered layer by layer."""
+
+    model: Any
+    watch: Watch
+    weights: Float[Tensor, "prompt pos"]
+    labels: Float[Tensor, "prompt pos"]
+    where: Where
+    renormalised: bool
+    total: Tensor | None = None
+
+    def of_layer(self, layer: int, heads: list[int]) -> list[Hook]:
+        """The hooks of one layer's heads."""
+        kept: dict[str, Tensor] = {}
+
+        def to_heads(z: Tensor, hook: Any) -> Tensor | None:
+            if "pattern" not in kept:
+                raise ValueError(
+                    f"where='heads' needs the attention before the heads have written, which layer {layer} does not "
+                    "show (OPT, GPT-J and GPT-Neo leave attention to Hugging Face): take where='stream'"
+                )
+            row = self.watch.row(z.shape[1], kept["pattern"].shape[-1])
+            extra = None if row is None else self._read(kept["pattern"][:, :, row], kept["v"], heads)
+            del kept["pattern"]
+            if extra is None:
+                return None
+            z = z.clone()
+            z[:, row] += extra.to(z.dtype)
+            return z
+
+        def gather(out: Tensor, hook: Any) -> None:
+            row = self.watch.row(out.shape[1], kept["pattern"].shape[-1])
+            if row is None:
+                return
+            extra = self._read(kept["pattern"][:, :, row], kept["v"], heads)
+            written = torch.einsum("bhd,hde->be", extra, self.model.blocks[layer].attn.W_O.to(extra.dtype))
+            written = self._through(layer, written, kept["scale"][:, row] if "scale" in kept else None)
+            self.total = written if self.total is None else self.total + written
+
+        at = f"blocks.{layer}."
+        hooks: list[Hook] = [(f"{at}attn.hook_v", keep(kept, "v")), (f"{at}attn.hook_pattern", keep(kept, "pattern"))]
+        if self.where == "heads":
+            return [*hooks, (f"{at}attn.hook_z", to_heads)]
+        after = post_norm_name(self.model.blocks[layer], "attn")
+        hooks += [(f"{at}{after}.hook_scale", keep(kept, "scale"))] if after else []
+        return [*hooks, (f"{at}hook_resid_post", gather)]
+
+    def to_stream(self, stream: Tensor, hook: Any) -> Tensor | None:
+        """Adds what was gathered to the stream at the prompts' last position."""
+        if self.total is None:
+            return None
+        stream = stream.clone()
+        stream[:, self.watch.last] += self.total.to(stream.dtype)
+        self.total = None
+        return stream
+
+    def _read(
+        self, pattern: Float[Tensor, "batch head key"], v: Float[Tensor, "batch pos kv d_head"], heads: list[int]
+    ) -> Float[Tensor, "batch head d_head"]:
+        """What is added to each head's output; nothing for heads not named."""
+        end = self.watch.length
+        wide = torch.float64 if v.dtype == torch.float64 else torch.float32
+        attention, copies = pattern[:, heads, :end].to(wide), len(pattern) // len(self.weights)
+        if self.renormalised:
+            labels = self.labels.to(wide).repeat(copies, 1)[:, None]
+            attention = attention / (attention * labels).sum(-1, keepdim=True)
+        weighted = attention * self.weights.to(wide).repeat(copies, 1)[:, None]
+        values = v[:, :end].to(wide).repeat_interleave(pattern.shape[1] // v.shape[2], dim=2)[:, :, heads]
+        extra = torch.zeros(len(v), pattern.shape[1], v.shape[-1], dtype=wide, device=v.device)
+        extra[:, heads] = torch.einsum("bhs,bshd->bhd", weighted, values)
+        return extra
+
+    def _through(
+        self, layer: int, written: Float[Tensor, "batch d_model"], scale: Tensor | None
+    ) -> Float[Tensor, "batch d_model"]:
+        """What heads wrote as it enters the stream: through the post-norm, its scale frozen, and the multiplier."""
+        block = self.model.blocks[layer]
+        after, multiplier = post_norm_name(block, "attn"), getattr(block, "residual_contribution_scale", None) or 1.0
+        if scale is not None:
+            norm = replace(unit_norm(getattr(block, after), written.dtype), scale=scale[:, 0].to(written.dtype))
+            written = norm(written)
+        return written * float(multiplier)

@@ -1,0 +1,82 @@
+"""The static score of an in-context head (paper 2, section on finding heads; second-hand), prompt by prompt.
+
+    S = log p(b | o + h) - log p(b | h)
+
+``b`` is the label the model predicts, ``o`` what the head wrote at the last position, ``h`` what its layer read. It is
+the score of :func:`~tl_neuron_attr.attribute_heads`, and costs one cached pass.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from tl_neuron_attr.incontext.batches import icl_batches
+from tl_neuron_attr.incontext.prompts import IclPrompt
+from tl_neuron_attr.knowledge.attribution import attribute_heads
+from tl_neuron_attr.model.cache_checks import needed_by
+from tl_neuron_attr.model.stream import Stream
+
+Followed = Literal["predicted", "gold"]
+"""Which label's log-probability the static score follows; the paper's is the predicted one."""
+
+
+@dataclass(frozen=True)
+class StaticScores:
+    """One cached pass over the prompts.
+
+    Attributes:
+        increase: What each head adds to the label's log-probability, in nats.
+        attention: How much of each head's attention at the last position is on labels.
+        followed: The index of the label followed.
+    """
+
+    increase: Float[Tensor, "prompt layer head"]
+    attention: Float[Tensor, "prompt layer head"]
+    followed: Int[Tensor, "prompt"]
+
+
+@torch.no_grad()
+def static_scores(
+    model: Any,
+    prompts: Sequence[IclPrompt],
+    *,
+    label: Followed = "predicted",
+    batch_size: int = 64,
+    progress: bool = False,
+) -> StaticScores:
+    """The static score of every head, and its attention to labels."""
+    rows: list[tuple[int, Tensor, Tensor, int]] = []
+    with tqdm(total=len(prompts), desc="static scores", unit="prompt", disable=not progress) as bar:
+        for batch in icl_batches(model, prompts, batch_size=batch_size):
+            chosen = [prompts[i] for i in batch.indices]
+            tokens, mask = batch.inputs()
+            logits, cache = model.run_with_cache(tokens, names_filter=needed_by(("attn",)), **mask)
+            ids = torch.tensor(chosen[0].label_ids, device=logits.device)
+            gold = torch.tensor([prompt.gold for prompt in chosen], device=logits.device)
+            followed = gold if label == "gold" else logits[:, -1][:, ids].argmax(-1)
+            increase = attribute_heads(cache, ids[followed], model=model)
+            attention = _to_labels(Stream(cache, model), chosen)
+            rows += zip(batch.indices, increase, attention, followed.tolist(), strict=True)
+            bar.update(len(chosen))
+    rows.sort(key=lambda row: row[0])
+    return StaticScores(
+        torch.stack([row[1] for row in rows]),
+        torch.stack([row[2] for row in rows]),
+        torch.tensor([row[3] for row in rows]),
+    )
+
+
+def _to_labels(stream: Stream, prompts: Sequence[IclPrompt]) -> Float[Tensor, "prompt layer head"]:
+    """Attention from the last position to labels; prompts may have different numbers of them."""
+    sums: list[Tensor] = []
+    for i, prompt in enumerate(prompts):
+        shift = stream.shape[1] - len(prompt)
+        at = torch.tensor(prompt.label_positions, device=stream.device) + shift
+        layers = [stream.get(f"blocks.{layer}.attn.hook_pattern")[i, :, -1, at] for layer in range(stream.n_layers)]
+        sums.append(torch.stack(layers).sum(-1))
+    return torch.stack(sums)

@@ -1,0 +1,270 @@
+"""The two towers of a head: what it compares, and which components wrote that (paper 2, the two-tower hypothesis).
+
+At the last position a head's query tower makes a vector of what was collected there, at each label its key tower makes
+one of the demonstration before it; the score is their inner product, and attention its softmax over all positions:
+
+    alpha_p = softmax_p(s_p),        s_p = scale * q . k_p
+
+Both towers are linear in what every component wrote into the stream (norms' scales frozen), so each score is a sum over
+pairs of components, one on the query side and one on the key side. The hypothesis is the paper's (second-hand); the
+split is ours: the paper reads its towers through the vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.incontext.batches import label_places
+from tl_neuron_attr.incontext.label_values import Prompts, at_labels, last_attention, listed
+from tl_neuron_attr.model import attention_scores
+from tl_neuron_attr.model.cache_checks import needed_by, require_finite
+from tl_neuron_attr.model.components import head_name, within
+from tl_neuron_attr.model.positions import Places
+from tl_neuron_attr.model.scored_cache import checked_stream
+from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.model.subkeys import components, order_of
+from tl_neuron_attr.results.table import PrintsAsTable, Table
+
+
+@dataclass(frozen=True, repr=False)
+class TwoTowers(PrintsAsTable):
+    """A head's towers at the last position and at the labels; everything in the units of its scores.
+
+    Attributes:
+        layer: The head's layer.
+        head: The head.
+        components: What wrote the stream that the head reads, and ``bias``: what no component wrote.
+        query: The query tower's vector as it enters the product, turned by its position.
+        key: The key tower's vector at each label.
+        score: The model's own scores, before the softmax.
+        attention: The model's own attention.
+        pairs: The split of each score: query component by key component, the scale included.
+        position: What a label's position alone adds to its score (ALiBi); zero elsewhere.
+        cap: The softcap (Gemma-2): ``score = cap * tanh((pairs + position) / cap)``; None elsewhere, where
+            ``score = pairs + position``, pairs summed.
+        demonstrations: What each label was shown with.
+    """
+
+    layer: int
+    head: int
+    components: tuple[str, ...]
+    query: Float[Tensor, "*b d_head"]
+    key: Float[Tensor, "*b label d_head"]
+    score: Float[Tensor, "*b label"]
+    attention: Float[Tensor, "*b label"]
+    pairs: Float[Tensor, "*b label component component"]
+    position: Float[Tensor, "*b label"]
+    cap: float | None
+    demonstrations: tuple[tuple[tuple[str, str], ...], ...]
+
+    @property
+    def by_query(self) -> Float[Tensor, "*b label component"]:
+        """What each component gives to each score on the query side."""
+        return self.pairs.sum(-1)
+
+    @property
+    def by_key(self) -> Float[Tensor, "*b label component"]:
+        """What each component gives to each score on the key side."""
+        return self.pairs.sum(-2)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a prompt, label and pair: ``prompt``, ``label`` (which), ``text``, ``word``, ``query``, ``key``,
+        ``score`` (the pair's part)."""
+        pairs = self.pairs if self.pairs.ndim == 4 else self.pairs[None]
+        index = pd.MultiIndex.from_product(
+            [range(pairs.shape[0]), range(pairs.shape[1]), self.components, self.components],
+            names=["prompt", "label", "query", "key"],
+        )
+        frame = pd.DataFrame({"score": pairs.flatten().tolist()}, index=index).reset_index()
+        shown = [self.demonstrations[p][i] for p, i in zip(frame["prompt"], frame["label"], strict=True)]
+        frame.insert(2, "text", [text for text, _ in shown])
+        frame.insert(3, "word", [word for _, word in shown])
+        return frame
+
+    def table(self) -> Table:
+        """The labels with their scores, of the first prompt, and the strongest part on either side."""
+        single = self if self.score.ndim == 1 else self._first
+        sides = (single.by_query, single.by_key)
+        rows = [
+            (*shown, float(single.score[i]), float(single.attention[i]), *(self._strongest(side[i]) for side in sides))
+            for i, shown in enumerate(self.demonstrations[0])
+        ]
+        more = "" if len(self.demonstrations) == 1 else f", the first of {len(self.demonstrations)} prompts"
+        headings = ("demonstration", "label", "score", "attention", "most on the query side", "most on the key side")
+        return Table(headings, rows, f"the towers of {head_name(self.layer, self.head)}{more}")
+
+    @property
+    def _first(self) -> "TwoTowers":
+        names = ("query", "key", "score", "attention", "pairs", "position")
+        return replace(self, **{name: getattr(self, name)[0] for name in names})
+
+    def _strongest(self, parts: Float[Tensor, "component"]) -> str:
+        i = int(parts.abs().argmax())
+        return f"{self.components[i]} {float(parts[i]):+.3f}"
+
+
+@typechecked
+@torch.no_grad()
+def two_towers(
+    cache: ActivationCache, prompts: Prompts, *, layer: int, head: int, heads: bool = False, model: Any = None
+) -> TwoTowers:
+    """What a head compares at the last position and at each label, and the split of its scores by component.
+
+    Scores and attention are read from the cache. The vectors are the cache's queries and keys, turned by their
+    positions where the model does that; that their products are the scores, and that the parts add up to them, is
+    checked.
+
+    Args:
+        cache: A full cache of the prompts, padded on the left if at all (or one made with :func:`needed_by_towers`).
+        prompts: The prompts, in the order of the cache, all with as many demonstrations.
+        layer: The head's layer.
+        head: The head.
+        heads: Whether earlier attention layers are split into heads, and what none of them wrote.
+        model: The model that made the cache; ``cache.model`` by default.
+
+    Raises:
+        ValueError: If the cache is of other prompts or will not do, a label is outside the layer's attention window, or
+            the architecture hides its scores (OPT, GPT-J, GPT-Neo) or makes them in a way not known here.
+        IndexError: If the head is out of range.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> prompt = tna.incontext.from_demo(model, tna.demo.in_context(1, 4))[0]
+        >>> _, cache = model.run_with_cache(tna.incontext.batch_of(model, [prompt]).tokens)
+        >>> towers = two_towers(cache, prompt, layer=1, head=0)
+        >>> towers.components
+        ('embed', 'L0 attn', 'L0 mlp', 'bias')
+        >>> bool(torch.allclose(towers.pairs.sum((-1, -2)), towers.score, atol=1e-4))
+        True
+    """
+    group = listed(prompts)
+    stream, last, _ = checked_stream(cache, ("attn",), model=model, reads=True)
+    within("layer", layer, stream.n_layers)
+    within("head", head, len(stream.block(layer).attn.W_O))
+    attention_scores.require_scores(stream, layer)
+    at = label_places(stream, group)
+    score = at_labels(_last_scores(stream, layer), at)[:, head]
+    attention = at_labels(last_attention(stream, layer), at)[:, head]
+    _require_seen(score, layer)
+    batch, labels = at.shape
+    places = Places(last.row.repeat_interleave(labels), at.flatten())
+
+    names, query_parts = _parts(stream, "q", layer, head, last, heads)
+    key_parts = _parts(stream, "k", layer, head, places, heads)[1].unflatten(1, (batch, labels))
+    query = attention_scores.read(stream, "q", layer, head, last)
+    key = attention_scores.read(stream, "k", layer, head, places).unflatten(0, (batch, labels))
+    form = attention_scores.form(stream, layer, head)
+    pairs = form.scale * torch.einsum("abd,cbld->blac", query_parts, key_parts)
+    require_finite(stream, pairs, "the towers' products")
+    own = torch.tensor([prompt.label_positions for prompt in group], device=score.device)
+    position = (form.slope * own).to(score)
+    product = form.scale * torch.einsum("bd,bld->bl", query, key)
+    for whole in (product, pairs.sum((-1, -2))):
+        attention_scores.require_formula(stream, pairs.abs().sum((-1, -2)), form.score(whole, position), score)
+
+    def shaped(values: Tensor) -> Tensor:
+        return values if stream.batched else values[0]
+
+    shown = tuple(tuple((text, p.labels[label]) for text, label in p.demonstrations) for p in group)
+    return TwoTowers(
+        layer=layer,
+        head=head,
+        components=names,
+        query=shaped(query),
+        key=shaped(key),
+        score=shaped(score),
+        attention=shaped(attention),
+        pairs=shaped(pairs),
+        position=shaped(position),
+        cap=form.cap,
+        demonstrations=shown,
+    )
+
+
+@typechecked
+@torch.no_grad()
+def label_scores(
+    cache: ActivationCache, prompts: Prompts, *, model: Any = None
+) -> Float[Tensor, "*b layer head label"]:
+    """Each head's score of each label at the last position, before the softmax, exactly as the model has it.
+
+    A label outside a layer's attention window has the lowest number there is. Arguments and errors as in
+    :func:`two_towers`.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> prompt = tna.incontext.from_demo(model, tna.demo.in_context(1, 4))[0]
+        >>> _, cache = model.run_with_cache(tna.incontext.batch_of(model, [prompt]).tokens)
+        >>> label_scores(cache, prompt).shape[-1]
+        4
+    """
+    stream, _, _ = checked_stream(cache, ("attn",), model=model)
+    at = label_places(stream, listed(prompts))
+    for layer in range(stream.n_layers):
+        attention_scores.require_scores(stream, layer)
+    found = torch.stack([at_labels(_last_scores(stream, layer), at) for layer in range(stream.n_layers)], dim=1)
+    return found if stream.batched else found[0]
+
+
+def needed_by_towers(name: str) -> bool:
+    """A ``names_filter`` that caches what :func:`two_towers` needs.
+
+    Examples:
+        >>> needed_by_towers("blocks.0.attn.hook_attn_scores"), needed_by_towers("blocks.0.mlp.hook_post")
+        (True, False)
+    """
+    return needed_by(("attn",))(name) or name.endswith(attention_scores.HOOKS)
+
+
+def _last_scores(stream: Stream, layer: int) -> Float[Tensor, "batch head source"]:
+    return stream.get(f"blocks.{layer}.attn.hook_attn_scores")[:, :, -1]
+
+
+def _require_seen(score: Float[Tensor, "batch label"], layer: int) -> None:
+    """Refuse labels that the layer does not look at.
+
+    Raises:
+        ValueError: Naming the first.
+    """
+    masked = score <= torch.finfo(torch.float32).min / 2
+    if bool(masked.any()):
+        prompt, label = masked.nonzero()[0].tolist()
+        raise ValueError(
+            f"label {label} of prompt {prompt} is outside the attention window of layer {layer}, which gives it no "
+            "score: take shorter prompts, or a layer that attends to all positions"
+        )
+
+
+def _parts(
+    stream: Stream, side: attention_scores.Side, layer: int, head: int, places: Places, heads: bool
+) -> tuple[tuple[str, ...], Float[Tensor, "component batch d_head"]]:
+    """What each component that feeds the layer, and the biases, are in the head's queries or keys."""
+    named: list[tuple[str, Tensor]] = []
+    for order, written in components(stream, places):
+        if order >= order_of("attn", layer):
+            break
+        earlier, is_mlp = divmod(order, 2)
+        if heads and order >= 0 and not is_mlp:
+            named += _by_head(stream, earlier, places)
+        else:
+            named.append(("embed" if order < 0 else f"L{earlier} {'mlp' if is_mlp else 'attn'}", written))
+    vectors = attention_scores.project(stream, side, layer, head, places, torch.stack([vector for _, vector in named]))
+    return (*(name for name, _ in named), "bias"), vectors
+
+
+def _by_head(stream: Stream, layer: int, places: Places) -> Sequence[tuple[str, Float[Tensor, "batch d_model"]]]:
+    """What each head of a layer wrote, and what none of them did."""
+    sublayer = stream.sublayer("attn", layer, places)
+    summed = replace(sublayer, coefficients=sublayer.coefficients.sum(-1, keepdim=True))
+    written = summed.head_writes()[:, :, 0]
+    own = [(head_name(layer, h), written[:, h]) for h in range(sublayer.heads)]
+    return [*own, (f"L{layer} attn bias", sublayer.bias)]

@@ -1,0 +1,1 @@
+"""Paper 1: neuron-level knowledge attribution."""

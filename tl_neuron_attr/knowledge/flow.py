@@ -1,0 +1,230 @@
+"""The flow of one prediction: tokens -> shallow neurons -> attention heads -> deep neurons -> the answer.
+
+Paper 1, section 4.4: value neurons carry the answer's score; what switched them on is traced back. The parts of the
+graph, all weights in nats:
+
+    MLP value neuron -> answer      its score
+    head -> answer                  the scores of its attention value neurons
+    head -> MLP value neuron        the query scores of the head's neurons for that value neuron
+    position -> head                what of both the head read there, less what shallow neurons account for
+    shallow neuron -> head          the query scores of an MLP neuron at that position for the head's value neurons
+    position -> shallow neuron      what the neuron passes on
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import networkx as nx
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.knowledge import flow_edges
+from tl_neuron_attr.knowledge.flow_edges import ShallowNeuron
+from tl_neuron_attr.knowledge.query_neurons import weighted_readers
+from tl_neuron_attr.knowledge.value_neurons import value_neurons
+from tl_neuron_attr.knowledge.vocabulary import prompt_tokens, top_tokens
+from tl_neuron_attr.model.components import Head, head_name
+from tl_neuron_attr.model.positions import Pos
+from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.model.subkeys import Key
+from tl_neuron_attr.model.targets import Target, token_ids
+from tl_neuron_attr.numerics.increase import MAX_BYTES
+from tl_neuron_attr.numerics.sublayer import SITES
+from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.table import PrintsAsTable, Table
+from tl_neuron_attr.results.token_text import token_text, visible
+
+if TYPE_CHECKING:
+    Graph = nx.DiGraph[str]
+else:
+    Graph = nx.DiGraph
+
+ANSWER = "answer"
+
+
+@dataclass(frozen=True, repr=False)
+class Flow(PrintsAsTable):
+    """A prediction as a weighted graph.
+
+    Attributes:
+        graph: A ``networkx.DiGraph``. Nodes have ``kind`` (``position``, ``query``, ``head``, ``value``, ``answer``),
+            ``layer`` (-1 for positions), ``pos`` (-1 for heads), ``text`` (the token of a position) and ``tokens``
+            (what a neuron promotes); edges have ``weight``, in nats.
+        answer: The target's text.
+    """
+
+    graph: Graph
+    answer: str
+
+    def prune(self, share: float) -> "Flow":
+        """The strongest edges that hold ``share`` of all weight, and what of them leads to the answer.
+
+        Raises:
+            ValueError: If ``share`` is not above 0 and at most 1.
+
+        Examples:
+            >>> import tl_neuron_attr as tna
+            >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
+            >>> flow = tna.trace(cache, " basketball")
+            >>> len(flow.prune(0.5).graph) < len(flow.graph)
+            True
+        """
+        if not 0 < share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, got {share}")
+        edges = self._strongest_first()
+        total, kept, held = sum(abs(w) for *_, w in edges), Graph(), 0.0
+        kept.add_nodes_from(self.graph.nodes(data=True))
+        for source, sink, weight in edges:
+            if held >= share * total:
+                break
+            kept.add_edge(source, sink, weight=weight)
+            held += abs(weight)
+        leading = nx.ancestors(kept, ANSWER) | {ANSWER}
+        return replace(self, graph=kept.subgraph(leading).copy())
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row an edge, strongest first: from, to, weight."""
+        rows = [
+            {"from": a, "to": b, "kind": self.graph.nodes[a]["kind"], "weight": w}
+            for a, b, w in self._strongest_first()
+        ]
+        return pd.DataFrame(rows, columns=["from", "to", "kind", "weight"])
+
+    def table(self) -> Table:
+        """The strongest edges."""
+        named = [(self._name(r["from"]), self._name(r["to"]), r["weight"]) for r in self.to_frame().to_dict("records")]
+        count = self.graph.number_of_edges()
+        return Table(("from", "to", "weight"), named[:30], f"the strongest of {count} edges, in nats")
+
+    def _strongest_first(self) -> list[tuple[str, str, float]]:
+        edges: list[tuple[str, str, float]] = list(self.graph.edges(data="weight"))
+        return sorted(edges, key=lambda edge: -abs(edge[2]))
+
+    def _name(self, node: str) -> str:
+        data = self.graph.nodes[node]
+        if data["kind"] == "answer":
+            return visible(self.answer)
+        return f"{node} {visible(data['text'])}".strip() if data["kind"] in ("position", "query") else node
+
+
+@typechecked
+@torch.no_grad()
+def trace(
+    cache: ActivationCache,
+    target: Target,
+    *,
+    k: int = 30,
+    heads: int = 12,
+    queries: int = 20,
+    pos: Pos = -1,
+    contrast: Target | None = None,
+    key: Key = "both",
+    model: Any = None,
+    max_bytes: int = MAX_BYTES,
+) -> Flow:
+    """Follow a prediction from the tokens to the answer.
+
+    Args:
+        cache: A cache of one prompt's forward pass.
+        target: The token followed.
+        k: How many value neurons carry the answer.
+        heads: How many heads, those through which most passes.
+        queries: How many shallow neurons, each at its position, between tokens and heads.
+        pos: The position scored; the last by default.
+        contrast: If given, value neurons are of ``log p(target) - log p(contrast)``.
+        key: The subkey of a gated MLP neuron, as in :func:`~tl_neuron_attr.query_layers`.
+        model: The model that made the cache; ``cache.model`` by default.
+        max_bytes: A cap on the working set.
+
+    Raises:
+        ValueError: If the cache holds several prompts, or as :func:`~tl_neuron_attr.value_neurons`.
+        IndexError: If a position or token id is out of range.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
+        >>> flow = trace(cache, " basketball", k=30, queries=5)
+        >>> sorted({kind for _, kind in flow.graph.nodes(data="kind")})
+        ['answer', 'head', 'position', 'query', 'value']
+    """
+    found = value_neurons(cache, target, k, pos=pos, contrast=contrast, model=model, max_bytes=max_bytes)
+    if found.batched and len(found.score) != 1:
+        raise ValueError(f"cache holds {len(found.score)} prompts; a flow is of one: cache a single prompt")
+    value = found[0] if found.batched else found
+    stream, rows = weighted_readers(cache, value, pos=pos, key=key, model=model, sites=("attn", "mlp"))
+    direct, through = flow_edges.direct(stream, value), flow_edges.through_heads(stream, rows, value)
+    shown = flow_edges.best_heads(direct + through.sum(0), heads)
+    shallow = flow_edges.shallow_neurons(stream, rows, value, shown, queries)
+    graph = _graph(stream, value, direct, through, shown, shallow)
+    return Flow(graph, token_text(stream.model, int(token_ids(stream, target)[0])))
+
+
+def _graph(
+    stream: Stream,
+    value: Neurons,
+    direct: Float[Tensor, "layer head source"],
+    through: Float[Tensor, "neuron layer head source"],
+    heads: Sequence[Head],
+    shallow: Sequence[ShallowNeuron],
+) -> Graph:
+    graph = Graph()
+    deep = value.of_site("mlp")
+    ids = stream.tokens()
+    tokens = prompt_tokens(stream.model, ids)[0] if ids is not None else ("",) * stream.shape[1]
+    graph.add_node(ANSWER, kind="answer", layer=stream.n_layers, pos=-1, text="", tokens=())
+    for name, layer, said in zip(deep.flat_labels, deep.flat("layer"), _promoted(stream, deep), strict=True):
+        graph.add_node(name, kind="value", layer=layer, pos=-1, text="", tokens=said)
+    for layer, head in heads:
+        graph.add_node(head_name(layer, head), kind="head", layer=layer, pos=-1, text="", tokens=())
+    for neuron, said in zip(shallow, _promoted(stream, _as_neurons(shallow)), strict=True):
+        graph.add_node(
+            neuron.name, kind="query", layer=neuron.layer, pos=neuron.pos, text=tokens[neuron.pos], tokens=said
+        )
+    for pos, token in enumerate(tokens):
+        graph.add_node(f"@{pos}", kind="position", layer=-1, pos=pos, text=token, tokens=())
+    graph.add_weighted_edges_from(edge for edge in _edges(deep, direct, through, heads, shallow) if edge[2] != 0)
+    graph.remove_nodes_from([node for node in list(nx.isolates(graph)) if node != ANSWER])
+    return graph
+
+
+def _edges(
+    deep: Neurons,
+    direct: Float[Tensor, "layer head source"],
+    through: Float[Tensor, "neuron layer head source"],
+    heads: Sequence[Head],
+    shallow: Sequence[ShallowNeuron],
+) -> list[tuple[str, str, float]]:
+    edges = [(name, ANSWER, score) for name, score in zip(deep.flat_labels, deep.flat("score"), strict=True)]
+    for layer, head in heads:
+        here = head_name(layer, head)
+        edges.append((here, ANSWER, float(direct[layer, head].sum())))
+        edges += [(here, name, float(t[layer, head].sum())) for name, t in zip(deep.flat_labels, through, strict=True)]
+        for pos, weight in enumerate((direct[layer, head] + through[:, layer, head].sum(0)).tolist()):
+            passing = sum(s.to.get((layer, head), 0.0) for s in shallow if s.pos == pos)
+            edges.append((f"@{pos}", here, weight - passing))
+    for neuron in shallow:
+        edges += [(neuron.name, head_name(layer, head), weight) for (layer, head), weight in neuron.to.items()]
+        edges.append((f"@{neuron.pos}", neuron.name, sum(neuron.to.values())))
+    return edges
+
+
+def _promoted(stream: Stream, neurons: Neurons) -> list[tuple[str, ...]]:
+    return list(top_tokens(stream.model, neurons, k=min(6, stream.model.W_U.shape[1])).promoted) if len(neurons) else []
+
+
+def _as_neurons(shallow: Sequence[ShallowNeuron]) -> Neurons:
+    none = torch.full((len(shallow),), -1)
+    return Neurons(
+        site=torch.full((len(shallow),), SITES.index("mlp")),
+        layer=torch.tensor([s.layer for s in shallow], dtype=torch.long),
+        head=none,
+        source=none,
+        index=torch.tensor([s.index for s in shallow], dtype=torch.long),
+        coefficient=torch.tensor([s.coefficient for s in shallow]),
+        score=torch.tensor([sum(s.to.values()) for s in shallow]),
+    )

@@ -1,0 +1,113 @@
+"""The numbers of a flow: what passes from shallow neurons and positions through heads to the deep neurons."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_neuron_attr.model.components import Head
+from tl_neuron_attr.model.positions import Places
+from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.model.subkeys import Readers
+from tl_neuron_attr.numerics.sublayer import SITES
+from tl_neuron_attr.results.neurons import Neurons
+
+
+@dataclass(frozen=True)
+class ShallowNeuron:
+    """An MLP neuron active at a position, its coefficient there, and what it passes to each head."""
+
+    layer: int
+    index: int
+    pos: int
+    coefficient: float
+    to: dict[Head, float]
+
+    @property
+    def name(self) -> str:
+        """``L3N14@5``: MLP neuron 14 of layer 3, at position 5."""
+        return f"L{self.layer}N{self.index}@{self.pos}"
+
+
+def direct(stream: Stream, value: Neurons) -> Float[Tensor, "layer head source"]:
+    """The scores of attention value neurons, by head and source."""
+    mine = value.site == SITES.index("attn")
+    grid = torch.zeros(stream.n_layers, len(stream.block(0).attn.W_O), stream.shape[1]).to(value.score)
+    at = (value.layer[mine], value.head[mine], value.source[mine])
+    return grid.index_put(at, value.score[mine], accumulate=True)
+
+
+def through_heads(stream: Stream, rows: Readers, value: Neurons) -> Float[Tensor, "neuron layer head source"]:
+    """The query scores of heads, by source, for each MLP value neuron."""
+    deep = (value.site == SITES.index("mlp")).nonzero()[:, 0]
+    mine = rows.only(rows.is_mlp)
+    shape = (len(deep), stream.n_layers, len(stream.block(0).attn.W_O), stream.shape[1])
+    scores = torch.zeros(shape).to(value.score)
+    for layer in range(stream.n_layers) if len(deep) else ():
+        fed = (mine.order > 2 * layer) & (mine.neuron == deep[:, None])
+        sublayer = stream.sublayer("attn", layer, mine.places)
+        scores[:, layer] = sublayer.heads_along(fed.to(mine.u) @ mine.u).to(scores)
+    return scores
+
+
+def best_heads(scores: Float[Tensor, "layer head source"], n: int) -> list[Head]:
+    """The ``n`` heads through which most passes, whatever its sign."""
+    size = scores.abs().sum(-1)
+    best = [divmod(i, size.shape[1]) for i in size.flatten().topk(min(n, size.numel())).indices.tolist()]
+    return [(layer, head) for layer, head in best if size[layer, head] > 0]
+
+
+def shallow_neurons(
+    stream: Stream, rows: Readers, value: Neurons, heads: Sequence[Head], n: int
+) -> list[ShallowNeuron]:
+    """The MLP neurons, each at a position, that pass most to the value neurons of ``heads``."""
+    groups = _by_head_and_source(rows, value, heads)
+    if not groups or n < 1:
+        return []
+    row = torch.zeros(len(groups), dtype=torch.long, device=stream.device)
+    sources = torch.tensor([source for _, source in groups], device=stream.device)
+    positions, at = sources.unique(return_inverse=True)
+    found: list[Tensor] = []
+    totals: list[Tensor] = []
+    for layer in range(stream.n_layers):
+        fed = [u * (order > 2 * layer + 1) for u, order in groups.values()]
+        sublayer = stream.sublayer("mlp", layer, Places(row, sources))
+        found.append(sublayer.along(torch.stack(fed))[..., 0])
+        totals.append(torch.zeros(len(positions), found[-1].shape[1]).to(found[-1]).index_add(0, at, found[-1]))
+    total = torch.stack(totals)
+    best = total.flatten().topk(min(n, total.numel()))
+    chosen = zip(*torch.unravel_index(best.indices, total.shape), best.values, strict=True)
+    return [
+        _at_position(stream, int(layer), int(index), int(positions[place]), list(groups), found[int(layer)])
+        for layer, place, index, score in chosen
+        if score > 0
+    ]
+
+
+def _by_head_and_source(
+    rows: Readers, value: Neurons, heads: Sequence[Head]
+) -> dict[tuple[Head, int], tuple[Float[Tensor, "d_model"], int]]:
+    """The summed subkeys of the value neurons of each head and source, and how many sublayers feed them."""
+    groups: dict[tuple[Head, int], tuple[Tensor, int]] = {}
+    for i, neuron in enumerate(rows.neuron.tolist()):
+        head = (int(value.layer[neuron]), int(value.head[neuron]))
+        if not rows.is_mlp[i] and head in heads:
+            name = (head, int(value.source[neuron]))
+            before = groups[name][0] if name in groups else torch.zeros_like(rows.u[i])
+            groups[name] = (before + rows.u[i], int(rows.order[i]))
+    return groups
+
+
+def _at_position(
+    stream: Stream,
+    layer: int,
+    index: int,
+    pos: int,
+    groups: list[tuple[Head, int]],
+    passed: Float[Tensor, "group d_mlp"],
+) -> ShallowNeuron:
+    to = {head: float(passed[g, index]) for g, (head, source) in enumerate(groups) if source == pos}
+    place = stream.places(pos)
+    return ShallowNeuron(layer, index, pos, float(stream.mlp_coefficients(layer, place)[0, index]), to)

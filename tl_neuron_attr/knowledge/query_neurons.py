@@ -1,0 +1,241 @@
+"""Query layers and query neurons: what switched the value neurons on (paper 1, section 3.2 and Eq. 13).
+
+A value neuron with score ``S`` reads the stream with its subkey ``u``. Of its pre-activation ``sum_a u . a`` over all
+components ``a`` that feed it, the component ``a`` has the share ``u . a / sum_a u . a``, and so the query score
+``S * share``; scores of many value neurons add up. The same holds for the neurons a component is made of, so all value
+neurons that read one position are followed with a single vector, ``sum S u / (sum_a u . a)``.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.knowledge.value_neurons import ordered
+from tl_neuron_attr.knowledge.vocabulary import reader
+from tl_neuron_attr.model import cache_checks
+from tl_neuron_attr.model.positions import Pos
+from tl_neuron_attr.model.scored_cache import checked_stream
+from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.model.subkeys import ILL_CONDITIONED, Key, Readers, components, order_of, readers
+from tl_neuron_attr.numerics.flat_index import best_of, locate
+from tl_neuron_attr.numerics.increase import MAX_BYTES
+from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
+from tl_neuron_attr.results.layer_scores import LayerScores
+from tl_neuron_attr.results.named_neurons import joined, named
+from tl_neuron_attr.results.neurons import Neurons
+
+_BOTH: tuple[Site, ...] = ("attn", "mlp")
+
+
+@typechecked
+@torch.no_grad()
+def query_layers(
+    cache: ActivationCache, value: Neurons, *, pos: Pos = -1, key: Key = "both", model: Any = None
+) -> LayerScores:
+    """How much the embedding, each attention and each MLP sublayer switched the value neurons on, in nats.
+
+    MLP value neurons read the scored position; attention value neurons the position they come from. The norm in front
+    of a neuron is folded in exactly, centring included. The scores sum to those of the value neurons.
+
+    Args:
+        cache: The cache the value neurons were found in.
+        value: The value neurons, of one prompt or of a batch.
+        pos: The position they were scored at.
+        key: The subkey of a gated MLP neuron: its column of ``W_gate``, of ``W_in`` (``"up"``), or half of each one's
+            share. The authors' Llama notebook used the neuron's row of ``W_out`` instead, which is not a key; their
+            notebook of paper 3 uses gate and up. Without gates there is one key.
+        model: The model that made the cache; ``cache.model`` by default.
+
+    Returns:
+        ``.embed``: ``Float["*b"]``, ``.attn`` and ``.mlp``: ``Float["*b layer"]``.
+
+    Raises:
+        ValueError: If ``value`` is of another cache, or the cache will not do.
+        IndexError: If a position is out of range.
+
+    Warns:
+        UserWarning: Naming value neurons whose inner products nearly cancel. Their shares mean nothing; they are left
+            out.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
+        >>> value = tna.value_neurons(cache, " basketball", k=5)
+        >>> query = query_layers(cache, value)
+        >>> total = query.embed + query.attn.sum(-1) + query.mlp.sum(-1)
+        >>> bool(torch.allclose(total, value.score.sum(-1), atol=1e-4))
+        True
+    """
+    stream, rows = weighted_readers(cache, value, pos=pos, key=key, model=model)
+    by_order = {
+        order: _by_prompt(stream, rows, (component * rows.above(order)).sum(-1))
+        for order, component in components(stream, rows.places)
+    }
+
+    def site(name: Site) -> Float[Tensor, "batch layer"]:
+        return torch.stack([by_order[order_of(name, layer)] for layer in range(stream.n_layers)], dim=1)
+
+    scores = LayerScores(attn=site("attn"), mlp=site("mlp"), embed=by_order[-1])
+    if value.batched:
+        return scores
+    return LayerScores(attn=scores.attn[0], mlp=scores.mlp[0], embed=by_order[-1][0])
+
+
+@typechecked
+@torch.no_grad()
+def query_neurons(
+    cache: ActivationCache,
+    value: Neurons,
+    k: int = 30,
+    *,
+    sites: Sequence[Site] = ("mlp", "attn"),
+    pos: Pos = -1,
+    key: Key = "both",
+    model: Any = None,
+    max_bytes: int = MAX_BYTES,
+) -> Neurons:
+    """The ``k`` neurons that switched the value neurons on most: query scores in nats, exact, every neuron considered.
+
+    MLP neurons of earlier layers feed every value neuron, at the position it reads; attention neurons are considered
+    for MLP value neurons, at the scored position (paper 1, section 3.2). A neuron that feeds several value neurons, at
+    one position or many, has the sum of its scores; its coefficient is that where it contributed most.
+
+    Args:
+        cache: The cache the value neurons were found in.
+        value: The value neurons, of one prompt or of a batch.
+        k: How many; fewer are returned where fewer lie below the value neurons, none below layer 0.
+        sites: Which query neurons: ``"mlp"``, ``"attn"`` or both.
+        pos: The position the value neurons were scored at.
+        key: The subkey of a gated MLP neuron, as in :func:`query_layers`.
+        model: The model that made the cache; ``cache.model`` by default.
+        max_bytes: A cap on the working set.
+
+    Returns:
+        :class:`~tl_neuron_attr.Neurons`; their ``score`` is the query score.
+
+    Raises:
+        ValueError: If ``value`` is of another cache, ``k`` is below 1, or the cache or ``sites`` will not do.
+        IndexError: If a position is out of range.
+
+    Warns:
+        UserWarning: As :func:`query_layers`.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
+        >>> value = tna.value_neurons(cache, " basketball", k=5)
+        >>> len(query_neurons(cache, value, k=3))
+        3
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    wanted = ordered(sites)
+    stream, rows = weighted_readers(cache, value, pos=pos, key=key, model=model, sites=wanted)
+    prompts = torch.arange(stream.shape[0], device=stream.device)
+    found = [
+        _best(stream, _of_prompts(rows, group), group, wanted, k)
+        for group in prompts.split(_prompts_within(max_bytes, stream, len(value), wanted))
+    ]
+    return joined(found).squeeze(batched=value.batched)
+
+
+def weighted_readers(
+    cache: ActivationCache, value: Neurons, *, pos: Pos, key: Key, model: Any, sites: Sequence[Site] = ()
+) -> tuple[Stream, Readers]:
+    """The stream, checked for what value neurons and neurons of ``sites`` take, and the subkeys of the value neurons,
+    each times ``S / sum_a u . a``: inner products with them are query scores.
+
+    Raises:
+        ValueError: If ``value`` is of another cache.
+    """
+    used: tuple[Site, ...] = tuple(s for i, s in enumerate(SITES) if s in sites or bool((value.site == i).any()))
+    stream, places, _ = checked_stream(cache, used, pos=pos, model=model, reads=True)
+    batch = value if value.batched else value.unsqueeze()
+    if len(batch.score) != stream.shape[0]:
+        raise ValueError(
+            f"value is of {len(batch.score)} prompts and cache of {stream.shape[0]}: take both from one run"
+        )
+    rows = readers(stream, batch, places.pos, key)
+    total, size = rows.total(stream)
+    bad = (total.abs() <= ILL_CONDITIONED * size) & (rows.score != 0)
+    if bool(bad.any()):
+        _warn(sorted({batch.flat_labels[i] for i in rows.neuron[bad].tolist()}))
+    weight = torch.where(bad | (rows.score == 0), torch.zeros_like(total), rows.score / total)
+    return stream, replace(rows, u=rows.u * weight[:, None])
+
+
+def contributions(
+    stream: Stream, rows: Readers, sites: Sequence[Site]
+) -> Iterator[tuple[Sublayer, Readers, Float[Tensor, "batch neuron source"]]]:
+    """For each sublayer below a value neuron, what its neurons contributed at each place that is read."""
+    for order in range(int(rows.order.max()) if len(rows.order) else 0):
+        site = _BOTH[order % 2]
+        fed = rows if site == "mlp" else rows.only(rows.is_mlp)
+        if site in sites and len(fed.order) and order < int(fed.order.max()):
+            sublayer = stream.sublayer(site, order // 2, fed.places)
+            yield sublayer, fed, sublayer.along(fed.above(order))
+
+
+def _best(stream: Stream, rows: Readers, prompts: Int[Tensor, "batch"], sites: Sequence[Site], k: int) -> Neurons:
+    """The best query neurons of some prompts."""
+    everything = list(contributions(stream, rows, sites))
+    sublayers = [sublayer for sublayer, _, _ in everything]
+    totals = [_by_prompt(stream, fed, c)[prompts].flatten(1) for _, fed, c in everything]
+    scores = torch.cat(totals, dim=1) if totals else torch.zeros(len(prompts), 0).to(rows.u)
+    cache_checks.require_finite(stream, scores, "the query scores")
+    k = min(k, scores.shape[1])
+    flat = torch.stack([best_of(row, k) for row in scores]) if k else scores.long()
+    return named(
+        sublayers,
+        flat,
+        coefficient=_coefficients(everything, prompts, flat).to(scores.dtype),
+        score=scores.gather(1, flat),
+        words=reader(stream) if k else None,
+    )
+
+
+def _coefficients(
+    everything: Sequence[tuple[Sublayer, Readers, Tensor]], prompts: Int[Tensor, "batch"], flat: Int[Tensor, "batch k"]
+) -> Float[Tensor, "batch k"]:
+    """Each neuron's coefficient at the place where it contributed most."""
+    found = torch.zeros(flat.shape, dtype=torch.float64, device=flat.device)
+    where, neuron, source = locate([sublayer for sublayer, _, _ in everything], flat)
+    for i, (sublayer, fed, contribution) in enumerate(everything):
+        batch, column = (where == i).nonzero(as_tuple=True)
+        n, s = neuron[batch, column], source[batch, column]
+        others = fed.places.row[:, None] != prompts[batch][None]
+        strongest = contribution[:, n, s].abs().masked_fill(others, -1).argmax(0)
+        found[batch, column] = sublayer.coefficients[strongest, n, s].double()
+    return found
+
+
+def _warn(labels: list[str]) -> None:
+    some = ", ".join(labels[:5]) + (" and more" if len(labels) > 5 else "")
+    warnings.warn(
+        f"the inner products of {some} with what feeds them nearly cancel, so their shares mean nothing: left out of "
+        "the query scores",
+        stacklevel=5,
+    )
+
+
+def _by_prompt(stream: Stream, rows: Readers, values: Float[Tensor, "place *n"]) -> Float[Tensor, "batch *n"]:
+    """Values of places summed over those of each prompt."""
+    return torch.zeros(stream.shape[0], *values.shape[1:]).to(values).index_add(0, rows.places.row, values)
+
+
+def _of_prompts(rows: Readers, prompts: Int[Tensor, "n"]) -> Readers:
+    return rows.only(torch.isin(rows.places.row[rows.place], prompts))
+
+
+def _prompts_within(max_bytes: int, stream: Stream, k: int, sites: Sequence[Site]) -> int:
+    """How many prompts have the contributions of all their neurons in ``max_bytes``."""
+    mlp = stream.neuron_count(("mlp",)) * min(k, stream.shape[1]) if "mlp" in sites else 0
+    attn = stream.neuron_count(("attn",)) if "attn" in sites else 0
+    return max(1, max_bytes // (3 * stream.dtype.itemsize * max(1, mlp + attn)))

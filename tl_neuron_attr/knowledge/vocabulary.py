@@ -1,0 +1,173 @@
+"""The tokens that neurons and positions stand for, read out over the vocabulary (paper 1, section 3.3)."""
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.model.cache_checks import require_hooks
+from tl_neuron_attr.model.components import head_name, within
+from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.model.weights import direction, through_head, unembedding
+from tl_neuron_attr.numerics.sublayer import SITES, score_dtype
+from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.token_lists import TokenLists, Words
+from tl_neuron_attr.results.token_text import token_text, visible
+
+View = Literal["stream", "key", "value"]
+_SHOWN = 6
+_TILE = 64
+
+
+@typechecked
+@torch.no_grad()
+def top_tokens(cache_or_model: Any, neurons: Neurons, k: int = 10) -> TokenLists:
+    """The ``k`` tokens each neuron promotes and suppresses most, as it was active.
+
+    A neuron adds ``coefficient * direction`` to the stream, so a negative coefficient swaps promoted and suppressed
+    tokens (paper 1, Table 1). The final norm's weight is applied; its scale changes no order.
+
+    Args:
+        cache_or_model: An ``ActivationCache``, or the model.
+        neurons: The neurons, of one prompt or of a batch.
+        k: How many tokens.
+
+    Raises:
+        ValueError: If ``k`` is not between 1 and the size of the vocabulary.
+        IndexError: If a neuron is not of this model.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> _, cache = model.run_with_cache("Tim Duncan plays the sport of")
+        >>> value = tna.value_neurons(cache, " basketball", k=3)
+        >>> len(tna.top_tokens(cache, value, k=5).promoted[0])
+        5
+    """
+    model = _model(cache_or_model)
+    return _lists(model, _writes(model, neurons), tuple(neurons.flat_labels), k)
+
+
+@typechecked
+@torch.no_grad()
+def transformed_tokens(
+    cache_or_model: Any, neurons: Neurons, layer: int, head: int | None, *, k: int = 10
+) -> TokenLists:
+    """The tokens each neuron promotes once a head has moved it: ``W_O W_V norm(write)`` read out.
+
+    A query neuron of an attention neuron is often unreadable until then (papers 1 and 3: "hidden-interpretable"
+    neurons). The norms' scales change no order; the sign rule is that of :func:`top_tokens`.
+
+    Args:
+        cache_or_model: An ``ActivationCache``, or the model.
+        neurons: The neurons, of one prompt or of a batch.
+        layer: The head's layer.
+        head: The head; None for all heads of the layer, each attending fully, as paper 3 does.
+        k: How many tokens.
+
+    Raises:
+        ValueError: If ``k`` is not between 1 and the size of the vocabulary.
+        IndexError: If the head or a neuron is not of this model.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> _, cache = model.run_with_cache("Tim Duncan plays the sport of")
+        >>> query = tna.query_neurons(cache, tna.value_neurons(cache, " basketball", k=5, sites=("attn",)), k=2)
+        >>> len(transformed_tokens(cache, query, 3, 0, k=5).promoted)
+        2
+    """
+    model = _model(cache_or_model)
+    moved = through_head(model, _writes(model, neurons), layer, head)
+    through = head_name(layer, head)
+    return _lists(model, moved, tuple(f"{label} through {through}" for label in neurons.flat_labels), k)
+
+
+@typechecked
+@torch.no_grad()
+def position_tokens(
+    cache: ActivationCache, layer: int, *, view: View = "stream", prompt: int = 0, k: int = 10, model: Any = None
+) -> TokenLists:
+    """The tokens that each position's stream, as layer ``layer`` reads it, stands for.
+
+    Args:
+        cache: A cache of a forward pass.
+        layer: The layer that reads.
+        view: ``"stream"``: all of it. ``"key"``: what attention wrote into it so far, the authors' key words of a
+            position. ``"value"``: what MLPs wrote into it so far, their value words.
+        prompt: Which prompt of a batch.
+        k: How many tokens.
+        model: The model that made the cache; ``cache.model`` by default.
+
+    Raises:
+        ValueError: If ``k`` is not between 1 and the size of the vocabulary, or the cache lacks a hook.
+        IndexError: If the layer or prompt is out of range.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
+        >>> position_tokens(cache, 3, view="key", k=2).labels[-1]
+        '@6 of'
+    """
+    stream = Stream(cache, model)
+    require_hooks(stream, ())
+    within("layer", layer, stream.n_layers)
+    within("prompt", prompt, stream.shape[0])
+    if view == "stream":
+        written = stream.get(f"blocks.{layer}.hook_resid_pre")[prompt]
+    else:
+        site = "attn" if view == "key" else "mlp"
+        nothing = torch.zeros_like(stream.get("blocks.0.hook_resid_pre")[prompt])
+        written = sum((stream.get(f"blocks.{below}.hook_{site}_out")[prompt] for below in range(layer)), start=nothing)
+    ids = stream.tokens()
+    tokens = [""] * len(written) if ids is None else prompt_tokens(stream.model, ids[prompt : prompt + 1])[0]
+    return _lists(stream.model, written, tuple(f"@{i} {visible(t)}".strip() for i, t in enumerate(tokens)), k)
+
+
+def reader(stream: Stream) -> Any:
+    """What reads the :class:`Words` of neurons found in ``stream``; keeps model and token ids, not the cache."""
+    model, ids = stream.model, stream.tokens()
+
+    def read(neurons: Neurons) -> Words:
+        promoted = top_tokens(model, neurons, k=min(_SHOWN, model.W_U.shape[1])).promoted
+        return Words(() if ids is None else prompt_tokens(model, ids), dict(zip(neurons.keys, promoted, strict=True)))
+
+    return read
+
+
+def prompt_tokens(model: Any, ids: Int[Tensor, "batch pos"]) -> tuple[tuple[str, ...], ...]:
+    """The text of each prompt's tokens."""
+    return tuple(_texts(model, ids))
+
+
+def _writes(model: Any, neurons: Neurons) -> Float[Tensor, "n d_model"]:
+    """Each neuron's direction, turned round where its coefficient is negative."""
+    at = zip(*(neurons.flat(name) for name in ("site", "layer", "head", "index", "coefficient")), strict=True)
+    rows = [direction(model, SITES[int(s)], int(la), int(h), int(i)) * (-1 if c < 0 else 1) for s, la, h, i, c in at]
+    return torch.stack(rows)
+
+
+def _lists(model: Any, vectors: Float[Tensor, "n d_model"], labels: tuple[str, ...], k: int) -> TokenLists:
+    """What vectors of the stream promote and suppress, by the final norm's weight and the unembedding."""
+    d_vocab = model.W_U.shape[1]
+    if not 1 <= k <= d_vocab:
+        raise ValueError(f"k must be between 1 and the vocabulary's {d_vocab} tokens, got {k}")
+    readout = unembedding(model, score_dtype(model.W_U.dtype))
+    ups: list[tuple[str, ...]] = []
+    downs: list[tuple[str, ...]] = []
+    for part in vectors.split(_TILE):
+        logits = readout.project(part)
+        ups += _texts(model, logits.topk(k).indices)
+        downs += _texts(model, (-logits).topk(k).indices)
+    return TokenLists(labels, tuple(ups), tuple(downs))
+
+
+def _model(cache_or_model: Any) -> Any:
+    return cache_or_model.model if isinstance(cache_or_model, ActivationCache) else cache_or_model
+
+
+def _texts(model: Any, ids: Int[Tensor, "n k"]) -> list[tuple[str, ...]]:
+    return [tuple(token_text(model, token) for token in row) for row in ids.tolist()]

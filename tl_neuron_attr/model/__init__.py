@@ -1,0 +1,1 @@
+"""All that knows TransformerLens: streams, weights, targets, positions, interventions."""

@@ -1,0 +1,48 @@
+"""Where a stream is looked at: positions of prompts, one each or many."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+Pos = int | Int[Tensor, "batch"]
+"""A position, negative ones counted from the end, or one for each prompt."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Place ``i`` is position ``pos[i]`` of prompt ``row[i]``.
+
+    Scores look at one place a prompt; query neurons at every place that a value neuron reads. What is read at places
+    has them as its first dimension, called ``batch`` in shapes.
+
+    Attributes:
+        row: The prompt.
+        pos: The position, counted from the start.
+    """
+
+    row: Int[Tensor, "batch"]
+    pos: Int[Tensor, "batch"]
+
+    def select(self, rows: Int[Tensor, "n"]) -> "Places":
+        """The given places."""
+        return Places(self.row[rows], self.pos[rows])
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+def from_start(pos: Pos, batch: int, length: int) -> Int[Tensor, "n"]:
+    """``pos``, one or one for each of ``batch`` prompts, counted from the start.
+
+    Raises:
+        IndexError: If a position lies outside the prompts.
+        ValueError: If there is not one position a prompt.
+    """
+    values = torch.as_tensor(pos)
+    if values.is_floating_point() or values.ndim > 1 or values.numel() not in (1, batch):
+        raise ValueError(f"pos must be an int or one int for each of the {batch} prompts, got {pos!r}")
+    if bool(((values < -length) | (values >= length)).any()):
+        raise IndexError(f"pos must lie between {-length} and {length - 1} for prompts of {length} tokens, got {pos!r}")
+    return values.long().reshape(-1) % length

@@ -1,0 +1,68 @@
+"""Reading what the user asks about: target tokens and positions, checked against the prompts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tl_neuron_attr.model.stream import Stream
+
+Target = int | str | Sequence[int | str] | Int[Tensor, "batch"]
+"""A token id, a string that is one token, or one of either for each prompt."""
+
+
+def token_ids(stream: Stream, target: Target, name: str = "target") -> Int[Tensor, "batch"]:
+    """``target`` as one token id for each prompt of a cache; errors as :func:`one_each`."""
+    return one_each(stream.model, target, stream.shape[0], name).to(stream.device)
+
+
+def one_each(model: Any, target: Target, batch: int, name: str = "target") -> Int[Tensor, "batch"]:
+    """``target`` as one token id for each of ``batch`` prompts.
+
+    Raises:
+        ValueError: If a string is not exactly one token, or there is not one target a prompt.
+        IndexError: If an id is outside the vocabulary.
+        TypeError: If ``target`` is none of the kinds of :data:`Target`.
+    """
+    d_vocab = model.W_U.shape[1]
+    if isinstance(target, (int, str)) and not isinstance(target, bool):
+        ids = [token_id(model, target, name)] * batch
+    elif isinstance(target, Tensor) and not target.is_floating_point() and target.ndim <= 1:
+        ids = target.reshape(-1).tolist() * (batch if target.ndim == 0 else 1)
+    elif isinstance(target, Sequence):
+        ids = [token_id(model, each, name) for each in target]
+    else:
+        raise TypeError(
+            f"{name} must be a token id, a string that is one token, or one of them a prompt, got {target!r}"
+        )
+    if len(ids) != batch:
+        raise ValueError(f"{name} must hold one token for each of the {batch} prompts, got {len(ids)}")
+    for each in ids:
+        if not 0 <= each < d_vocab:
+            raise IndexError(f"{name} must be a token id between 0 and {d_vocab - 1}, got {each}")
+    return torch.tensor(ids)
+
+
+def token_id(model: Any, target: int | str, name: str) -> int:
+    """``target`` as a token id.
+
+    Raises:
+        ValueError: If a string is not exactly one token.
+    """
+    if isinstance(target, bool):
+        raise TypeError(f"{name} must be made of token ids or strings, got {target!r}")
+    if isinstance(target, int):
+        return target
+    if model.tokenizer is None:
+        raise ValueError(f"{name}={target!r} is a string and the model has no tokenizer: pass a token id")
+    ids = model.tokenizer.encode(target, add_special_tokens=False)
+    if len(ids) != 1:
+        pieces = [model.tokenizer.decode([i]) for i in ids]
+        raise ValueError(f"{name}={target!r} must be one token, it is {len(ids)}: {pieces}; pass one of them, or an id")
+    if ids[0] == model.tokenizer.unk_token_id and target.strip() != model.tokenizer.unk_token:
+        raise ValueError(
+            f"{name}={target!r} is not in the model's vocabulary: it reads as {model.tokenizer.unk_token!r}"
+        )
+    return ids[0]

@@ -1,0 +1,1 @@
+"""Tensors only: readout, scores, bounds, the certified top k."""

@@ -1,0 +1,114 @@
+"""What one sublayer read and what its heads, neurons and biases wrote, as tensors."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_neuron_attr.numerics.readout import Norm
+
+Site = Literal["attn", "mlp"]
+
+SITES: tuple[Site, ...] = ("attn", "mlp")
+"""The sites in the order of the stream; what the integers of ``Neurons.site`` stand for."""
+
+
+def score_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype scores are computed in: float64 for a float64 model, float32 for every other."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """One attention or MLP sublayer at the scored position of each prompt.
+
+    ``directions[n] * coefficients[b, n, s]``, through ``post`` and times ``multiplier``, is what neuron ``n`` wrote
+    from source ``s``. An MLP neuron has a single source; attention neuron ``h * d_head + j`` is dimension ``j`` of head
+    ``h``.
+
+    Attributes:
+        site: ``"attn"`` or ``"mlp"``.
+        layer: The block.
+        base: The stream the scores start from (paper 1, Eq. 13).
+        out: What the sublayer wrote in all, biases included.
+        bias: The part of ``out`` that no neuron wrote.
+        directions: One write direction a neuron: rows of ``W_O`` or ``W_out``, in the model's own dtype.
+        coefficients: How far each neuron moved along its direction.
+        heads: The number of heads the neurons are divided into; 1 for an MLP.
+        post: The norm between the sublayer and the stream, if there is one.
+        multiplier: The residual multiplier.
+    """
+
+    site: Site
+    layer: int
+    base: Float[Tensor, "batch d_model"]
+    out: Float[Tensor, "batch d_model"]
+    bias: Float[Tensor, "batch d_model"]
+    directions: Float[Tensor, "neuron d_model"]
+    coefficients: Float[Tensor, "batch neuron source"]
+    heads: int
+    post: Norm | None = None
+    multiplier: float = 1.0
+
+    @property
+    def gain(self) -> Float[Tensor, "batch"] | float:
+        """What the post-norm's scale and the residual multiplier make of a coefficient."""
+        return self.multiplier if self.post is None else self.multiplier / self.post.scale
+
+    @property
+    def width(self) -> int:
+        """The number of neurons, sources not counted."""
+        return self.directions.shape[0]
+
+    @property
+    def sources(self) -> int:
+        """The number of source positions a neuron writes from; 1 for an MLP."""
+        return self.coefficients.shape[2]
+
+    def shaped(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "neuron d_model"]:
+        """Directions ``start:stop`` as they enter the stream, without the prompt's :attr:`gain`."""
+        rows = self.directions[start:stop].to(self.base.dtype)
+        return rows if self.post is None else self.post.shape(rows)
+
+    def scaled_coefficients(self) -> Float[Tensor, "batch neuron source"]:
+        """Coefficients times :attr:`gain`: with :meth:`shaped` directions, the neurons' writes."""
+        gain = self.gain
+        return self.coefficients * (gain[:, None, None] if isinstance(gain, Tensor) else gain)
+
+    def along(self, vectors: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch neuron source"]:
+        """How much each neuron wrote along one vector a prompt: one matrix-vector product a prompt."""
+        pulled = vectors if self.post is None else self.post.pull_back(vectors)
+        return self.scaled_coefficients() * (pulled @ self.directions.to(pulled.dtype).T)[:, :, None]
+
+    def heads_along(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n head source"]:
+        """How much each head wrote from each source along several vectors, all of the one place it was read at."""
+        pulled = vectors if self.post is None else self.post.pull_back(vectors)
+        by_neuron = (pulled @ self.directions.to(pulled.dtype).T).unflatten(1, (self.heads, -1))
+        return torch.einsum("nhj,hjs->nhs", by_neuron, self.scaled_coefficients()[0].unflatten(0, (self.heads, -1)))
+
+    def writes(
+        self, rows: Int[Tensor, "n"], neuron: Int[Tensor, "n"], source: Int[Tensor, "n"]
+    ) -> Float[Tensor, "n d_model"]:
+        """What single neurons wrote in the prompts ``rows``."""
+        vectors = self.directions[neuron].to(self.base.dtype)
+        shaped = vectors if self.post is None else self.post.shape(vectors)
+        return shaped * self.scaled_coefficients()[rows, neuron, source][:, None]
+
+    def select(self, rows: Int[Tensor, "n"]) -> "Sublayer":
+        """The sublayer in the prompts ``rows``."""
+        return replace(
+            self,
+            base=self.base[rows],
+            out=self.out[rows],
+            bias=self.bias[rows],
+            coefficients=self.coefficients[rows],
+            post=None if self.post is None else self.post.select(rows),
+        )
+
+    def head_writes(self) -> Float[Tensor, "batch head source d_model"]:
+        """What each head wrote from each source position (paper 1, Eq. 7)."""
+        coefficients = self.scaled_coefficients().unflatten(1, (self.heads, -1))
+        directions = self.shaped().unflatten(0, (self.heads, -1))
+        return torch.einsum("bhjs,hjd->bhsd", coefficients, directions)

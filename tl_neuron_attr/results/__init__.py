@@ -1,0 +1,1 @@
+"""Frozen data, tables and files; no model."""

@@ -1,0 +1,69 @@
+"""How well a model says the right token, and how sure a mean over prompts is."""
+
+import numpy as np
+import pandas as pd
+
+RESAMPLES = 2000
+Sample = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+def interval(values: pd.Series, *, level: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
+    """The mean of values and its bootstrap percentile interval over them; the same seed gives the same interval.
+
+    Examples:
+        >>> interval(pd.Series([1.0, 1.0, 1.0]))
+        (1.0, 1.0, 1.0)
+    """
+    sample = values.to_numpy(dtype=float)
+    drawn = _drawn(len(sample), np.random.default_rng(seed))
+    return _between(sample.mean(), sample[drawn].mean(axis=1), level)
+
+
+def named_interval(name: str, found: tuple[float, float, float]) -> dict[str, float]:
+    """A value with its interval as columns: ``name``, ``name_low``, ``name_high``.
+
+    Examples:
+        >>> named_interval("prob", (0.5, 0.25, 0.75))
+        {'prob': 0.5, 'prob_low': 0.25, 'prob_high': 0.75}
+    """
+    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+
+
+def difference_interval(
+    first: Sample, second: Sample, *, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """The difference of two independent samples' means and its bootstrap percentile interval.
+
+    Examples:
+        >>> difference_interval(np.array([3.0, 3.0]), np.array([1.0]))
+        (2.0, 2.0, 2.0)
+    """
+    rng = np.random.default_rng(seed)
+    means = [sample[_drawn(len(sample), rng)].mean(axis=1) for sample in (first, second)]
+    return _between(first.mean() - second.mean(), means[0] - means[1], level)
+
+
+def change_interval(before: Sample, after: Sample, *, level: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
+    """How much of a mean over prompts is gained or lost, in per cent, and its bootstrap percentile interval.
+
+    Prompts are drawn with both their values. Not finite where the mean before is 0.
+
+    Examples:
+        >>> change_interval(np.array([1.0, 3.0]), np.array([2.0, 6.0]))
+        (100.0, 100.0, 100.0)
+    """
+    drawn = _drawn(len(before), np.random.default_rng(seed))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        changes = 100 * (after[drawn].mean(axis=1) / before[drawn].mean(axis=1) - 1)
+        return _between(100 * (after.mean() / before.mean() - 1), changes, level)
+
+
+def _drawn(n: int, rng: np.random.Generator) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """Which of ``n`` prompts each resample holds."""
+    return rng.integers(0, n, (RESAMPLES, n))
+
+
+def _between(value: float, resampled: Sample, level: float) -> tuple[float, float, float]:
+    """A value and the percentiles of its resamples."""
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return float(value), float(low), float(high)

@@ -1,0 +1,48 @@
+"""One score a layer and site."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_neuron_attr.results.table import PrintsAsTable, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, repr=False)
+class LayerScores(PrintsAsTable):
+    """One score a layer and site, in nats.
+
+    Attributes:
+        attn: The attention sublayers.
+        mlp: The MLP sublayers.
+        embed: The embedding, where it was scored too (query layers).
+    """
+
+    attn: Float[Tensor, "*b layer"]
+    mlp: Float[Tensor, "*b layer"]
+    embed: Float[Tensor, "*b"] | None = None
+
+    def table(self) -> Table:
+        """Layers in rows; of a batch, the mean."""
+        attn, mlp = (scores.reshape(-1, scores.shape[-1]).mean(0).tolist() for scores in (self.attn, self.mlp))
+        rows = [(layer, a, m) for layer, (a, m) in enumerate(zip(attn, mlp, strict=True))]
+        embed = [] if self.embed is None else [("embed", float(self.embed.mean()), None)]
+        batch = f", mean of {self.attn[..., 0].numel()} prompts" if self.attn.ndim > 1 else ""
+        return Table(("layer", "attn", "mlp"), [*embed, *rows], f"scores in nats{batch}")
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row a prompt, layer and site."""
+        import pandas as pd
+
+        grids = {"attn": self.attn, "mlp": self.mlp}
+        rows = [
+            {"prompt": prompt, "layer": layer, "site": site, "score": score}
+            for site, grid in grids.items()
+            for prompt, line in enumerate(grid.reshape(-1, grid.shape[-1]).tolist())
+            for layer, score in enumerate(line)
+        ]
+        return pd.DataFrame(rows)
