@@ -13,6 +13,7 @@ from tqdm import tqdm
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.arithmetic_cases import Case, case_batches, require_cases
 from tl_neuron_attr.cna.head_effects import ZEROED, kept_within, runs_within, zeroed
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import Head, head_name, required_heads
 from tl_neuron_attr.model.rerun import Replay
 from tl_neuron_attr.numerics.increase import MAX_BYTES
@@ -115,10 +116,12 @@ def head_accuracy(
     """
     require_cases(cases)
     wanted = required_heads(model, heads, fix=ZEROED)
-    device = model.W_U.device
+    device = dimensions.device_of(model)
     answers = torch.tensor([case.answer for case in cases], device=device)
     untouched = torch.zeros(len(cases), dtype=torch.bool)
-    right = torch.zeros(len(cases), model.cfg.n_layers, max(len(b.attn.W_O) for b in model.blocks), dtype=torch.bool)
+    layers = range(model.cfg.n_layers)
+    most = max(dimensions.n_heads(model, layer) for layer in layers)
+    right = torch.zeros(len(cases), len(layers), most, dtype=torch.bool)
     longest = max(len(case.tokens) for case in cases)
     kept, runs = kept_within(model, longest, max_bytes), runs_within(model, longest, max_bytes)
     with tqdm(total=len(cases), desc="heads zeroed", unit="case", disable=not progress) as bar:

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 
 from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.batches import Batch, of_tokens
 from tl_neuron_attr.model.targets import token_id
 
@@ -221,7 +222,7 @@ def answered(model: Any, cases: Sequence[Case], *, batch_size: int = 256) -> lis
     require_cases(cases)
     right = [False] * len(cases)
     for batch in case_batches(cases, batch_size=batch_size):
-        best = model(batch.tokens.to(model.W_U.device))[:, -1].argmax(-1).tolist()
+        best = model(batch.tokens.to(dimensions.device_of(model)))[:, -1].argmax(-1).tolist()
         for i, token in zip(batch.indices, best, strict=True):
             right[i] = token == cases[i].answer
     return right

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.arithmetic_cases import Case, answered
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.batches import of_tokens
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.results.neurons import Neurons
@@ -141,7 +142,7 @@ def perplexity(model: Any, texts: Sequence[Int[Tensor, "_"]], *, batch_size: int
     """
     surprise, count = 0.0, 0
     for batch in of_tokens(list(texts), batch_size=batch_size):
-        tokens = batch.tokens.to(model.W_U.device)
+        tokens = batch.tokens.to(dimensions.device_of(model))
         log_probs = model(tokens)[:, :-1].float().log_softmax(-1)
         surprise -= float(log_probs.gather(2, tokens[:, 1:, None]).double().sum())
         count += tokens[:, 1:].numel()

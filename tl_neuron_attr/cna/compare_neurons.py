@@ -19,7 +19,7 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.vocabulary import reader
-from tl_neuron_attr.model import cache_checks
+from tl_neuron_attr.model import cache_checks, dimensions
 from tl_neuron_attr.model.positions import Pos
 from tl_neuron_attr.model.scored_cache import Question, ask, checked_stream
 from tl_neuron_attr.model.stream import Stream
@@ -279,13 +279,12 @@ def _require_alike(mine: Stream, theirs: Stream, site: Site) -> None:
 
     def facts(stream: Stream) -> dict[str, object]:
         batch, length, d_model = stream.shape
-        blocks = [stream.block(layer) for layer in range(stream.n_layers)]
-        widths = [b.mlp.W_out.shape[0] if site == "mlp" else tuple(b.attn.W_O.shape[:2]) for b in blocks]
+        widths = [dimensions.width(stream.model, site, layer) for layer in range(stream.n_layers)]
         return {
             "layers": stream.n_layers,
             "d_model": d_model,
             "MLP neurons by layer" if site == "mlp" else "heads and head dimensions by layer": widths,
-            "vocabulary": stream.model.W_U.shape[1],
+            "vocabulary": dimensions.d_vocab(stream.model),
             "prompts": batch,
             "tokens a prompt": length,
             "a batch dimension": stream.batched,

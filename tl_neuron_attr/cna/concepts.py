@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.arithmetic_cases import Case, answered
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import MlpNeuron, within
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.model.weights import as_written, directions, through_head, unembedding
@@ -128,11 +129,11 @@ def concept_neurons(
             raise ValueError(f"{name} is empty: give at least one layer")
         for layer in given:
             within(name, layer, model.cfg.n_layers)
-    d_vocab = model.W_U.shape[1]
+    d_vocab = dimensions.d_vocab(model)
     if not 1 <= top <= d_vocab:
         raise ValueError(f"top must be between 1 and the vocabulary's {d_vocab} tokens, got {top}")
     is_word, missing = _vocabulary(model, words)
-    tile = max(1, max_bytes // (3 * d_vocab * score_dtype(model.W_U.dtype).itemsize))
+    tile = max(1, max_bytes // (3 * d_vocab * score_dtype(dimensions.dtype_of(model)).itemsize))
     counts: list[Tensor] = []
     unmoved: list[Tensor] = []
     with tqdm(total=len(wanted) * len(moving), desc="concepts", unit="layer", disable=not progress, delay=2) as bar:
@@ -234,9 +235,9 @@ def _vocabulary(model: Any, words: Sequence[str]) -> tuple[Bool[Tensor, "d_vocab
         raise TypeError(f"words must be a list of words, got the string {words!r}")
     if model.tokenizer is None:
         raise ValueError("words need a tokenizer, and this model has none")
-    texts = [token_text(model, token).strip().casefold() for token in range(model.W_U.shape[1])]
+    texts = [token_text(model, token).strip().casefold() for token in range(dimensions.d_vocab(model))]
     plain = {word.strip().casefold(): word for word in words}
-    is_word = torch.tensor([text in plain and text != "" for text in texts], device=model.W_U.device)
+    is_word = torch.tensor([text in plain and text != "" for text in texts], device=dimensions.device_of(model))
     if not bool(is_word.any()):
         raise ValueError(f"words: none of {list(words)[:5]} is a token of the vocabulary")
     return is_word, tuple(word for text, word in plain.items() if text not in set(texts))

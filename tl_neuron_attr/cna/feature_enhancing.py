@@ -19,6 +19,7 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.feature_transferring import FeatureTransferring, Hop
 from tl_neuron_attr.knowledge.vocabulary import top_tokens, transformed_tokens
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.positions import Places
 from tl_neuron_attr.model.scored_cache import checked_stream
 from tl_neuron_attr.model.stream import Stream
@@ -155,7 +156,7 @@ def feature_enhancing(
         hops=tuple(each.name for each in transferring.hops),
         inner=inner,
         source_tokens=tuple(tokens[i] for i in pos.tolist()),
-        before=top_tokens(stream.model, neurons, min(_TOKENS, stream.model.W_U.shape[1])),
+        before=top_tokens(stream.model, neurons, min(_TOKENS, dimensions.d_vocab(stream.model))),
         after=_after(stream.model, neurons, hop, transferring.hops),
     )
 
@@ -197,7 +198,7 @@ def _neurons(layer: Tensor, index: Tensor, coefficient: Tensor, score: Tensor) -
 
 def _after(model: Any, neurons: Neurons, hop: Int[Tensor, "k"], hops: tuple[Hop, ...]) -> TokenLists:
     """Each neuron's tokens as its own hop moves it."""
-    k = min(_TOKENS, model.W_U.shape[1])
+    k = min(_TOKENS, dimensions.d_vocab(model))
     moved = [transformed_tokens(model, neurons, each.layer, each.head, k=k) for each in hops]
     mine = list(enumerate(hop.tolist()))
     return TokenLists(

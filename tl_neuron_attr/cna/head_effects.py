@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import Head, head_name, required_heads
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.model.positions import Pos, from_start
@@ -134,8 +135,8 @@ def head_effects(
     positions = from_start(pos, *ids.shape).to(ids.device).expand(len(ids))
     require_unpadded(model, ids, positions)
     wanted = required_heads(model, heads, fix=ZEROED)
-    shape = (len(ids), model.cfg.n_layers, len(model.blocks[0].attn.W_O))
-    log_prob = torch.full(shape, torch.nan, dtype=score_dtype(model.W_U.dtype), device=ids.device)
+    shape = (len(ids), model.cfg.n_layers, dimensions.n_heads(model, 0))
+    log_prob = torch.full(shape, torch.nan, dtype=score_dtype(dimensions.dtype_of(model)), device=ids.device)
     base = torch.zeros(len(ids)).to(log_prob)
     for part in torch.arange(len(ids), device=ids.device).split(kept_within(model, ids.shape[1], max_bytes)):
         replay = Replay(model, ids[part], positions[part])
@@ -168,14 +169,18 @@ def runs_within(model: Any, length: int, max_bytes: int) -> int:
     block = model.blocks[0]
     heads, d_head, d_model = block.attn.W_O.shape
     d_mlp = max(4 * d_model, getattr(model.cfg, "d_mlp", None) or 0)
-    numbers = length * (4 * d_model + 4 * heads * d_head + 3 * d_mlp) + 3 * heads * length**2 + 2 * model.W_U.shape[1]
-    return max(1, max_bytes // (numbers * model.W_U.dtype.itemsize))
+    numbers = (
+        length * (4 * d_model + 4 * heads * d_head + 3 * d_mlp) + 3 * heads * length**2 + 2 * dimensions.d_vocab(model)
+    )
+    return max(1, max_bytes // (numbers * dimensions.dtype_of(model).itemsize))
 
 
 def kept_within(model: Any, length: int, max_bytes: int) -> int:
     """How many prompts have the streams of all their layers in a quarter of ``max_bytes``."""
-    numbers = model.cfg.n_layers * length * model.W_U.shape[0]
-    return max(1, min(max_bytes // (4 * numbers * model.W_U.dtype.itemsize), runs_within(model, length, max_bytes)))
+    numbers = model.cfg.n_layers * length * dimensions.d_model(model)
+    return max(
+        1, min(max_bytes // (4 * numbers * dimensions.dtype_of(model).itemsize), runs_within(model, length, max_bytes))
+    )
 
 
 def require_unpadded(model: Any, ids: Int[Tensor, "batch pos"], pos: Int[Tensor, "batch"]) -> None:

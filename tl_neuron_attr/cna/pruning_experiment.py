@@ -19,6 +19,7 @@ from tl_neuron_attr.cna.coefficients import run_of, used_more
 from tl_neuron_attr.cna.lora import Adapter, train_lora
 from tl_neuron_attr.cna.paired_runs import compared, plain
 from tl_neuron_attr.cna.pruning import kept_by_layer, prune_mlp
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import MlpNeuron
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
@@ -110,7 +111,7 @@ def pruning_experiment(
     options: dict[str, Any] = {**training, "layer": lora_layer, "seed": seed, "progress": progress}
     whole = adapter or train_lora(model, train, **options)
     kept = amplified(model, whole, train if search is None else search, top=top, layers=layers, progress=progress)
-    widths = {layer: len(model.blocks[layer].mlp.W_out) for layer in layers}
+    widths = {layer: dimensions.d_mlp(model, layer) for layer in layers}
     frames = [_accuracy("original", model, test), _accuracy("LoRA", model, test, whole)]
     rng = Random(f"pruning {seed}")
     drawn = {layer: sorted(rng.sample(range(widths[layer]), len(kept[layer]))) for layer in layers}

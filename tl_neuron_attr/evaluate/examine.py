@@ -18,6 +18,7 @@ from tl_neuron_attr.knowledge.attribution import (
 )
 from tl_neuron_attr.knowledge.query_neurons import query_layers, query_neurons
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import Part, rows_of
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.model.scored_cache import ask
@@ -57,14 +58,14 @@ class Sizes:
     @classmethod
     def fitting(cls, model: Any) -> "Sizes":
         """The paper's sizes for models of 100,000 MLP neurons and more; about a tenth of them for smaller ones."""
-        large = model.cfg.n_layers * len(model.blocks[0].mlp.W_out) >= 100_000
+        large = model.cfg.n_layers * dimensions.d_mlp(model, 0) >= 100_000
         return cls() if large else cls(value_attn=20, value_mlp=10, query=100, shared=30, heads=0.05)
 
     def capped(self, model: Any, length: int) -> "Sizes":
         """At most all that a model has, for a prompt of ``length`` tokens."""
-        mlp = model.cfg.n_layers * len(model.blocks[0].mlp.W_out)
-        attn = model.cfg.n_layers * model.blocks[0].attn.W_O.shape[:2].numel() * length
-        below = mlp - len(model.blocks[0].mlp.W_out)
+        mlp = model.cfg.n_layers * dimensions.d_mlp(model, 0)
+        attn = model.cfg.n_layers * dimensions.n_heads(model, 0) * dimensions.d_head(model, 0) * length
+        below = mlp - dimensions.d_mlp(model, 0)
         return Sizes(
             min(self.value_attn, attn),
             min(self.value_mlp, mlp),
@@ -117,7 +118,7 @@ def _sums(scores: Tensor) -> Float[Tensor, "4"]:
 
 def _flat(model: Any, neurons: Neurons) -> Int[Tensor, "k"]:
     """MLP neurons numbered through the layers."""
-    return (neurons.layer * len(model.blocks[0].mlp.W_out) + neurons.index)[0]
+    return (neurons.layer * dimensions.d_mlp(model, 0) + neurons.index)[0]
 
 
 def _segments(cache: ActivationCache, target: int) -> Float[Tensor, "point"]:
@@ -152,8 +153,8 @@ def _outcomes(
 def random_like(model: Any, parts: Sequence[Part], rng: torch.Generator) -> list[Part]:
     """As many random neurons of each site as ``parts`` has."""
     count = sum(part[0] == "mlp" for part in parts)
-    width = len(model.blocks[0].mlp.W_out)
-    heads, d_head, _ = model.blocks[0].attn.W_O.shape
+    width = dimensions.d_mlp(model, 0)
+    heads, d_head = dimensions.n_heads(model, 0), dimensions.d_head(model, 0)
     mlp = torch.randperm(model.cfg.n_layers * width, generator=rng)[:count].tolist()
     attn = torch.randperm(model.cfg.n_layers * heads * d_head, generator=rng)[: len(parts) - count].tolist()
     chosen: list[Part] = [("mlp", i // width, i % width) for i in mlp]

@@ -15,6 +15,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.evaluate.gradients import gradient, integrated_gradients
 from tl_neuron_attr.evaluate.outcome import Outcome
 from tl_neuron_attr.knowledge.baselines import SCORES, Score, baseline_scores
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.batches import Batch, batches
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.model.stream import Stream
@@ -189,7 +190,7 @@ def _frame(batch: Batch, method: str, k: int, logits: Tensor, target: Int[Tensor
 
 
 def _require_counts(model: Any, counts: Sequence[int]) -> None:
-    available = model.cfg.n_layers * len(model.blocks[0].mlp.W_out)
+    available = model.cfg.n_layers * dimensions.d_mlp(model, 0)
     for k in counts:
         if not 1 <= k <= available:
             raise ValueError(f"k must be between 1 and the {available} MLP neurons, got {k}")

@@ -17,6 +17,7 @@ from tl_neuron_attr.evaluate.examine import CONDITIONS, Sizes, examine, outcomes
 from tl_neuron_attr.evaluate.prompts import KEPT, StudyPrompt, select
 from tl_neuron_attr.evaluate.results import KnowledgeStudy
 from tl_neuron_attr.evaluate.tidy import tidy
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import Part
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.results import storage
@@ -82,7 +83,7 @@ def knowledge_study(
         return _without_heads(model, prompts[i].prompt, int(selection["target_id"][i]), records[i], best)
 
     cross = {i: store.record("cross", i, zero_heads) for i in _bar(kept, "zeroing heads", progress)}
-    width = len(model.blocks[0].mlp.W_out)
+    width = dimensions.d_mlp(model, 0)
     study = tidy(selection, records, {i: c["outcomes"] for i, c in cross.items()}, list(best), width, asdict(sizes))
     if out is not None:
         study.save(out)

@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tl_neuron_attr.incontext.prompts import IclPrompt
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.stream import Stream
 
 
@@ -72,7 +73,7 @@ def batch_of(model: Any, prompts: Sequence[IclPrompt], indices: Sequence[int] | 
     padding = _pad(model)
     rows = [[padding] * (longest - len(prompt)) + list(prompt.tokens) for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    device = model.W_U.device
+    device = dimensions.device_of(model)
     padded = any(len(prompt) < longest for prompt in prompts)
     if padded and _exact(model):
         raise ValueError(
@@ -133,7 +134,7 @@ def _ends_with(length: int, tokens: list[int] | None, prompt: IclPrompt) -> bool
 
 
 def _exact(model: Any) -> bool:
-    return model.W_U.dtype == torch.float64
+    return dimensions.dtype_of(model) == torch.float64
 
 
 def _pad(model: Any) -> int:

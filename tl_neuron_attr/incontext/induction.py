@@ -19,6 +19,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext.batches import icl_batches, require_alike
 from tl_neuron_attr.incontext.outcomes import Hook, Outcomes
 from tl_neuron_attr.incontext.prompts import IclPrompt
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.batches import batches
 from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.components import Head, required_heads
@@ -130,7 +131,7 @@ def function_vector(
         torch.Size([1, 128])
     """
     required_heads(model, heads)
-    total = torch.zeros(len(heads), model.W_U.shape[0], device=model.W_U.device, dtype=torch.float64)
+    total = torch.zeros(len(heads), dimensions.d_model(model), device=dimensions.device_of(model), dtype=torch.float64)
     for batch in icl_batches(model, prompts, batch_size=batch_size):
         tokens, mask = batch.inputs()
         _, cache = model.run_with_cache(tokens, names_filter=needed_by(("attn",)), **mask)
@@ -140,7 +141,7 @@ def function_vector(
             for i, (own, head) in enumerate(heads):
                 if own == layer:
                     total[i] += writes[head]
-    return FunctionVector(tuple(heads), (total / len(prompts)).to(model.W_U.dtype))
+    return FunctionVector(tuple(heads), (total / len(prompts)).to(dimensions.dtype_of(model)))
 
 
 @typechecked
@@ -205,7 +206,7 @@ def _words(model: Any, rng: random.Random, n: int) -> list[str]:
     special = set(model.tokenizer.all_special_ids)
     found: dict[str, None] = {}
     while len(found) < n:
-        token = rng.randrange(model.W_U.shape[1])
+        token = rng.randrange(dimensions.d_vocab(model))
         word = model.tokenizer.decode([token]).strip()
         if (
             token not in special

@@ -27,6 +27,7 @@ from tl_neuron_attr.incontext.majority_correction import CORRECTED
 from tl_neuron_attr.incontext.matched_run import Watch, dropped, keep
 from tl_neuron_attr.incontext.outcomes import Hook
 from tl_neuron_attr.incontext.prompts import IclPrompt
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import Head, required_heads
 from tl_neuron_attr.model.weights import pre_norm_name, unit_norm
 
@@ -120,7 +121,7 @@ class _Layer:
         """Queries or keys behind their norm: OLMo-2 norms all heads together, the others each."""
         if normed.ndim == 4:
             return normed
-        return normed.unflatten(-1, (-1, self.model.blocks[self.layer].attn.W_O.shape[1])).transpose(1, 2)
+        return normed.unflatten(-1, (-1, dimensions.d_head(self.model, self.layer))).transpose(1, 2)
 
     def _attend(self, scores: Float[Tensor, "batch head query key"], hook: Any) -> None:
         """Keeps what the heads attend to without positions."""

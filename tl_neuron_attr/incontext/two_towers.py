@@ -23,7 +23,7 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext.batches import label_places
 from tl_neuron_attr.incontext.label_values import Prompts, at_labels, last_attention, listed
-from tl_neuron_attr.model import attention_scores
+from tl_neuron_attr.model import attention_scores, dimensions
 from tl_neuron_attr.model.cache_checks import needed_by, require_finite
 from tl_neuron_attr.model.components import head_name, within
 from tl_neuron_attr.model.positions import Places
@@ -148,7 +148,7 @@ def two_towers(
     group = listed(prompts)
     stream, last, _ = checked_stream(cache, ("attn",), model=model, reads=True)
     within("layer", layer, stream.n_layers)
-    within("head", head, len(stream.block(layer).attn.W_O))
+    within("head", head, dimensions.n_heads(stream.model, layer))
     attention_scores.require_scores(stream, layer)
     at = label_places(stream, group)
     score = at_labels(_last_scores(stream, layer), at)[:, head]

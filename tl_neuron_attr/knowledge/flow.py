@@ -28,6 +28,7 @@ from tl_neuron_attr.knowledge.flow_edges import ShallowNeuron
 from tl_neuron_attr.knowledge.query_neurons import weighted_readers
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens, top_tokens
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import Head, head_name
 from tl_neuron_attr.model.positions import Pos
 from tl_neuron_attr.model.stream import Stream
@@ -214,7 +215,11 @@ def _edges(
 
 
 def _promoted(stream: Stream, neurons: Neurons) -> list[tuple[str, ...]]:
-    return list(top_tokens(stream.model, neurons, k=min(6, stream.model.W_U.shape[1])).promoted) if len(neurons) else []
+    return (
+        list(top_tokens(stream.model, neurons, k=min(6, dimensions.d_vocab(stream.model))).promoted)
+        if len(neurons)
+        else []
+    )
 
 
 def _as_neurons(shallow: Sequence[ShallowNeuron]) -> Neurons:

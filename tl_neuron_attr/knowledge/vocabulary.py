@@ -8,6 +8,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.cache_checks import require_hooks
 from tl_neuron_attr.model.components import head_name, within
 from tl_neuron_attr.model.stream import Stream
@@ -132,7 +133,7 @@ def reader(stream: Stream) -> Any:
     model, ids = stream.model, stream.tokens()
 
     def read(neurons: Neurons) -> Words:
-        promoted = top_tokens(model, neurons, k=min(_SHOWN, model.W_U.shape[1])).promoted
+        promoted = top_tokens(model, neurons, k=min(_SHOWN, dimensions.d_vocab(model))).promoted
         return Words(() if ids is None else prompt_tokens(model, ids), dict(zip(neurons.keys, promoted, strict=True)))
 
     return read
@@ -152,10 +153,10 @@ def _writes(model: Any, neurons: Neurons) -> Float[Tensor, "n d_model"]:
 
 def _lists(model: Any, vectors: Float[Tensor, "n d_model"], labels: tuple[str, ...], k: int) -> TokenLists:
     """What vectors of the stream promote and suppress, by the final norm's weight and the unembedding."""
-    d_vocab = model.W_U.shape[1]
+    d_vocab = dimensions.d_vocab(model)
     if not 1 <= k <= d_vocab:
         raise ValueError(f"k must be between 1 and the vocabulary's {d_vocab} tokens, got {k}")
-    readout = unembedding(model, score_dtype(model.W_U.dtype))
+    readout = unembedding(model, score_dtype(dimensions.dtype_of(model)))
     ups: list[tuple[str, ...]] = []
     downs: list[tuple[str, ...]] = []
     for part in vectors.split(_TILE):

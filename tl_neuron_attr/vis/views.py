@@ -11,6 +11,7 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import head_name, within
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.results.layer_scores import LayerScores
@@ -156,7 +157,7 @@ def require_heads(stream: Stream, heads: Sequence[Head]) -> None:
         raise ValueError("heads is empty: give at least one (layer, head) pair")
     for layer, head in heads:
         within("layer", layer, stream.n_layers)
-        within("head", head, len(stream.block(layer).attn.W_O))
+        within("head", head, dimensions.n_heads(stream.model, layer))
 
 
 def tokens_of(stream: Stream, prompt: int) -> tuple[str, ...]:

@@ -1,0 +1,47 @@
+"""A model's sizes, read off its weights: a config may say something else (OPT, Bloom)."""
+
+from typing import Any
+
+import torch
+
+from tl_neuron_attr.numerics.sublayer import Site
+
+
+def d_vocab(model: Any) -> int:
+    """Return the size of the vocabulary."""
+    return model.W_U.shape[1]
+
+
+def d_model(model: Any) -> int:
+    """Return the width of the residual stream."""
+    return model.W_U.shape[0]
+
+
+def n_heads(model: Any, layer: int) -> int:
+    """Return the number of attention heads of a layer."""
+    return len(model.blocks[layer].attn.W_O)
+
+
+def d_head(model: Any, layer: int) -> int:
+    """Return the number of dimensions, or attention neurons, of each head of a layer."""
+    return model.blocks[layer].attn.W_O.shape[1]
+
+
+def d_mlp(model: Any, layer: int) -> int:
+    """Return the number of MLP neurons of a layer."""
+    return len(model.blocks[layer].mlp.W_out)
+
+
+def width(model: Any, site: Site, layer: int) -> int | tuple[int, int]:
+    """Return the number of MLP neurons of a layer, or its heads and their dimensions."""
+    return d_mlp(model, layer) if site == "mlp" else (n_heads(model, layer), d_head(model, layer))
+
+
+def device_of(model: Any) -> torch.device:
+    """Return where tokens and logits live."""
+    return model.W_U.device
+
+
+def dtype_of(model: Any) -> torch.dtype:
+    """Return the dtype of the unembedding."""
+    return model.W_U.dtype
