@@ -7,9 +7,9 @@ import torch
 
 import tl_neuron_attr as tna
 from tests import architectures, oracle
-from tl_neuron_attr.knowledge.query_neurons import contributions, weighted_readers
+from tl_neuron_attr.knowledge.query_neurons import contributions, weighted_subkeys
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.subkeys import readers
+from tl_neuron_attr.model.subkeys import subkeys
 from tl_neuron_attr.numerics.sublayer import SITES
 
 POS = torch.tensor([6, 4])
@@ -101,7 +101,7 @@ def test_inner_products_sum_to_the_pre_activation_the_model_computed(name):
     """Minus what is no component: the neuron's bias, and the norm's bias seen through the key."""
     cache, value = case(name)
     stream = Stream(cache)
-    rows = readers(stream, value, POS, "both")
+    rows = subkeys(stream, value, POS, "both")
     totals, _ = rows.total(stream)
     for i, neuron in enumerate(rows.neuron.tolist()):
         row, column = divmod(neuron, len(value))
@@ -144,10 +144,10 @@ def test_neurons_and_biases_sum_to_their_layer(name):
         pytest.fail("the case has no MLP value neuron: choose another")
     one = architectures.build(name).run_with_cache(architectures.prompts()[:1])[1]
     layers = tna.query_layers(one, mlp_only)
-    stream, rows = weighted_readers(one, mlp_only, pos=-1, key="both", model=None)
+    stream, rows = weighted_subkeys(one, mlp_only, pos=-1, key="both", model=None)
     for sublayer, fed, contribution in contributions(stream, rows, ("attn", "mlp")):
-        order = 2 * sublayer.layer + (sublayer.site == "mlp")
-        bias = (fed.above(order) * sublayer.bias).sum()
+        depth = 2 * sublayer.layer + (sublayer.site == "mlp")
+        bias = (fed.above(depth) * sublayer.bias).sum()
         layer = (layers.attn if sublayer.site == "attn" else layers.mlp)[sublayer.layer]
         close(contribution.sum() + bias, layer, 1e-6)
 

@@ -7,7 +7,7 @@ import torch
 from transformer_lens import ActivationCache
 
 from tl_neuron_attr.model import attention_scores
-from tl_neuron_attr.model.positions import Places
+from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
 
 
@@ -20,7 +20,7 @@ def test_planes_turn_by_their_angles(interleaved):
     held["blocks.0.hook_resid_pre"] = torch.zeros(2, 5, 3, dtype=torch.float64)
     cfg = SimpleNamespace(n_layers=1, rotary_interleaved_cos_sin=interleaved)
     stream = Stream(ActivationCache(held, model=SimpleNamespace(cfg=cfg)))
-    places = Places(torch.tensor([0, 1, 1]), torch.tensor([4, 0, 2]))
+    places = Positions(torch.tensor([0, 1, 1]), torch.tensor([4, 0, 2]))
     vectors = torch.randn(7, 3, 6, dtype=torch.float64)
     planes = [(0, 1), (2, 3)] if interleaved else [(0, 2), (1, 3)]
     expected = vectors.clone()

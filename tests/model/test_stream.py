@@ -26,8 +26,8 @@ def close(got, expected):
 def test_neurons_and_biases_sum_to_what_each_sublayer_wrote(name, compat):
     stream = stream_of(name, compat)
     sites = ("attn",) if name == "mixtral" else ("attn", "mlp")
-    for sublayer in stream.sublayers(stream.places(POS), sites):
-        written = torch.einsum("nd,bns->bd", sublayer.shaped(), sublayer.scaled_coefficients())
+    for sublayer in stream.sublayers(stream.positions(POS), sites):
+        written = torch.einsum("nd,bns->bd", sublayer.unscaled_directions(), sublayer.scaled_coefficients())
         close(written + sublayer.bias, sublayer.out)
 
 
@@ -36,7 +36,7 @@ def test_neurons_and_biases_sum_to_what_each_sublayer_wrote(name, compat):
 @pytest.mark.parametrize("name", list(architectures.BUILDERS))
 def test_sublayers_sum_to_the_final_stream_which_reads_out_to_the_logits(name, compat):
     stream = stream_of(name, compat)
-    places = stream.places(POS)
+    places = stream.positions(POS)
     total = stream.at("blocks.0.hook_resid_pre", places)
     for layer in range(stream.n_layers):
         total = total + stream.out("attn", layer, places) + stream.out("mlp", layer, places)
@@ -50,14 +50,18 @@ def test_sublayers_sum_to_the_final_stream_which_reads_out_to_the_logits(name, c
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "bloom", "olmo2"])
 def test_single_writes_are_the_products_of_direction_and_coefficient(name):
     stream = stream_of(name, False)
-    for sublayer in stream.sublayers(stream.places(POS)):
+    for sublayer in stream.sublayers(stream.positions(POS)):
         rows, neuron = torch.tensor([0, 1, 1]), torch.tensor([0, 5, 7])
         source = torch.tensor([0, 0, sublayer.sources - 1])
-        expected = sublayer.shaped()[neuron] * sublayer.scaled_coefficients()[rows, neuron, source][:, None]
+        expected = (
+            sublayer.unscaled_directions()[neuron] * sublayer.scaled_coefficients()[rows, neuron, source][:, None]
+        )
         close(sublayer.writes(rows, neuron, source), expected)
         along = torch.randn(2, 32, dtype=torch.float64)
-        everything = torch.einsum("nd,bns,bd->bns", sublayer.shaped(), sublayer.scaled_coefficients(), along)
-        close(sublayer.along(along), everything)
+        everything = torch.einsum(
+            "nd,bns,bd->bns", sublayer.unscaled_directions(), sublayer.scaled_coefficients(), along
+        )
+        close(sublayer.project_onto(along), everything)
 
 
 @pytest.mark.parametrize("name", list(architectures.BUILDERS))
@@ -78,7 +82,7 @@ def test_layer_scores_telescope_where_blocks_are_sequential(name):
 
     _, cache = architectures.run(name)
     stream = Stream(cache)
-    places = stream.places(POS)
+    places = stream.positions(POS)
     readout = stream.readout(places)
     ends = [readout.finish(readout.logits(stream.at(f"blocks.{i}", places)))[:, 5] for i in ENDS]
     scores = tna.attribute_layers(cache, 5, pos=POS)

@@ -54,7 +54,7 @@ def test_the_terms_left_out_are_below_what_is_allowed(radius, rest):
 def test_the_series_is_exact_up_to_the_edge_of_its_radius():
     increase, subs = synthetic.case(2, batch=16, peak=3.0)
     sub, rows = subs[1], torch.arange(16, 32)
-    tile = increase.readout.project(sub.shaped())
+    tile = increase.readout.project(sub.unscaled_directions())
     reach = (tile.max(1).values - tile.min(1).values) / 2
     share = torch.linspace(-1, 1, 16, dtype=torch.float64)[:, None, None]
     edge = share * RADIUS / (reach[:, None] * (sub.gain if isinstance(sub.gain, float) else sub.gain[0]))

@@ -8,12 +8,12 @@ from tests import synthetic
 
 @settings(max_examples=50)
 @given(synthetic.seeds)
-def test_pull_back_is_the_transpose_of_shape(seed):
+def test_the_adjoint_is_the_transpose(seed):
     g = torch.Generator().manual_seed(seed)
     for centred in (True, False):
         norm = synthetic.norm(g, 7, 2, centred)
         u, v = torch.randn(2, 7, generator=g, dtype=torch.float64)
-        torch.testing.assert_close(norm.pull_back(u) @ v, u @ norm.shape(v))
+        torch.testing.assert_close(norm.adjoint(u) @ v, u @ norm.apply_unscaled(v))
 
 
 @settings(max_examples=50)

@@ -12,7 +12,7 @@ sizes = st.sampled_from([1e-3, 0.3, 3.0])
 
 def bounds_of(increase, subs):
     gradients = gradient(increase).unflatten(0, (len(subs), -1))
-    return torch.cat([s.along(g).flatten(1) for s, g in zip(subs, gradients, strict=True)], dim=1)
+    return torch.cat([s.project_onto(g).flatten(1) for s, g in zip(subs, gradients, strict=True)], dim=1)
 
 
 def flat_scores(increase, subs):

@@ -20,7 +20,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.feature_transferring import FeatureTransferring, Hop
 from tl_neuron_attr.knowledge.vocabulary import top_tokens, transformed_tokens
 from tl_neuron_attr.model import dimensions
-from tl_neuron_attr.model.positions import Places
+from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.scored_cache import checked_stream
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.numerics.sublayer import SITES
@@ -175,10 +175,10 @@ class _Best:
 
 def _best(stream: Stream, hop: Hop, k: int) -> _Best:
     sources = torch.arange(hop.pos + 1, device=stream.device)
-    places = Places(torch.zeros_like(sources), sources)
+    places = Positions(torch.zeros_like(sources), sources)
     sublayers = [stream.sublayer("mlp", layer, places) for layer in range(hop.layer)]
     inner = {
-        name: torch.stack([sublayer.along(direction)[..., 0] for sublayer in sublayers])
+        name: torch.stack([sublayer.project_onto(direction)[..., 0] for sublayer in sublayers])
         for name, direction in hop.directions.items()
     }
     total = hop.sign * torch.stack(list(inner.values())).sum(0)

@@ -26,10 +26,10 @@ from tl_neuron_attr.cna.prediction_enhancing import subkey_names
 from tl_neuron_attr.cna.selection import only_prompt
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
 from tl_neuron_attr.model.components import Head, head_name, rows_of
-from tl_neuron_attr.model.positions import Places, Pos
+from tl_neuron_attr.model.positions import Pos, Positions
 from tl_neuron_attr.model.scored_cache import checked_stream
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.subkeys import components, inner_products, order_of
+from tl_neuron_attr.model.subkeys import components, depth_of, subkey_directions
 from tl_neuron_attr.model.weights import pre_norm_name
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
@@ -168,7 +168,7 @@ def feature_transferring(
         raise ValueError(f"hops must be at least 1, got {hops}")
     index = one.index.reshape(1)
     carried = {
-        name: inner_products(stream, "mlp", int(one.layer[0]), index, places, which)[0]
+        name: subkey_directions(stream, "mlp", int(one.layer[0]), index, places, which)[0]
         for name, which in subkey_names(stream.block(0)).items()
     }
     found = [_hop(stream, layer, number, scored, carried)]
@@ -183,8 +183,8 @@ def carried_back(
 ) -> Float[Tensor, "source d_model"]:
     """A direction at the output of attention at ``pos``, as directions of the streams at its sources."""
     sources = torch.arange(pos + 1, device=stream.device)
-    sublayer = stream.sublayer("attn", layer, stream.places(pos))
-    at_output = direction if sublayer.post is None else sublayer.post.pull_back(direction)
+    sublayer = stream.sublayer("attn", layer, stream.positions(pos))
+    at_output = direction if sublayer.post is None else sublayer.post.adjoint(direction)
     block = stream.block(layer)
     W_O, W_V = block.attn.W_O.to(stream.dtype), block.attn.W_V.to(stream.dtype)
     zeroed = stream.get(f"blocks.{layer}.attn.hook_z")[0, pos] == 0  # the pattern does not show what was ablated
@@ -196,8 +196,8 @@ def carried_back(
     name = pre_norm_name(block, "attn")
     if not name:
         return at_input
-    norm = stream.norm(layer, name, Places(torch.zeros_like(sources), sources))
-    return norm.pull_back(at_input) / norm.scale[:, None]
+    norm = stream.norm(layer, name, Positions(torch.zeros_like(sources), sources))
+    return norm.adjoint(at_input) / norm.scale[:, None]
 
 
 def _hop(
@@ -207,8 +207,8 @@ def _hop(
     sources = torch.arange(pos + 1, device=stream.device)
     below = [
         value
-        for order, value in components(stream, Places(torch.zeros_like(sources), sources))
-        if order < order_of("attn", layer)
+        for depth, value in components(stream, Positions(torch.zeros_like(sources), sources))
+        if depth < depth_of("attn", layer)
     ]
     written = torch.stack(below)
     parts = {name: (written * direction).sum(-1) for name, direction in directions.items()}
@@ -224,7 +224,7 @@ def _require_fed(stream: Stream, root: Neurons, head: Head) -> None:
     if len(parts) != 1 or parts[0][0] != "mlp":
         raise ValueError(f"root must be one MLP neuron, got {root.flat_labels}")
     layer = int(root.layer[0])
-    parallel = stream.base("mlp", layer).endswith("hook_resid_pre")
+    parallel = stream.base_hook("mlp", layer).endswith("hook_resid_pre")
     if head[0] > layer or (parallel and head[0] == layer):
         raise ValueError(
             f"root {root.flat_labels[0]} does not read what head L{head[0]}H{head[1]} wrote: take a higher one"

@@ -22,9 +22,9 @@ from tl_neuron_attr.cna.feature_predicting import KS, coefficient_drop
 from tl_neuron_attr.cna.paired_runs import compared, plain, zeroing
 from tl_neuron_attr.cna.selection import only_prompt, picked, random_neurons, roots
 from tl_neuron_attr.model.components import Head, rows_of
-from tl_neuron_attr.model.positions import Places, Pos
+from tl_neuron_attr.model.positions import Pos, Positions
 from tl_neuron_attr.model.scored_cache import checked_stream
-from tl_neuron_attr.model.subkeys import inner_products, subkeys
+from tl_neuron_attr.model.subkeys import key_weights, subkey_directions
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
@@ -131,9 +131,9 @@ def prediction_enhancing(
         mine = (one.layer == layer).nonzero()[:, 0]
         index, zero = one.index[mine], torch.zeros_like(mine)
         written[mine] = stream.sublayer("mlp", layer, places).writes(zero, index, zero)
-        here = Places(zero, places.pos.expand(len(mine)))
+        here = Positions(zero, places.pos.expand(len(mine)))
         for name, which in names.items():
-            read[name][mine] = inner_products(stream, "mlp", layer, index, here, which)
+            read[name][mine] = subkey_directions(stream, "mlp", layer, index, here, which)
     feeds = one.layer[:, None] < one.layer
     return PredictionEnhancing(one, {name: (written @ u.T) * feeds for name, u in read.items()})
 
@@ -220,7 +220,7 @@ def root_masking(
 
 def subkey_names(block: Any) -> dict[str, str]:
     """What the subkeys of a block's MLP neurons are called, and which weight holds them."""
-    which = subkeys(block, "mlp", "both")
+    which = key_weights(block, "mlp", "both")
     return {"gate": "gate", "up": "in"} if len(which) == 2 else {"key": which[0]}
 
 

@@ -71,7 +71,7 @@ def label_logit_difference(
     found: list[Tensor] = []
     for sublayer in q.checked_sublayers(("attn",)):
         written = sublayer if weighted else _unweighted(q.stream, sublayer)
-        by_head = written.along(direction).unflatten(1, (sublayer.heads, -1)).sum(2)
+        by_head = written.project_onto(direction).unflatten(1, (sublayer.heads, -1)).sum(2)
         found.append(at_labels(by_head, places))
     return q.finish(torch.stack(found, dim=1))
 

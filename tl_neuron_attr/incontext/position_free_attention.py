@@ -186,7 +186,9 @@ class _Layer:
         block = self.model.blocks[self.layer]
         embedding = self.positions["embedding"].to(vectors.dtype).expand(len(vectors), -1, -1)
         norm = unit_norm(getattr(block, pre_norm_name(block, "attn")), vectors.dtype)
-        brought = replace(norm, scale=torch.ones(1, dtype=vectors.dtype, device=vectors.device)).shape(embedding)
+        brought = replace(norm, scale=torch.ones(1, dtype=vectors.dtype, device=vectors.device)).apply_unscaled(
+            embedding
+        )
         brought = brought / self.kept["scale"].to(vectors.dtype)
         return vectors - torch.einsum("bpe,hed->bhpd", brought, getattr(block.attn, weight).to(vectors.dtype))
 

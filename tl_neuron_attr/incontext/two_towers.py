@@ -26,10 +26,10 @@ from tl_neuron_attr.incontext.label_values import Prompts, at_labels, last_atten
 from tl_neuron_attr.model import attention_scores, dimensions
 from tl_neuron_attr.model.cache_checks import needed_by, require_finite
 from tl_neuron_attr.model.components import head_name, within
-from tl_neuron_attr.model.positions import Places
+from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.scored_cache import checked_stream
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.subkeys import components, order_of
+from tl_neuron_attr.model.subkeys import components, depth_of
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 
@@ -155,7 +155,7 @@ def two_towers(
     attention = at_labels(last_attention(stream, layer), at)[:, head]
     _require_seen(score, layer)
     batch, labels = at.shape
-    places = Places(last.row.repeat_interleave(labels), at.flatten())
+    places = Positions(last.row.repeat_interleave(labels), at.flatten())
 
     names, query_parts = _parts(stream, "q", layer, head, last, heads)
     key_parts = _parts(stream, "k", layer, head, places, heads)[1].unflatten(1, (batch, labels))
@@ -245,23 +245,23 @@ def _require_seen(score: Float[Tensor, "batch label"], layer: int) -> None:
 
 
 def _parts(
-    stream: Stream, side: attention_scores.Side, layer: int, head: int, places: Places, heads: bool
+    stream: Stream, side: attention_scores.Side, layer: int, head: int, places: Positions, heads: bool
 ) -> tuple[tuple[str, ...], Float[Tensor, "component batch d_head"]]:
     """What each component that feeds the layer, and the biases, are in the head's queries or keys."""
     named: list[tuple[str, Tensor]] = []
-    for order, written in components(stream, places):
-        if order >= order_of("attn", layer):
+    for depth, written in components(stream, places):
+        if depth >= depth_of("attn", layer):
             break
-        earlier, is_mlp = divmod(order, 2)
-        if heads and order >= 0 and not is_mlp:
+        earlier, is_mlp = divmod(depth, 2)
+        if heads and depth >= 0 and not is_mlp:
             named += _by_head(stream, earlier, places)
         else:
-            named.append(("embed" if order < 0 else f"L{earlier} {'mlp' if is_mlp else 'attn'}", written))
+            named.append(("embed" if depth < 0 else f"L{earlier} {'mlp' if is_mlp else 'attn'}", written))
     vectors = attention_scores.project(stream, side, layer, head, places, torch.stack([vector for _, vector in named]))
     return (*(name for name, _ in named), "bias"), vectors
 
 
-def _by_head(stream: Stream, layer: int, places: Places) -> Sequence[tuple[str, Float[Tensor, "batch d_model"]]]:
+def _by_head(stream: Stream, layer: int, places: Positions) -> Sequence[tuple[str, Float[Tensor, "batch d_model"]]]:
     """What each head of a layer wrote, and what none of them did."""
     sublayer = stream.sublayer("attn", layer, places)
     summed = replace(sublayer, coefficients=sublayer.coefficients.sum(-1, keepdim=True))

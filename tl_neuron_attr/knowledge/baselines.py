@@ -96,7 +96,7 @@ def _prob_increase(q: Question, sublayer: Sublayer, max_bytes: int) -> Scores:
 
 def _norm(q: Question, sublayer: Sublayer, max_bytes: int) -> Scores:
     gain = torch.as_tensor(sublayer.gain, device=sublayer.base.device).to(sublayer.base).reshape(-1, 1)
-    return (sublayer.shaped().norm(dim=-1) * gain).expand(len(sublayer.base), -1)
+    return (sublayer.unscaled_directions().norm(dim=-1) * gain).expand(len(sublayer.base), -1)
 
 
 def _coefficient(q: Question, sublayer: Sublayer, max_bytes: int) -> Scores:

@@ -25,7 +25,7 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge import flow_edges
 from tl_neuron_attr.knowledge.flow_edges import ShallowNeuron
-from tl_neuron_attr.knowledge.query_neurons import weighted_readers
+from tl_neuron_attr.knowledge.query_neurons import weighted_subkeys
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens, top_tokens
 from tl_neuron_attr.model import dimensions
@@ -157,7 +157,7 @@ def trace(
     if found.batched and len(found.score) != 1:
         raise ValueError(f"cache holds {len(found.score)} prompts; a flow is of one: cache a single prompt")
     value = found[0] if found.batched else found
-    stream, rows = weighted_readers(cache, value, pos=pos, key=key, model=model, sites=("attn", "mlp"))
+    stream, rows = weighted_subkeys(cache, value, pos=pos, key=key, model=model, sites=("attn", "mlp"))
     direct, through = flow_edges.direct(stream, value), flow_edges.through_heads(stream, rows, value)
     shown = flow_edges.best_heads(direct + through.sum(0), heads)
     shallow = flow_edges.shallow_neurons(stream, rows, value, shown, queries)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import Head
-from tl_neuron_attr.model.positions import Places
+from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.subkeys import Readers
+from tl_neuron_attr.model.subkeys import Subkeys
 from tl_neuron_attr.numerics.sublayer import SITES
 from tl_neuron_attr.results.neurons import Neurons
 
@@ -40,16 +40,16 @@ def direct(stream: Stream, value: Neurons) -> Float[Tensor, "layer head source"]
     return grid.index_put(at, value.score[mine], accumulate=True)
 
 
-def through_heads(stream: Stream, rows: Readers, value: Neurons) -> Float[Tensor, "neuron layer head source"]:
+def through_heads(stream: Stream, rows: Subkeys, value: Neurons) -> Float[Tensor, "neuron layer head source"]:
     """The query scores of heads, by source, for each MLP value neuron."""
     deep = (value.site == SITES.index("mlp")).nonzero()[:, 0]
     mine = rows.only(rows.is_mlp)
     shape = (len(deep), stream.n_layers, dimensions.n_heads(stream.model, 0), stream.shape[1])
     scores = torch.zeros(shape).to(value.score)
     for layer in range(stream.n_layers) if len(deep) else ():
-        fed = (mine.order > 2 * layer) & (mine.neuron == deep[:, None])
+        fed = (mine.depth > 2 * layer) & (mine.neuron == deep[:, None])
         sublayer = stream.sublayer("attn", layer, mine.places)
-        scores[:, layer] = sublayer.heads_along(fed.to(mine.u) @ mine.u).to(scores)
+        scores[:, layer] = sublayer.project_heads_onto(fed.to(mine.u) @ mine.u).to(scores)
     return scores
 
 
@@ -61,7 +61,7 @@ def best_heads(scores: Float[Tensor, "layer head source"], n: int) -> list[Head]
 
 
 def shallow_neurons(
-    stream: Stream, rows: Readers, value: Neurons, heads: Sequence[Head], n: int
+    stream: Stream, rows: Subkeys, value: Neurons, heads: Sequence[Head], n: int
 ) -> list[ShallowNeuron]:
     """The MLP neurons, each at a position, that pass most to the value neurons of ``heads``."""
     groups = _by_head_and_source(rows, value, heads)
@@ -73,9 +73,9 @@ def shallow_neurons(
     found: list[Tensor] = []
     totals: list[Tensor] = []
     for layer in range(stream.n_layers):
-        fed = [u * (order > 2 * layer + 1) for u, order in groups.values()]
-        sublayer = stream.sublayer("mlp", layer, Places(row, sources))
-        found.append(sublayer.along(torch.stack(fed))[..., 0])
+        fed = [u * (depth > 2 * layer + 1) for u, depth in groups.values()]
+        sublayer = stream.sublayer("mlp", layer, Positions(row, sources))
+        found.append(sublayer.project_onto(torch.stack(fed))[..., 0])
         totals.append(torch.zeros(len(positions), found[-1].shape[1]).to(found[-1]).index_add(0, at, found[-1]))
     total = torch.stack(totals)
     best = total.flatten().topk(min(n, total.numel()))
@@ -88,7 +88,7 @@ def shallow_neurons(
 
 
 def _by_head_and_source(
-    rows: Readers, value: Neurons, heads: Sequence[Head]
+    rows: Subkeys, value: Neurons, heads: Sequence[Head]
 ) -> dict[tuple[Head, int], tuple[Float[Tensor, "d_model"], int]]:
     """The summed subkeys of the value neurons of each head and source, and how many sublayers feed them."""
     groups: dict[tuple[Head, int], tuple[Tensor, int]] = {}
@@ -97,7 +97,7 @@ def _by_head_and_source(
         if not rows.is_mlp[i] and head in heads:
             name = (head, int(value.source[neuron]))
             before = groups[name][0] if name in groups else torch.zeros_like(rows.u[i])
-            groups[name] = (before + rows.u[i], int(rows.order[i]))
+            groups[name] = (before + rows.u[i], int(rows.depth[i]))
     return groups
 
 
@@ -110,5 +110,5 @@ def _at_position(
     passed: Float[Tensor, "group d_mlp"],
 ) -> ShallowNeuron:
     to = {head: float(passed[g, index]) for g, (head, source) in enumerate(groups) if source == pos}
-    place = stream.places(pos)
+    place = stream.positions(pos)
     return ShallowNeuron(layer, index, pos, float(stream.mlp_coefficients(layer, place)[0, index]), to)

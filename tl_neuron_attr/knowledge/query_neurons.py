@@ -23,7 +23,7 @@ from tl_neuron_attr.model import cache_checks
 from tl_neuron_attr.model.positions import Pos
 from tl_neuron_attr.model.scored_cache import checked_stream
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.subkeys import ILL_CONDITIONED, Key, Readers, components, order_of, readers
+from tl_neuron_attr.model.subkeys import ILL_CONDITIONED, Key, Subkeys, components, depth_of, subkeys
 from tl_neuron_attr.numerics.flat_index import best_of, locate
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
@@ -73,19 +73,19 @@ def query_layers(
         >>> bool(torch.allclose(total, value.score.sum(-1), atol=1e-4))
         True
     """
-    stream, rows = weighted_readers(cache, value, pos=pos, key=key, model=model)
-    by_order = {
-        order: _by_prompt(stream, rows, (component * rows.above(order)).sum(-1))
-        for order, component in components(stream, rows.places)
+    stream, rows = weighted_subkeys(cache, value, pos=pos, key=key, model=model)
+    by_depth = {
+        depth: _by_prompt(stream, rows, (component * rows.above(depth)).sum(-1))
+        for depth, component in components(stream, rows.places)
     }
 
     def site(name: Site) -> Float[Tensor, "batch layer"]:
-        return torch.stack([by_order[order_of(name, layer)] for layer in range(stream.n_layers)], dim=1)
+        return torch.stack([by_depth[depth_of(name, layer)] for layer in range(stream.n_layers)], dim=1)
 
-    scores = LayerScores(attn=site("attn"), mlp=site("mlp"), embed=by_order[-1])
+    scores = LayerScores(attn=site("attn"), mlp=site("mlp"), embed=by_depth[-1])
     if value.batched:
         return scores
-    return LayerScores(attn=scores.attn[0], mlp=scores.mlp[0], embed=by_order[-1][0])
+    return LayerScores(attn=scores.attn[0], mlp=scores.mlp[0], embed=by_depth[-1][0])
 
 
 @typechecked
@@ -137,7 +137,7 @@ def query_neurons(
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     wanted = ordered(sites)
-    stream, rows = weighted_readers(cache, value, pos=pos, key=key, model=model, sites=wanted)
+    stream, rows = weighted_subkeys(cache, value, pos=pos, key=key, model=model, sites=wanted)
     prompts = torch.arange(stream.shape[0], device=stream.device)
     found = [
         _best(stream, _of_prompts(rows, group), group, wanted, k)
@@ -146,9 +146,9 @@ def query_neurons(
     return joined(found).squeeze(batched=value.batched)
 
 
-def weighted_readers(
+def weighted_subkeys(
     cache: ActivationCache, value: Neurons, *, pos: Pos, key: Key, model: Any, sites: Sequence[Site] = ()
-) -> tuple[Stream, Readers]:
+) -> tuple[Stream, Subkeys]:
     """The stream, checked for what value neurons and neurons of ``sites`` take, and the subkeys of the value neurons,
     each times ``S / sum_a u . a``: inner products with them are query scores.
 
@@ -162,7 +162,7 @@ def weighted_readers(
         raise ValueError(
             f"value is of {len(batch.score)} prompts and cache of {stream.shape[0]}: take both from one run"
         )
-    rows = readers(stream, batch, places.pos, key)
+    rows = subkeys(stream, batch, places.pos, key)
     total, size = rows.total(stream)
     bad = (total.abs() <= ILL_CONDITIONED * size) & (rows.score != 0)
     if bool(bad.any()):
@@ -172,18 +172,18 @@ def weighted_readers(
 
 
 def contributions(
-    stream: Stream, rows: Readers, sites: Sequence[Site]
-) -> Iterator[tuple[Sublayer, Readers, Float[Tensor, "batch neuron source"]]]:
+    stream: Stream, rows: Subkeys, sites: Sequence[Site]
+) -> Iterator[tuple[Sublayer, Subkeys, Float[Tensor, "batch neuron source"]]]:
     """For each sublayer below a value neuron, what its neurons contributed at each place that is read."""
-    for order in range(int(rows.order.max()) if len(rows.order) else 0):
-        site = _BOTH[order % 2]
+    for depth in range(int(rows.depth.max()) if len(rows.depth) else 0):
+        site = _BOTH[depth % 2]
         fed = rows if site == "mlp" else rows.only(rows.is_mlp)
-        if site in sites and len(fed.order) and order < int(fed.order.max()):
-            sublayer = stream.sublayer(site, order // 2, fed.places)
-            yield sublayer, fed, sublayer.along(fed.above(order))
+        if site in sites and len(fed.depth) and depth < int(fed.depth.max()):
+            sublayer = stream.sublayer(site, depth // 2, fed.places)
+            yield sublayer, fed, sublayer.project_onto(fed.above(depth))
 
 
-def _best(stream: Stream, rows: Readers, prompts: Int[Tensor, "batch"], sites: Sequence[Site], k: int) -> Neurons:
+def _best(stream: Stream, rows: Subkeys, prompts: Int[Tensor, "batch"], sites: Sequence[Site], k: int) -> Neurons:
     """The best query neurons of some prompts."""
     everything = list(contributions(stream, rows, sites))
     sublayers = [sublayer for sublayer, _, _ in everything]
@@ -202,7 +202,7 @@ def _best(stream: Stream, rows: Readers, prompts: Int[Tensor, "batch"], sites: S
 
 
 def _coefficients(
-    everything: Sequence[tuple[Sublayer, Readers, Tensor]], prompts: Int[Tensor, "batch"], flat: Int[Tensor, "batch k"]
+    everything: Sequence[tuple[Sublayer, Subkeys, Tensor]], prompts: Int[Tensor, "batch"], flat: Int[Tensor, "batch k"]
 ) -> Float[Tensor, "batch k"]:
     """Each neuron's coefficient at the place where it contributed most."""
     found = torch.zeros(flat.shape, dtype=torch.float64, device=flat.device)
@@ -225,12 +225,12 @@ def _warn(labels: list[str]) -> None:
     )
 
 
-def _by_prompt(stream: Stream, rows: Readers, values: Float[Tensor, "place *n"]) -> Float[Tensor, "batch *n"]:
+def _by_prompt(stream: Stream, rows: Subkeys, values: Float[Tensor, "place *n"]) -> Float[Tensor, "batch *n"]:
     """Values of places summed over those of each prompt."""
     return torch.zeros(stream.shape[0], *values.shape[1:]).to(values).index_add(0, rows.places.row, values)
 
 
-def _of_prompts(rows: Readers, prompts: Int[Tensor, "n"]) -> Readers:
+def _of_prompts(rows: Subkeys, prompts: Int[Tensor, "n"]) -> Subkeys:
     return rows.only(torch.isin(rows.places.row[rows.place], prompts))
 
 

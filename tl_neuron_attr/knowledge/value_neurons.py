@@ -99,7 +99,7 @@ def _search(
         return _ranked(_every_score(increase, sublayers, max_bytes), k, largest)
     bounds: list[Tensor] = []
     for sublayer, g in zip(sublayers, gradient(increase).unflatten(0, (len(sublayers), -1)), strict=True):
-        bounds.append(sublayer.along(g))
+        bounds.append(sublayer.project_onto(g))
         cache_checks.require_neurons_add_up(q.stream, sublayer, g, bounds[-1])
     flat = torch.cat([bound.flatten(1) for bound in bounds], dim=1)
     cache_checks.require_finite(q.stream, flat, "the scores")

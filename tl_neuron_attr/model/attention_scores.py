@@ -16,7 +16,7 @@ from torch import Tensor
 from transformer_lens.model_bridge.generalized_components.alibi_utils import build_alibi_slopes
 
 from tl_neuron_attr.model.cache_checks import tolerance
-from tl_neuron_attr.model.positions import Places
+from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.weights import pre_norm_name, unit_norm
 
@@ -78,7 +78,7 @@ def require_scores(stream: Stream, layer: int) -> None:
         )
 
 
-def read(stream: Stream, side: Side, layer: int, head: int, places: Places) -> Float[Tensor, "batch d_head"]:
+def read(stream: Stream, side: Side, layer: int, head: int, places: Positions) -> Float[Tensor, "batch d_head"]:
     """The head's query or key at each place as the model multiplies it: normed where it is, turned by its position."""
     own = _own(stream, side, layer, head)
     name = f"blocks.{layer}.attn.hook_{side}"
@@ -92,7 +92,7 @@ def read(stream: Stream, side: Side, layer: int, head: int, places: Places) -> F
 
 
 def project(
-    stream: Stream, side: Side, layer: int, head: int, places: Places, vectors: Float[Tensor, "part batch d_model"]
+    stream: Stream, side: Side, layer: int, head: int, places: Positions, vectors: Float[Tensor, "part batch d_model"]
 ) -> Float[Tensor, "component batch d_head"]:
     """What vectors of the stream at each place are in the head's query or key, the norms' scales frozen.
 
@@ -106,14 +106,14 @@ def project(
         constant = constant + bias.reshape(-1, W.shape[1])[own].to(stream.dtype)
     if name := pre_norm_name(block, "attn"):
         norm, norm_bias = stream.norm(layer, name, places), getattr(getattr(block, name), "b", None)
-        vectors = norm.shape(vectors) / norm.scale[:, None]
+        vectors = norm.apply_unscaled(vectors) / norm.scale[:, None]
         constant = constant if norm_bias is None else constant + norm_bias.to(stream.dtype) @ W
     parts = torch.cat([vectors @ W, constant[None]])
     return turned(stream, layer, _normed(stream, side, layer, head, places, parts), places)
 
 
 def turned(
-    stream: Stream, layer: int, vectors: Float[Tensor, "*n batch d_head"], places: Places
+    stream: Stream, layer: int, vectors: Float[Tensor, "*n batch d_head"], places: Positions
 ) -> Float[Tensor, "*n batch d_head"]:
     """Queries or keys turned by their positions, as far as the model does that."""
     if not stream.has(f"blocks.{layer}.attn.hook_cos"):
@@ -147,7 +147,7 @@ def require_formula(
 
 
 def _normed(
-    stream: Stream, side: Side, layer: int, head: int, places: Places, parts: Float[Tensor, "part batch d_head"]
+    stream: Stream, side: Side, layer: int, head: int, places: Positions, parts: Float[Tensor, "part batch d_head"]
 ) -> Float[Tensor, "part batch d_head"]:
     """Parts of queries or keys behind their norm, if the model has one, its scale frozen."""
     module = getattr(stream.block(layer).attn, f"{side}_norm", None)
@@ -158,7 +158,7 @@ def _normed(
     norm = unit_norm(module, stream.dtype)
     if scale.ndim == 3:  # one scale for all heads in a row (OLMo-2)
         return parts * norm.weight.reshape(-1, d_head)[own] / scale[places.row, places.pos]
-    return norm.shape(parts) / scale[places.row, own, places.pos]
+    return norm.apply_unscaled(parts) / scale[places.row, own, places.pos]
 
 
 def _own(stream: Stream, side: Side, layer: int, head: int) -> int:
@@ -168,7 +168,7 @@ def _own(stream: Stream, side: Side, layer: int, head: int) -> int:
     return head // (len(stream.block(layer).attn.W_O) // stream.get(f"blocks.{layer}.attn.hook_k").shape[2])
 
 
-def _at_places(stream: Stream, name: str, places: Places) -> Float[Tensor, "batch d_rotary"]:
+def _at_places(stream: Stream, name: str, places: Positions) -> Float[Tensor, "batch d_rotary"]:
     """A cosine or sine, cached once for all prompts or for each."""
     value = stream.get(name)
     return value.expand(stream.shape[0], -1, -1)[places.row, places.pos]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_neuron_attr.model.positions import Places
+from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.weights import pre_norm_name
 from tl_neuron_attr.numerics.readout import Readout
@@ -92,7 +92,7 @@ def require_mlp_neurons(stream: Stream) -> None:
         )
 
 
-def require_real_positions(stream: Stream, places: Places, *, given: bool) -> None:
+def require_real_positions(stream: Stream, places: Positions, *, given: bool) -> None:
     """Refuse positions that are padding, as far as a cache shows it.
 
     A masked position attends to nothing, so its pattern is flat over the future too. Right padding without a mask
@@ -122,7 +122,7 @@ def _ends_in_padding(stream: Stream) -> Tensor:
     return tokens[:, -1] == pad
 
 
-def require_additive(stream: Stream, readout: Readout, places: Places) -> None:
+def require_additive(stream: Stream, readout: Readout, places: Positions) -> None:
     """Refuse a cache whose sublayers do not add up to the stream, or whose stream does not read out to its logits.
 
     Raises:

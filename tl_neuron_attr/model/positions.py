@@ -11,7 +11,7 @@ Pos = int | Int[Tensor, "batch"]
 
 
 @dataclass(frozen=True)
-class Places:
+class Positions:
     """Place ``i`` is position ``pos[i]`` of prompt ``row[i]``.
 
     Scores look at one place a prompt; query neurons at every place that a value neuron reads. What is read at places
@@ -25,9 +25,9 @@ class Places:
     row: Int[Tensor, "batch"]
     pos: Int[Tensor, "batch"]
 
-    def select(self, rows: Int[Tensor, "n"]) -> "Places":
+    def select(self, rows: Int[Tensor, "n"]) -> "Positions":
         """The given places."""
-        return Places(self.row[rows], self.pos[rows])
+        return Positions(self.row[rows], self.pos[rows])
 
     def __len__(self) -> int:
         return len(self.row)

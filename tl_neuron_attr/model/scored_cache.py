@@ -11,7 +11,7 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr.model import cache_checks
 from tl_neuron_attr.model.components import within
-from tl_neuron_attr.model.positions import Places, Pos
+from tl_neuron_attr.model.positions import Pos, Positions
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.targets import Target, token_ids
 from tl_neuron_attr.numerics.increase import Increase
@@ -32,14 +32,14 @@ class Question:
     """
 
     stream: Stream
-    places: Places
+    places: Positions
     readout: Readout
     target: Int[Tensor, "batch"]
     contrast: Int[Tensor, "batch"] | None
 
     def increase(self, site: Site, layer: int) -> Increase:
         """Scores of what is added to the stream the sublayer read."""
-        base = self.stream.at(self.stream.base(site, layer), self.places)
+        base = self.stream.at(self.stream.base_hook(site, layer), self.places)
         return Increase(self.readout, base, self.target, self.contrast)
 
     def checked_sublayers(self, sites: tuple[Site, ...], layers: Sequence[int] | None = None) -> Iterator[Sublayer]:
@@ -58,7 +58,7 @@ class Question:
             for site in sites:
                 sublayer = self.stream.sublayer(site, layer, self.places)
                 along = sublayer.out / sublayer.out.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-                cache_checks.require_neurons_add_up(self.stream, sublayer, along, sublayer.along(along))
+                cache_checks.require_neurons_add_up(self.stream, sublayer, along, sublayer.project_onto(along))
                 yield sublayer
 
     def log_probs(self) -> Float[Tensor, "batch d_vocab"]:
@@ -96,7 +96,7 @@ def ask(
 
 def checked_stream(
     cache: ActivationCache, sites: tuple[Site, ...], *, pos: Pos = -1, model: Any = None, reads: bool = False
-) -> tuple[Stream, Places, Readout]:
+) -> tuple[Stream, Positions, Readout]:
     """The stream of a cache that has what ``sites`` need and adds up, the places of ``pos``, and the readout there.
 
     With ``reads``, what the sublayers of ``sites`` read the stream through must be there too.
@@ -109,7 +109,7 @@ def checked_stream(
     cache_checks.require_hooks(stream, sites, reads=reads)
     if "mlp" in sites:
         cache_checks.require_mlp_neurons(stream)
-    where = stream.places(pos)
+    where = stream.positions(pos)
     if stream.has("blocks.0.attn.hook_pattern"):
         cache_checks.require_real_positions(stream, where, given=not (isinstance(pos, int) and pos == -1))
     readout = stream.readout(where)

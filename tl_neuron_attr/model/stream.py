@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from tl_neuron_attr.model.positions import Places, Pos, from_start
+from tl_neuron_attr.model.positions import Pos, Positions, from_start
 from tl_neuron_attr.model.weights import directions, post_norm_name, unembedding, unit_norm
 from tl_neuron_attr.numerics.readout import Norm, Readout
 from tl_neuron_attr.numerics.sublayer import Site, Sublayer, score_dtype
@@ -66,15 +66,15 @@ class Stream:
         return self._raw("blocks.0.hook_resid_pre").device
 
     @cached_property
-    def last(self) -> Places:
+    def last(self) -> Positions:
         """The last position of every prompt."""
-        return self.places(-1)
+        return self.positions(-1)
 
-    def places(self, pos: Pos) -> Places:
+    def positions(self, pos: Pos) -> Positions:
         """Return one place per prompt, negative positions counted from the end; errors as :func:`from_start`."""
         batch, length, _ = self.shape
         at = from_start(pos, batch, length).to(self.device)
-        return Places(torch.arange(batch, device=self.device), at.expand(batch))
+        return Positions(torch.arange(batch, device=self.device), at.expand(batch))
 
     def tokens(self) -> Int[Tensor, "batch pos"] | None:
         """The prompts' token ids; None where the cache was made without ``embed.hook_in``."""
@@ -97,7 +97,7 @@ class Stream:
         value = self._raw(name)
         return value if self.batched else value[None]
 
-    def at(self, name: str, places: Places) -> Tensor:
+    def at(self, name: str, places: Positions) -> Tensor:
         """The activation ``name`` at each place."""
         value = self._raw(name)
         if name.endswith("hook_scale") and value.ndim == 2 and self.batched:  # OPT flattens batch and position
@@ -109,7 +109,7 @@ class Stream:
         """The block's module."""
         return self.model.blocks[layer]
 
-    def base(self, site: Site, layer: int) -> str:
+    def base_hook(self, site: Site, layer: int) -> str:
         """The hook a sublayer's scores start from: what the sublayer added its output to."""
         mid = f"blocks.{layer}.hook_resid_mid"
         return mid if site == "mlp" and self.has(mid) else f"blocks.{layer}.hook_resid_pre"
@@ -126,14 +126,14 @@ class Stream:
         attn = self.shape[1] * sum(len(directions(b, "attn")) for b in blocks) if "attn" in sites else 0
         return attn + (sum(len(directions(b, "mlp")) for b in blocks) if "mlp" in sites else 0)
 
-    def sublayers(self, places: Places, sites: tuple[Site, ...] = ("attn", "mlp")) -> Iterator[Sublayer]:
+    def sublayers(self, places: Positions, sites: tuple[Site, ...] = ("attn", "mlp")) -> Iterator[Sublayer]:
         """Every sublayer of ``sites``, in the order of the stream."""
         for layer in range(self.n_layers):
             for site in ("attn", "mlp"):
                 if site in sites:
                     yield self.sublayer(site, layer, places)
 
-    def sublayer(self, site: Site, layer: int, places: Places) -> Sublayer:
+    def sublayer(self, site: Site, layer: int, places: Positions) -> Sublayer:
         """What one sublayer read and wrote at each place."""
         attn = site == "attn"
         block = self.block(layer)
@@ -145,7 +145,7 @@ class Stream:
         return Sublayer(
             site=site,
             layer=layer,
-            base=self.at(self.base(site, layer), places),
+            base=self.at(self.base_hook(site, layer), places),
             out=self.out(site, layer, places),
             bias=self._bias(site, layer, post, len(places)) * multiplier,
             directions=directions(block, site),
@@ -155,11 +155,11 @@ class Stream:
             multiplier=multiplier,
         )
 
-    def out(self, site: Site, layer: int, places: Places) -> Float[Tensor, "batch d_model"]:
+    def out(self, site: Site, layer: int, places: Positions) -> Float[Tensor, "batch d_model"]:
         """What a sublayer wrote in all, biases included."""
         return self.at(f"blocks.{layer}.hook_{site}_out", places)
 
-    def attn_coefficients(self, layer: int, places: Places) -> Float[Tensor, "batch head d_head source"]:
+    def attn_coefficients(self, layer: int, places: Positions) -> Float[Tensor, "batch head d_head source"]:
         """``pattern * v``: what an attention neuron's direction is multiplied with, by source (paper 1, Eq. 7).
 
         Where :func:`~tl_neuron_attr.ablate` zeroed a head or neuron for the run, pattern and ``v`` do not show it but
@@ -170,21 +170,21 @@ class Stream:
         z = f"blocks.{layer}.attn.hook_z"
         return coefficients.masked_fill((self.at(z, places) == 0)[..., None], 0) if self.has(z) else coefficients
 
-    def attn_values(self, layer: int, places: Places) -> Float[Tensor, "batch head d_head source"]:
+    def attn_values(self, layer: int, places: Positions) -> Float[Tensor, "batch head d_head source"]:
         """``v`` at every source position of each place's prompt, for the heads that read it."""
         v = self._batch(f"blocks.{layer}.attn.hook_v")[places.row].to(self.dtype).permute(0, 2, 3, 1)
         return v.repeat_interleave(len(self.block(layer).attn.W_O) // v.shape[1], dim=1)
 
-    def mlp_coefficients(self, layer: int, places: Places) -> Float[Tensor, "batch d_mlp"]:
+    def mlp_coefficients(self, layer: int, places: Positions) -> Float[Tensor, "batch d_mlp"]:
         """The MLP's post-activations (paper 1, Eq. 6)."""
         return self.at(f"blocks.{layer}.mlp.hook_post", places)
 
-    def readout(self, places: Places) -> Readout:
+    def readout(self, places: Positions) -> Readout:
         """The readout at each place."""
         plain = unembedding(self.model, self.dtype)
         return replace(plain, norm=self._frozen(self.model.ln_final, "ln_final", places))
 
-    def norm(self, layer: int, name: str, places: Places) -> Norm:
+    def norm(self, layer: int, name: str, places: Positions) -> Norm:
         """A norm of a block (``"ln1"``, ``"ln2"``) with its scale frozen at each place."""
         return self._frozen(getattr(self.block(layer), name), f"blocks.{layer}.{name}", places)
 
@@ -199,9 +199,9 @@ class Stream:
         norm_bias = getattr(getattr(block, post_norm_name(block, site)), "b", None)
         return post(bias) + (0 if norm_bias is None else norm_bias.to(self.dtype))
 
-    def _post_norm(self, site: Site, layer: int, places: Places) -> Norm | None:
+    def _post_norm(self, site: Site, layer: int, places: Positions) -> Norm | None:
         name = post_norm_name(self.block(layer), site)
         return self.norm(layer, name, places) if name else None
 
-    def _frozen(self, module: Any, name: str, places: Places) -> Norm:
+    def _frozen(self, module: Any, name: str, places: Positions) -> Norm:
         return replace(unit_norm(module, self.dtype), scale=self.at(f"{name}.hook_scale", places)[:, 0])

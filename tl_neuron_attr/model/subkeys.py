@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_neuron_attr.model.positions import Places
+from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.weights import pre_norm_name
 from tl_neuron_attr.numerics.sublayer import SITES, Site
@@ -26,7 +26,7 @@ ILL_CONDITIONED = 1e-3
 
 
 @dataclass(frozen=True)
-class Readers:
+class Subkeys:
     """One row a value neuron and subkey.
 
     Attributes:
@@ -34,55 +34,55 @@ class Readers:
         u: The subkey behind the norm: ``h @ u`` is the pre-activation but for a constant.
         places: The different places read.
         place: Which of them each row reads.
-        order: How many sublayers, counted from the bottom, feed it.
+        depth: How many sublayers, counted from the bottom, feed it.
         is_mlp: Whether it is an MLP neuron.
         score: The value neuron's score; half of it for each of two subkeys.
     """
 
     neuron: Int[Tensor, "n"]
     u: Float[Tensor, "n d_model"]
-    places: Places
+    places: Positions
     place: Int[Tensor, "n"]
-    order: Int[Tensor, "n"]
+    depth: Int[Tensor, "n"]
     is_mlp: Bool[Tensor, "n"]
     score: Float[Tensor, "n"]
 
-    def only(self, wanted: Bool[Tensor, "n"]) -> "Readers":
+    def only(self, wanted: Bool[Tensor, "n"]) -> "Subkeys":
         """The wanted rows, and the places they read."""
         used, place = self.place[wanted].unique(return_inverse=True)
-        rows = {name: getattr(self, name)[wanted] for name in ("neuron", "u", "order", "is_mlp", "score")}
-        return Readers(**rows, places=Places(self.places.row[used], self.places.pos[used]), place=place)
+        rows = {name: getattr(self, name)[wanted] for name in ("neuron", "u", "depth", "is_mlp", "score")}
+        return Subkeys(**rows, places=Positions(self.places.row[used], self.places.pos[used]), place=place)
 
     def total(self, stream: Stream) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         """The sum of a row's inner products with all components that feed it, and of their sizes."""
         signed, size = torch.zeros_like(self.score), torch.zeros_like(self.score)
-        for order, component in components(stream, self.places):
-            inner = (component[self.place] * self.u).sum(-1) * (order < self.order)
+        for depth, component in components(stream, self.places):
+            inner = (component[self.place] * self.u).sum(-1) * (depth < self.depth)
             signed, size = signed + inner, size + inner.abs()
         return signed, size
 
-    def above(self, order: int) -> Float[Tensor, "batch d_model"]:
-        """By place, the sum of the directions of all rows that the component ``order`` feeds."""
-        fed = (order < self.order)[:, None] * self.u
+    def above(self, depth: int) -> Float[Tensor, "batch d_model"]:
+        """By place, the sum of the directions of all rows that the component ``depth`` feeds."""
+        fed = (depth < self.depth)[:, None] * self.u
         return torch.zeros(len(self.places), self.u.shape[1]).to(fed).index_add(0, self.place, fed)
 
 
-def components(stream: Stream, places: Places) -> Sequence[tuple[int, Float[Tensor, "batch d_model"]]]:
-    """The embedding (order -1) and every sublayer's output (``2 * layer``, ``2 * layer + 1``) at each place."""
+def components(stream: Stream, places: Positions) -> Sequence[tuple[int, Float[Tensor, "batch d_model"]]]:
+    """The embedding (depth -1) and every sublayer's output (``2 * layer``, ``2 * layer + 1``) at each place."""
     outs = [
-        (order_of(site, layer), stream.out(site, layer, places))
+        (depth_of(site, layer), stream.out(site, layer, places))
         for layer in range(stream.n_layers)
         for site in ("attn", "mlp")
     ]
     return [(-1, stream.at("blocks.0.hook_resid_pre", places)), *outs]
 
 
-def order_of(site: Site, layer: int) -> int:
+def depth_of(site: Site, layer: int) -> int:
     """A sublayer's place in the stream."""
     return 2 * layer + (site == "mlp")
 
 
-def readers(stream: Stream, value: Neurons, pos: Int[Tensor, "batch"], key: Key) -> Readers:
+def subkeys(stream: Stream, value: Neurons, pos: Int[Tensor, "batch"], key: Key) -> Subkeys:
     """The subkeys of ``value``, prompts in a row; MLP neurons read ``pos``, attention neurons their source.
 
     Raises:
@@ -91,17 +91,17 @@ def readers(stream: Stream, value: Neurons, pos: Int[Tensor, "batch"], key: Key)
     k = len(value)
     row = torch.arange(value.score.numel() // max(k, 1), device=stream.device).repeat_interleave(k)
     site, layer, source = value.site.flatten(), value.layer.flatten(), value.source.flatten()
-    read = Places(row, torch.where(site == SITES.index("mlp"), pos[row], source))
-    _require_same_cache(stream, value, Places(row, pos[row]))
+    read = Positions(row, torch.where(site == SITES.index("mlp"), pos[row], source))
+    _require_same_cache(stream, value, Positions(row, pos[row]))
     parts = [_of_sublayer(stream, value, read, s, la, key) for s, la in _sublayers(site, layer)]
     pairs = torch.stack([read.row, read.pos], dim=1)
     distinct, place_of = pairs.unique(dim=0, return_inverse=True)
-    rows = {name: torch.cat([part[name] for part in parts]) for name in ("neuron", "u", "order", "is_mlp", "score")}
-    return Readers(**rows, places=Places(distinct[:, 0], distinct[:, 1]), place=place_of[rows["neuron"]])
+    rows = {name: torch.cat([part[name] for part in parts]) for name in ("neuron", "u", "depth", "is_mlp", "score")}
+    return Subkeys(**rows, places=Positions(distinct[:, 0], distinct[:, 1]), place=place_of[rows["neuron"]])
 
 
-def inner_products(
-    stream: Stream, site: Site, layer: int, index: Int[Tensor, "n"], places: Places, which: str
+def subkey_directions(
+    stream: Stream, site: Site, layer: int, index: Int[Tensor, "n"], places: Positions, which: str
 ) -> Float[Tensor, "n d_model"]:
     """Subkeys of one sublayer as directions of the stream; place ``i`` for neuron ``index[i]``.
 
@@ -113,7 +113,7 @@ def inner_products(
     if not name:
         return keys
     norm = stream.norm(layer, name, places)
-    return norm.pull_back(keys) / norm.scale[:, None]
+    return norm.adjoint(keys) / norm.scale[:, None]
 
 
 def _sublayers(site: Tensor, layer: Tensor) -> list[tuple[Site, int]]:
@@ -121,25 +121,27 @@ def _sublayers(site: Tensor, layer: Tensor) -> list[tuple[Site, int]]:
     return [(SITES[s], la) for s, la in pairs]
 
 
-def _of_sublayer(stream: Stream, value: Neurons, read: Places, site: Site, layer: int, key: Key) -> dict[str, Tensor]:
+def _of_sublayer(
+    stream: Stream, value: Neurons, read: Positions, site: Site, layer: int, key: Key
+) -> dict[str, Tensor]:
     """The rows of the value neurons of one sublayer."""
     mine = ((value.site == SITES.index(site)) & (value.layer == layer)).flatten().nonzero()[:, 0]
     block, index = stream.block(layer), value.index.flatten()[mine]
     if site == "attn":
         index = index + value.head.flatten()[mine] * block.attn.W_O.shape[1]
-    places, which = Places(read.row[mine], read.pos[mine]), subkeys(block, site, key)
-    parallel = site == "mlp" and stream.base(site, layer).endswith("hook_resid_pre")
+    places, which = Positions(read.row[mine], read.pos[mine]), key_weights(block, site, key)
+    parallel = site == "mlp" and stream.base_hook(site, layer).endswith("hook_resid_pre")
     neuron = mine.repeat(len(which))
     return {
         "neuron": neuron,
-        "u": torch.cat([inner_products(stream, site, layer, index, places, each) for each in which]),
-        "order": torch.full_like(neuron, 2 * layer if parallel else order_of(site, layer)),
+        "u": torch.cat([subkey_directions(stream, site, layer, index, places, each) for each in which]),
+        "depth": torch.full_like(neuron, 2 * layer if parallel else depth_of(site, layer)),
         "is_mlp": torch.full_like(neuron, site == "mlp", dtype=torch.bool),
         "score": value.score.flatten()[neuron].to(stream.dtype) / len(which),
     }
 
 
-def subkeys(block: Any, site: Site, key: Key) -> tuple[str, ...]:
+def key_weights(block: Any, site: Site, key: Key) -> tuple[str, ...]:
     """Which weights hold the subkeys asked for: ``"gate"``, ``"in"``, both, or ``"v"``.
 
     Raises:
@@ -162,13 +164,13 @@ def _weight(block: Any, which: str) -> Float[Tensor, "d_model neuron"]:
     return W_V.repeat_interleave(heads // len(W_V), dim=0).transpose(0, 1).reshape(-1, heads * d_head)
 
 
-def _require_same_cache(stream: Stream, value: Neurons, scored: Places) -> None:
+def _require_same_cache(stream: Stream, value: Neurons, scored: Positions) -> None:
     """Refuse neurons whose coefficients are not those of the cache at the scored position."""
     found = torch.empty_like(value.coefficient.flatten())
     site, layer = value.site.flatten(), value.layer.flatten()
     for s, la in _sublayers(site, layer):
         mine = ((site == SITES.index(s)) & (layer == la)).nonzero()[:, 0]
-        at = Places(scored.row[mine], scored.pos[mine])
+        at = Positions(scored.row[mine], scored.pos[mine])
         index, head, source = (getattr(value, name).flatten()[mine] for name in ("index", "head", "source"))
         n = torch.arange(len(mine), device=stream.device)
         found[mine] = (

@@ -62,7 +62,7 @@ def direction(model: Any, site: Site, layer: int, head: int, index: int) -> Floa
 def as_written(block: Any, site: Site, rows: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
     """Write directions as they enter the stream, up to a positive factor: through the post-norm, if there is one."""
     name = post_norm_name(block, site)
-    return unit_norm(getattr(block, name), rows.dtype).shape(rows) if name else rows
+    return unit_norm(getattr(block, name), rows.dtype).apply_unscaled(rows) if name else rows
 
 
 def through_head(
@@ -81,7 +81,7 @@ def through_head(
     if head is not None:
         within("head", head, heads)
     before = pre_norm_name(block, "attn")
-    normed = unit_norm(getattr(block, before), vectors.dtype).shape(vectors) if before else vectors
+    normed = unit_norm(getattr(block, before), vectors.dtype).apply_unscaled(vectors) if before else vectors
     chosen = list(range(heads)) if head is None else [head]
     W_V = block.attn.W_V[[each // (heads // kv_heads) for each in chosen]].transpose(0, 1).flatten(1)
     W_O = block.attn.W_O[chosen].flatten(0, 1)

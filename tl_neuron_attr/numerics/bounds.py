@@ -22,7 +22,7 @@ def psi(increase: Increase, sublayer: Sublayer, index: int) -> Float[Tensor, "ba
     batch = coefficients.shape[0]
     rows = slice(index * batch, (index + 1) * batch)
     reach, variance = spread(increase, rows)
-    norms = increase.readout.norm.shape(sublayer.shaped()).norm(dim=-1)
+    norms = increase.readout.norm.apply_unscaled(sublayer.unscaled_directions()).norm(dim=-1)
     length = (coefficients.abs() * norms[:, None]).flatten(1)
     M = length * reach[:, None]
     bennett = (variance / reach.square())[:, None] * (M.expm1() - M)

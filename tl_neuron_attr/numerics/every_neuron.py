@@ -44,7 +44,7 @@ def neuron_scores(
 ) -> Float[Tensor, "batch neuron source"]:
     """The log-probability increase of every neuron of ``sublayer`` from every source, in nats (paper 1, Eq. 13)."""
     if increase.linear:
-        return sublayer.along(increase.direction)
+        return sublayer.project_onto(increase.direction)
     coefficients = sublayer.scaled_coefficients() * increase.readout.gain[:, None, None]
     found = tiles(increase.readout, sublayer, max_bytes=max_bytes)
     return torch.cat([_tile_scores(increase, tile, coefficients[:, rows]) for rows, tile in found], dim=1)
@@ -60,7 +60,7 @@ def tiles(
     step = min(rows_within(min(max_bytes, 4 * TILE_BYTES), readout), sublayer.width)
     memory = torch.empty(step, readout.d_vocab, dtype=readout.dtype, device=readout.W_U.device)
     for start in range(0, sublayer.width, step):
-        directions = sublayer.shaped(start, start + step)
+        directions = sublayer.unscaled_directions(start, start + step)
         yield slice(start, start + step), readout.project(directions, out=memory[: len(directions)])
 
 

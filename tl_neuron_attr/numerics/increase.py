@@ -65,7 +65,7 @@ class Increase:
         """What a linear score is the inner product with: ``readout(target) - readout(contrast)``, pulled back."""
         assert self.contrast is not None
         difference = self.readout.columns(self.target) - self.readout.columns(self.contrast)
-        return self.readout.norm.pull_back(difference) * self.readout.gain[:, None]
+        return self.readout.norm.adjoint(difference) * self.readout.gain[:, None]
 
     def of_contributions(self, x: Float[Tensor, "n d_vocab"], rows: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
         """Scores of logit contributions; contribution ``i`` belongs to prompt ``rows[i]``."""

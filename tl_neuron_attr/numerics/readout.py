@@ -18,8 +18,8 @@ Transform = Callable[[Tensor], Tensor]
 class Norm:
     """LayerNorm or RMSNorm with its scale frozen: ``v -> centre(v) * weight / scale``, bias left out.
 
-    The scale differs from prompt to prompt and the rest does not, so the two are kept apart: :meth:`shape` is shared by
-    a batch, ``scale`` is not.
+    The scale differs from prompt to prompt and the rest does not, so the two are kept apart: a batch shares
+    :meth:`apply_unscaled`, each prompt has its own ``scale``.
 
     Attributes:
         weight: The effective weight (``1 + w`` for the Gemma family).
@@ -31,17 +31,17 @@ class Norm:
     scale: Float[Tensor, "batch"]
     centred: bool
 
-    def shape(self, vectors: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
-        """The part of the norm that every prompt shares: ``centre(v) * weight``."""
+    def apply_unscaled(self, vectors: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
+        """Return the norm without its scale, which every prompt shares: ``centre(v) * weight``."""
         return self._centre(vectors) * self.weight
 
-    def pull_back(self, directions: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
-        """The transpose of :meth:`shape`: ``<pull_back(u), v> == <u, shape(v)>``."""
+    def adjoint(self, directions: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
+        """Return the transpose of :meth:`apply_unscaled`: ``<adjoint(u), v> == <u, apply_unscaled(v)>``."""
         return self._centre(directions * self.weight)
 
     def __call__(self, vectors: Float[Tensor, "batch *n d_model"]) -> Float[Tensor, "batch *n d_model"]:
         """The whole norm, row ``b`` divided by the scale of prompt ``b``."""
-        return self.shape(vectors) / self.scale.reshape(-1, *[1] * (vectors.ndim - 1))
+        return self.apply_unscaled(vectors) / self.scale.reshape(-1, *[1] * (vectors.ndim - 1))
 
     def select(self, rows: Int[Tensor, "n"]) -> "Norm":
         """The norm of the given prompts."""
@@ -100,7 +100,7 @@ class Readout:
         self, vectors: Float[Tensor, "*n d_model"], *, out: Float[Tensor, "*n d_vocab"] | None = None
     ) -> Float[Tensor, "*n d_vocab"]:
         """Logit contributions before the prompt's :attr:`gain`; one projection serves every prompt of a batch."""
-        return self.unembed(self.norm.shape(vectors), out=out)
+        return self.unembed(self.norm.apply_unscaled(vectors), out=out)
 
     def embed(self, weights: Float[Tensor, "*n d_vocab"]) -> Float[Tensor, "*n d_model"]:
         """``weights @ W_U.T``: with probabilities, the mean unembedding vector."""

@@ -67,25 +67,25 @@ class Sublayer:
         """The number of source positions a neuron writes from; 1 for an MLP."""
         return self.coefficients.shape[2]
 
-    def shaped(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "neuron d_model"]:
+    def unscaled_directions(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "neuron d_model"]:
         """Directions ``start:stop`` as they enter the stream, without the prompt's :attr:`gain`."""
         rows = self.directions[start:stop].to(self.base.dtype)
-        return rows if self.post is None else self.post.shape(rows)
+        return rows if self.post is None else self.post.apply_unscaled(rows)
 
     def scaled_coefficients(self) -> Float[Tensor, "batch neuron source"]:
-        """Coefficients times :attr:`gain`: with :meth:`shaped` directions, the neurons' writes."""
+        """Coefficients times :attr:`gain`: with :meth:`unscaled_directions`, the neurons' writes."""
         gain = self.gain
         return self.coefficients * (gain[:, None, None] if isinstance(gain, Tensor) else gain)
 
-    def along(self, vectors: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch neuron source"]:
+    def project_onto(self, vectors: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch neuron source"]:
         """How much each neuron wrote along one vector a prompt: one matrix-vector product a prompt."""
-        pulled = vectors if self.post is None else self.post.pull_back(vectors)
-        return self.scaled_coefficients() * (pulled @ self.directions.to(pulled.dtype).T)[:, :, None]
+        before_norm = vectors if self.post is None else self.post.adjoint(vectors)
+        return self.scaled_coefficients() * (before_norm @ self.directions.to(before_norm.dtype).T)[:, :, None]
 
-    def heads_along(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n head source"]:
+    def project_heads_onto(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n head source"]:
         """How much each head wrote from each source along several vectors, all of the one place it was read at."""
-        pulled = vectors if self.post is None else self.post.pull_back(vectors)
-        by_neuron = (pulled @ self.directions.to(pulled.dtype).T).unflatten(1, (self.heads, -1))
+        before_norm = vectors if self.post is None else self.post.adjoint(vectors)
+        by_neuron = (before_norm @ self.directions.to(before_norm.dtype).T).unflatten(1, (self.heads, -1))
         return torch.einsum("nhj,hjs->nhs", by_neuron, self.scaled_coefficients()[0].unflatten(0, (self.heads, -1)))
 
     def writes(
@@ -93,8 +93,8 @@ class Sublayer:
     ) -> Float[Tensor, "n d_model"]:
         """What single neurons wrote in the prompts ``rows``."""
         vectors = self.directions[neuron].to(self.base.dtype)
-        shaped = vectors if self.post is None else self.post.shape(vectors)
-        return shaped * self.scaled_coefficients()[rows, neuron, source][:, None]
+        written = vectors if self.post is None else self.post.apply_unscaled(vectors)
+        return written * self.scaled_coefficients()[rows, neuron, source][:, None]
 
     def select(self, rows: Int[Tensor, "n"]) -> "Sublayer":
         """The sublayer in the prompts ``rows``."""
@@ -110,5 +110,5 @@ class Sublayer:
     def head_writes(self) -> Float[Tensor, "batch head source d_model"]:
         """What each head wrote from each source position (paper 1, Eq. 7)."""
         coefficients = self.scaled_coefficients().unflatten(1, (self.heads, -1))
-        directions = self.shaped().unflatten(0, (self.heads, -1))
+        directions = self.unscaled_directions().unflatten(0, (self.heads, -1))
         return torch.einsum("bhjs,hjd->bhsd", coefficients, directions)

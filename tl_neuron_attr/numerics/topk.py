@@ -91,7 +91,7 @@ def gradient(increase: Increase) -> Float[Tensor, "row d_model"]:
         return increase.direction
     readout = increase.readout
     mean = readout.embed(increase.p)
-    return readout.norm.pull_back(readout.columns(increase.target) - mean) * readout.gain[:, None]
+    return readout.norm.adjoint(readout.columns(increase.target) - mean) * readout.gain[:, None]
 
 
 def exact_scores(
