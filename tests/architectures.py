@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers as hf
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -103,10 +103,11 @@ HAS_VALUE_BIAS = {"gpt2", "neox_parallel", "neox_sequential", "qwen2", "phi", "o
 
 @cache
 def tokenizer() -> Any:
-    """Words ``w0 .. w92`` and four special tokens."""
+    """Words ``w0 .. w92`` and four special tokens; BOS stands before every text, as its files say."""
     specials = {"<bos>": 93, "<unk>": 94, "<pad>": 95, "<eos>": 96}
     raw = Tokenizer(models.WordLevel({f"w{i}": i for i in range(93)} | specials, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    raw.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 93)])
     made = hf.PreTrainedTokenizerFast(
         tokenizer_object=raw, unk_token="<unk>", bos_token="<bos>", pad_token="<pad>", eos_token="<eos>"
     )

@@ -103,7 +103,7 @@ def test_ranks_table_and_frame_agree():
         ({"pos": 7}, IndexError, "pos must lie between -7 and 6"),
         ({"target": 97}, IndexError, "target must be a token id between 0 and 96"),
         ({"target": "w1 w2"}, ValueError, "must be one token, it is 2"),
-        ({"tokens": ""}, ValueError, "tokens is an empty prompt"),
+        ({"tokens": ""}, ValueError, "prompt is empty"),
         ({"tokens": torch.zeros(0, 3, dtype=torch.long)}, ValueError, r"tokens is empty, of shape \(0, 3\)"),
     ],
 )

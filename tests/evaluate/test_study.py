@@ -12,7 +12,7 @@ import torch
 import tl_neuron_attr as tna
 from tests import architectures
 from tl_neuron_attr.evaluate import KnowledgeStudy, Sizes, StudyPrompt, by_type, facts, knowledge_study
-from tl_neuron_attr.model.components import rows_of
+from tl_neuron_attr.model.components import component_lists
 
 SIZES = Sizes(value_attn=12, value_mlp=6, query=40, shared=10, heads=0.1)
 FRAMES = ("layers", "heads", "sums", "query_layers", "outcomes", "cross", "neurons", "segments")
@@ -66,7 +66,7 @@ def test_outcomes_are_those_of_ablating_by_hand(model, prompts, study):
     attn, mlp = (tna.value_neurons(cache, w, n, sites=(s,))[0] for s, n in (("attn", 12), ("mlp", 6)))
     query = tna.query_neurons(cache, attn.unsqueeze(), 40, sites=("mlp",))[0]
     for zeroed, neurons in (("value", (attn, mlp)), ("query", (query,))):
-        named = [rows_of(model, n)[0] for n in neurons]
+        named = [component_lists(model, n)[0] for n in neurons]
         with tna.ablate(model, [part for parts in named for part in parts]), torch.no_grad():
             expected = model(flat[i].prompt)[0, -1].log_softmax(-1)[w]
         row = study.outcomes[(study.outcomes["prompt"] == i) & (study.outcomes["zeroed"] == zeroed)]

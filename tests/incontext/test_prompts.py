@@ -10,6 +10,7 @@ from tests import architectures
 from tests.incontext import tokenizers
 from tl_neuron_attr import demo
 from tl_neuron_attr.incontext import icl_prompt
+from tl_neuron_attr.model.tokens import prompt_ids
 
 PAIRS = [("a great movie", "foo"), ("an awful plot", "bar"), ("the plot", "bar")]
 
@@ -36,7 +37,7 @@ def test_positions_cover_texts_and_labels(model, end):
     assert labels == ["foo", "bar", "bar"]
     assert prompt.sequence == (0, 1, 1) and prompt.counts == (1, 2) and prompt.gold == 0
     assert model.tokenizer.decode(prompt.tokens[-1:]).strip() == ":"
-    assert list(prompt.tokens) == model.to_tokens(prompt.text)[0].tolist()
+    assert list(prompt.tokens) == prompt_ids(model, prompt.text).tolist()
 
 
 @given(order=st.permutations(PAIRS), gold=st.sampled_from(["foo", "bar"]))

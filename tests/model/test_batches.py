@@ -3,6 +3,7 @@ import torch
 
 from tests import architectures
 from tl_neuron_attr.model.batches import batches, of_tokens
+from tl_neuron_attr.model.tokens import prompt_ids
 
 
 def test_every_prompt_comes_once_with_its_own_tokens():
@@ -12,7 +13,7 @@ def test_every_prompt_comes_once_with_its_own_tokens():
     assert sorted(i for b in found for i in b.indices) == list(range(5))
     for batch in found:
         for i, ids in zip(batch.indices, batch.tokens, strict=True):
-            assert torch.equal(ids, model.to_tokens(prompts[i])[0])
+            assert torch.equal(ids, prompt_ids(model, prompts[i]))
     assert max(len(b.indices) for b in found) == 2
 
 

@@ -9,7 +9,7 @@ import tl_neuron_attr as tna
 from tests import architectures, oracle
 from tl_neuron_attr.model.intervene import ablate, edit, keep
 
-PARTS = [(0, 1), (2, 3), ("mlp", 1, 7), ("mlp", 1, 9), ("mlp", 2, 0), ("attn", 1, 2, 5)]
+COMPONENTS = [(0, 1), (2, 3), ("mlp", 1, 7), ("mlp", 1, 9), ("mlp", 2, 0), ("attn", 1, 2, 5)]
 TOKENS = architectures.prompts()
 
 
@@ -24,10 +24,10 @@ def model():
 def test_hooks_and_weights_agree_bit_for_bit(name, scale):
     model = architectures.build(name, dtype=torch.float32)
     plain = model(TOKENS)
-    with ablate(model, PARTS, scale=scale):
+    with ablate(model, COMPONENTS, scale=scale):
         hooked = model(TOKENS)
     assert torch.equal(model(TOKENS), plain)
-    with edit(model, PARTS, scale=scale):
+    with edit(model, COMPONENTS, scale=scale):
         edited = model(TOKENS)
     assert torch.equal(model(TOKENS), plain)
     assert torch.equal(hooked, edited)
@@ -79,17 +79,17 @@ def test_neurons_of_a_batch_are_ablated_each_in_its_own_prompt(model):
         torch.testing.assert_close(together[row], alone[0], atol=1e-6, rtol=1e-6)
     with pytest.raises(ValueError, match="neurons are of 2 prompts, but the model is run on 3"), ablate(model, value):
         model(architectures.prompts(3))
-    with pytest.raises(ValueError, match="parts are neurons of 2 prompts, which share the weights"):
+    with pytest.raises(ValueError, match="components are neurons of 2 prompts, which share the weights"):
         edit(model, value)
 
 
 @torch.no_grad()
-def test_lists_of_parts_are_ablated_each_in_its_own_prompt(model):
+def test_lists_of_components_are_ablated_each_in_its_own_prompt(model):
     rows = [[(0, 1)], [("mlp", 1, 7), (2, 2)], []]
     with ablate(model, rows):
         together = model(TOKENS[:1].expand(3, -1))
-    for row, parts in enumerate(rows):
-        with ablate(model, parts):
+    for row, named in enumerate(rows):
+        with ablate(model, named):
             torch.testing.assert_close(together[row], model(TOKENS[:1])[0], atol=1e-6, rtol=1e-6)
     with pytest.raises(IndexError, match=r"\(0, 1\) is named twice"), ablate(model, [[(1, 1)], [(0, 1), (0, 1)]]):
         pass
@@ -126,7 +126,7 @@ def test_keep_silences_all_others_of_its_layers(model):
     with keep(model, [("mlp", 1, 7), ("mlp", 2, 9), ("mlp", 0, 5)], layers=[1, 2]):
         assert torch.equal(model(TOKENS), expected)
     with (
-        pytest.raises(ValueError, match=r"parts must be MLP neurons to be kept, got \(0, 1\)"),
+        pytest.raises(ValueError, match=r"components must be MLP neurons to be kept, got \(0, 1\)"),
         keep(model, [(0, 1)], layers=[0]),
     ):
         pass
@@ -137,7 +137,7 @@ def test_keep_silences_all_others_of_its_layers(model):
 @torch.no_grad()
 def test_nothing_stays_behind_after_an_exception(model):
     before, weights = model(TOKENS), {n: p.clone() for n, p in model.named_parameters()}
-    for change in (ablate(model, PARTS), edit(model, PARTS), keep(model, [], layers=[0])):
+    for change in (ablate(model, COMPONENTS), edit(model, COMPONENTS), keep(model, [], layers=[0])):
         with pytest.raises(ZeroDivisionError), change:
             model(TOKENS)
             raise ZeroDivisionError
@@ -158,7 +158,7 @@ def test_edits_are_undone_last_one_first(model):
 
 
 @pytest.mark.parametrize(
-    "part, message",
+    "component, message",
     [
         ((3, 0), r"layer of \(3, 0\) must lie between 0 and 2, got 3"),
         ((0, 4), r"head of \(0, 4\) must lie between 0 and 3, got 4"),
@@ -168,14 +168,14 @@ def test_edits_are_undone_last_one_first(model):
         (("attn", 0, 4, 1), r"head of .* must lie between 0 and 3, got 4"),
     ],
 )
-def test_parts_out_of_range_are_named(model, part, message):
+def test_components_out_of_range_are_named(model, component, message):
     with pytest.raises(IndexError, match=message):
-        edit(model, [part])
-    with pytest.raises(IndexError, match=message), ablate(model, [part]):
+        edit(model, [component])
+    with pytest.raises(IndexError, match=message), ablate(model, [component]):
         pass
 
 
-def test_a_part_named_twice_is_refused(model):
+def test_a_component_named_twice_is_refused(model):
     with pytest.raises(IndexError, match=r"\('mlp', 0, 1\) is named twice"):
         edit(model, [("mlp", 0, 1), (0, 1), ("mlp", 0, 1)])
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from tl_neuron_attr.model.tokens import prompt_ids
+
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
@@ -49,4 +51,4 @@ def tokens_of(model: Any, args: argparse.Namespace) -> torch.Tensor:
     """Return the token ids of ``--prompt``, the tokenizer's BOS first unless ``--no-bos`` is given."""
     if not args.prompt:
         raise ValueError("--prompt is empty")
-    return model.to_tokens(args.prompt, prepend_bos=False if args.no_bos else None)
+    return prompt_ids(model, args.prompt, prepend_bos=False if args.no_bos else None)[None]

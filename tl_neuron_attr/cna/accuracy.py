@@ -14,7 +14,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.arithmetic_cases import Case, case_batches, require_cases
 from tl_neuron_attr.cna.head_effects import ZEROED, kept_within, runs_within, zeroed
 from tl_neuron_attr.model import dimensions
-from tl_neuron_attr.model.components import Head, head_name, required_heads
+from tl_neuron_attr.model.components import Head, NamedHeads, head_name, required_heads
 from tl_neuron_attr.model.rerun import Replay
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.results.table import PrintsAsTable, Table
@@ -89,7 +89,7 @@ def head_accuracy(
     model: Any,
     cases: Sequence[Case],
     *,
-    heads: Sequence[Head] | None = None,
+    heads: NamedHeads | None = None,
     max_bytes: int = MAX_BYTES,
     progress: bool = True,
 ) -> HeadAccuracy:

@@ -18,6 +18,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.batches import Batch, of_tokens
 from tl_neuron_attr.model.targets import token_id
+from tl_neuron_attr.model.tokens import prompt_ids
 
 Op = Literal["+", "-", "*", "/"]
 Kind = Literal["memorised", "carried", ""]
@@ -201,7 +202,7 @@ def prompt_cases(model: Any, prompts: Sequence[AnsweredPrompt]) -> list[Case]:
         {'sport'}
     """
     return [
-        Case(tuple(model.to_tokens(p.text)[0].tolist()), token_id(model, p.answer, "answer"), p.kind) for p in prompts
+        Case(tuple(prompt_ids(model, p.text).tolist()), token_id(model, p.answer, "answer"), p.kind) for p in prompts
     ]
 
 
@@ -262,7 +263,7 @@ def _of_problem(
     model: Any, problem: Problem, texts: tuple[str, str], low_first: bool, prepend_bos: bool | None
 ) -> list[Case]:
     prompt, answer = texts
-    before, whole = (model.to_tokens(text, prepend_bos=prepend_bos)[0].tolist() for text in (prompt, prompt + answer))
+    before, whole = (prompt_ids(model, text, prepend_bos=prepend_bos).tolist() for text in (prompt, prompt + answer))
     if whole[: len(before)] != before:
         raise ValueError(
             f"the tokens of {prompt!r} are not the beginning of those of {prompt + answer!r}: write the answer with "

@@ -22,6 +22,7 @@ from tl_neuron_attr.cna.compare_neurons import compare_neurons
 from tl_neuron_attr.model.batches import of_tokens
 from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.targets import token_id
+from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.numerics.flat_index import best_of
 from tl_neuron_attr.numerics.sublayer import SITES, Site
 from tl_neuron_attr.results.neurons import PLACE, Neurons
@@ -132,7 +133,7 @@ def batches(model: Any, prompt_pairs: Sequence[Pair]) -> Iterator[tuple[list[int
     """
     if not prompt_pairs:
         raise ValueError("prompt_pairs is empty: give at least one pair")
-    tokens = [[model.to_tokens(text)[0] for text in pair] for pair in prompt_pairs]
+    tokens = [[prompt_ids(model, text) for text in pair] for pair in prompt_pairs]
     for pair, (first, second) in zip(prompt_pairs, tokens, strict=True):
         if len(first) != len(second):
             raise ValueError(f"the prompts of {pair} differ in length: {len(first)} and {len(second)} tokens")

@@ -15,7 +15,7 @@ from tl_neuron_attr.cna.compare_neurons import NeuronComparison, compare_neurons
 from tl_neuron_attr.cna.head_effects import HeadEffects, head_effects
 from tl_neuron_attr.cna.paired_runs import compared, plain, zeroing
 from tl_neuron_attr.cna.selection import random_neurons
-from tl_neuron_attr.model.components import Head, rows_of, within
+from tl_neuron_attr.model.components import Head, NamedHead, required_head, within
 from tl_neuron_attr.model.intervene import ablate, keep
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.model.tokens import Tokens, one_prompt
@@ -58,7 +58,13 @@ class FeaturePredicting(PrintsAsTable):
 @typechecked
 @torch.no_grad()
 def feature_predicting(
-    model: Any, tokens: Tokens, target: Target, *, head: Head | None = None, k: int = 20, max_bytes: int = MAX_BYTES
+    model: Any,
+    tokens: Tokens,
+    target: Target,
+    *,
+    head: NamedHead | None = None,
+    k: int = 20,
+    max_bytes: int = MAX_BYTES,
 ) -> FeaturePredicting:
     """The head whose zeroing costs a prediction most, and the MLP neurons whose increase goes with it.
 
@@ -81,8 +87,9 @@ def feature_predicting(
         (True, 20)
     """
     ids = one_prompt(model, tokens)
-    effects = head_effects(model, ids[0], target, heads=head and [head], max_bytes=max_bytes, progress=False)
-    chosen = head or effects.ranked()[0]
+    asked = None if head is None else [required_head(model, head)]
+    effects = head_effects(model, ids[0], target, heads=asked, max_bytes=max_bytes, progress=False)
+    chosen = asked[0] if asked else effects.ranked()[0]
     comparison = compare_neurons(plain(model)(ids), zeroing(model, [chosen])(ids), target, max_bytes=max_bytes).summed()
     return FeaturePredicting(chosen, effects, comparison, comparison.top(k))
 
@@ -121,7 +128,7 @@ _COLUMNS = ("mask", "keep", "coef", "random")
 def mask_keep_coef(
     model: Any,
     cases: Sequence[Case],
-    head: Head,
+    head: NamedHead,
     *,
     ks: Sequence[int] = KS,
     layers: Sequence[int] | None = None,
@@ -164,7 +171,7 @@ def mask_keep_coef(
         >>> sorted(found.frame.columns)
         ['coef', 'k', 'keep', 'mask', 'random']
     """
-    rows_of(model, [head])
+    head = required_head(model, head)
     deep = list(range(head[0], model.cfg.n_layers)) if layers is None else list(layers)
     for layer in deep:
         within("layers", layer, model.cfg.n_layers)

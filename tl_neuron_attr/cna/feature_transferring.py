@@ -25,7 +25,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.prediction_enhancing import subkey_names
 from tl_neuron_attr.cna.selection import only_prompt
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
-from tl_neuron_attr.model.components import Head, head_name, rows_of
+from tl_neuron_attr.model.components import Head, NamedHead, component_lists, head_name, required_head
 from tl_neuron_attr.model.positions import Pos, Positions
 from tl_neuron_attr.model.scored_cache import checked_stream
 from tl_neuron_attr.model.stream import Stream
@@ -133,7 +133,7 @@ class FeatureTransferring(PrintsAsTable):
 @typechecked
 @torch.no_grad()
 def feature_transferring(
-    cache: ActivationCache, root: Neurons, head: Head, *, hops: int = 2, pos: Pos = -1, model: Any = None
+    cache: ActivationCache, root: Neurons, head: NamedHead, *, hops: int = 2, pos: Pos = -1, model: Any = None
 ) -> FeatureTransferring:
     """Follow a neuron's subkey back through a head, then through the attention layer that wrote most of what it read.
 
@@ -162,8 +162,8 @@ def feature_transferring(
     """
     stream, places, _ = checked_stream(cache, ("attn", "mlp"), pos=pos, model=model, reads=True)
     one = only_prompt(stream, root)
-    (layer, number), scored = head, int(places.pos[0])
-    _require_fed(stream, one, head)
+    (layer, number), scored = required_head(stream.model, head), int(places.pos[0])
+    _require_fed(stream, one, (layer, number))
     if hops < 1:
         raise ValueError(f"hops must be at least 1, got {hops}")
     index = one.index.reshape(1)
@@ -219,9 +219,8 @@ def _hop(
 
 def _require_fed(stream: Stream, root: Neurons, head: Head) -> None:
     """Refuse a root that is not one MLP neuron which reads what the head wrote."""
-    parts = rows_of(stream.model, root)[0]
-    rows_of(stream.model, [head])
-    if len(parts) != 1 or parts[0][0] != "mlp":
+    named = component_lists(stream.model, root)[0]
+    if len(named) != 1 or named[0][0] != "mlp":
         raise ValueError(f"root must be one MLP neuron, got {root.flat_labels}")
     layer = int(root.layer[0])
     parallel = stream.base_hook("mlp", layer).endswith("hook_resid_pre")

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model import dimensions
-from tl_neuron_attr.model.components import Head, head_name, required_heads
+from tl_neuron_attr.model.components import Head, NamedHeads, head_name, required_heads
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.model.positions import Pos, from_start
 from tl_neuron_attr.model.rerun import Replay
@@ -91,7 +91,7 @@ def head_effects(
     tokens: Tokens,
     target: Target,
     *,
-    heads: Sequence[Head] | None = None,
+    heads: NamedHeads | None = None,
     pos: Pos = -1,
     batch_size: int | None = None,
     max_bytes: int = MAX_BYTES,

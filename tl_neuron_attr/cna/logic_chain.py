@@ -12,7 +12,7 @@ from tl_neuron_attr.cna.feature_predicting import FeaturePredicting, feature_pre
 from tl_neuron_attr.cna.feature_transferring import FeatureTransferring, feature_transferring
 from tl_neuron_attr.cna.prediction_enhancing import PredictionEnhancing, prediction_enhancing
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
-from tl_neuron_attr.model.components import Head, head_name
+from tl_neuron_attr.model.components import Head, NamedHead, head_name
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.model.tokens import Tokens, one_prompt
 from tl_neuron_attr.numerics.increase import MAX_BYTES
@@ -100,7 +100,7 @@ def logic_chain(
     prompt: Tokens,
     target: Target | None = None,
     *,
-    head: Head | None = None,
+    head: NamedHead | None = None,
     k: int = 30,
     shallow: int = 20,
     hops: int = 2,

@@ -12,7 +12,7 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr.cna.arithmetic_cases import Case, case_batches, require_cases
 from tl_neuron_attr.cna.compare_neurons import NeuronComparison, compare_neurons
 from tl_neuron_attr.model import cache_checks
-from tl_neuron_attr.model.components import Parts
+from tl_neuron_attr.model.components import Components
 from tl_neuron_attr.model.intervene import ablate
 
 Run = Callable[[Int[Tensor, "batch pos"]], ActivationCache]
@@ -24,11 +24,11 @@ def plain(model: Any) -> Run:
     return lambda tokens: model.run_with_cache(tokens, names_filter=cache_checks.needed_by(("mlp",)))[1]
 
 
-def zeroing(model: Any, parts: Parts) -> Run:
+def zeroing(model: Any, components: Components) -> Run:
     """Runs of the model with some heads or neurons zeroed."""
 
     def run(tokens: Int[Tensor, "batch pos"]) -> ActivationCache:
-        with ablate(model, parts):
+        with ablate(model, components):
             return plain(model)(tokens)
 
     return run

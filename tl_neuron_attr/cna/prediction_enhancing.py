@@ -21,7 +21,7 @@ from tl_neuron_attr.cna.compare_neurons import NeuronComparison
 from tl_neuron_attr.cna.feature_predicting import KS, coefficient_drop
 from tl_neuron_attr.cna.paired_runs import compared, plain, zeroing
 from tl_neuron_attr.cna.selection import only_prompt, picked, random_neurons, roots
-from tl_neuron_attr.model.components import Head, rows_of
+from tl_neuron_attr.model.components import NamedHead, component_lists, required_head
 from tl_neuron_attr.model.positions import Pos, Positions
 from tl_neuron_attr.model.scored_cache import checked_stream
 from tl_neuron_attr.model.subkeys import key_weights, subkey_directions
@@ -122,8 +122,8 @@ def prediction_enhancing(
     """
     stream, places, _ = checked_stream(cache, ("mlp",), pos=pos, model=model, reads=True)
     one = only_prompt(stream, neurons)
-    for part in (part for part in rows_of(stream.model, one)[0] if part[0] != "mlp"):
-        raise ValueError(f"neurons must be of MLPs, got {part}")
+    for component in (each for each in component_lists(stream.model, one)[0] if each[0] != "mlp"):
+        raise ValueError(f"neurons must be of MLPs, got {component}")
     written = torch.zeros(len(one), stream.shape[2], dtype=stream.dtype, device=stream.device)
     names = subkey_names(stream.block(0))
     read = {name: torch.zeros_like(written) for name in names}
@@ -164,7 +164,7 @@ class RootMasking(PrintsAsTable):
 def root_masking(
     model: Any,
     cases: Sequence[Case],
-    head: Head,
+    head: NamedHead,
     *,
     ks: Sequence[int] = KS,
     batch_size: int = 64,
@@ -197,7 +197,7 @@ def root_masking(
         >>> cna.root_masking(model, cases, (3, 2), ks=[20], progress=False).frame["k"].tolist()
         [20]
     """
-    rows_of(model, [head])
+    head = required_head(model, head)
     if min(ks) < 2:
         raise ValueError(f"ks must be at least 2, so that there are others than the root, got {min(ks)}")
     lost: dict[str, list[Tensor]] = {}

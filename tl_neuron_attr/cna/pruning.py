@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model.active_edits import Change, require_none
-from tl_neuron_attr.model.components import MlpNeuron, Parts, rows_of, within
+from tl_neuron_attr.model.components import Components, MlpNeuron, component_lists, within
 from tl_neuron_attr.model.intervene import Edit, edit
 
 
@@ -41,7 +41,7 @@ class Removal(Change):
 
 @typechecked
 @torch.no_grad()
-def prune_mlp(model: Any, keep: Parts, layers: Sequence[int], *, structured: bool = False) -> Edit | Removal:
+def prune_mlp(model: Any, keep: Components, layers: Sequence[int], *, structured: bool = False) -> Edit | Removal:
     """Keep the listed MLP neurons of some layers; the others write nothing any more, or are gone.
 
     The neurons that stay are counted anew within their layer when the others are removed, in their old order. Biases of
@@ -86,7 +86,7 @@ def prune_mlp(model: Any, keep: Parts, layers: Sequence[int], *, structured: boo
     return removal
 
 
-def kept_by_layer(model: Any, keep: Parts, layers: Sequence[int]) -> dict[int, list[int]]:
+def kept_by_layer(model: Any, keep: Components, layers: Sequence[int]) -> dict[int, list[int]]:
     """Which neurons of each layer are kept, in order.
 
     Raises:
@@ -97,12 +97,12 @@ def kept_by_layer(model: Any, keep: Parts, layers: Sequence[int]) -> dict[int, l
         within("layers", layer, model.cfg.n_layers)
     if not layers or len(set(layers)) < len(layers):
         raise IndexError(f"layers must name at least one layer, each once, got {list(layers)}")
-    parts = {part for row in rows_of(model, keep) for part in row}
-    if not parts:
+    named = {each for row in component_lists(model, keep) for each in row}
+    if not named:
         raise ValueError("keep is empty: name the MLP neurons that stay")
-    for part in (part for part in parts if part[0] != "mlp"):
-        raise ValueError(f"keep must hold MLP neurons, got {part}")
-    kept = {layer: sorted(part[-1] for part in parts if part[1] == layer) for layer in layers}
+    for each in (each for each in named if each[0] != "mlp"):
+        raise ValueError(f"keep must hold MLP neurons, got {each}")
+    kept = {layer: sorted(each[-1] for each in named if each[1] == layer) for layer in layers}
     if empty := [layer for layer, neurons in kept.items() if not neurons]:
         raise ValueError(f"keep has no neuron of layers {empty}: keep one there, or leave them out of layers")
     return kept

@@ -19,9 +19,10 @@ from tl_neuron_attr.knowledge.attribution import (
 from tl_neuron_attr.knowledge.query_neurons import query_layers, query_neurons
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.model import dimensions
-from tl_neuron_attr.model.components import Part, rows_of
+from tl_neuron_attr.model.components import Component, component_lists
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.model.scored_cache import ask
+from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.results.neurons import Neurons
 
 SEGMENTS = 60
@@ -78,7 +79,7 @@ class Sizes:
 @torch.no_grad()
 def examine(model: Any, prompt: str, target: int, *, sizes: Sizes, seed: int) -> dict[str, Tensor]:
     """Scores, sums, best neurons and outcomes of one prompt; ``seed`` draws its random neurons."""
-    tokens = model.to_tokens(prompt)
+    tokens = prompt_ids(model, prompt)[None]
     logits, cache = model.run_with_cache(tokens)
     sizes = sizes.capped(model, tokens.shape[1])
     layers, heads = attribute_layers(cache, target), attribute_heads(cache, target)
@@ -141,8 +142,8 @@ def _outcomes(
     feeding: Neurons,
     seed: int,
 ) -> Float[Tensor, "condition 3"]:
-    value = rows_of(model, reading)[0] + rows_of(model, deep)[0]
-    query = rows_of(model, feeding)[0]
+    value = component_lists(model, reading)[0] + component_lists(model, deep)[0]
+    query = component_lists(model, feeding)[0]
     rng = torch.Generator().manual_seed(seed)
     sets = [value, random_like(model, value, rng), query, random_like(model, query, rng)]
     with ablate(model, sets):
@@ -150,14 +151,14 @@ def _outcomes(
     return torch.cat([_measured(logits, target), ablated])
 
 
-def random_like(model: Any, parts: Sequence[Part], rng: torch.Generator) -> list[Part]:
+def random_like(model: Any, parts: Sequence[Component], rng: torch.Generator) -> list[Component]:
     """As many random neurons of each site as ``parts`` has."""
     count = sum(part[0] == "mlp" for part in parts)
     width = dimensions.d_mlp(model, 0)
     heads, d_head = dimensions.n_heads(model, 0), dimensions.d_head(model, 0)
     mlp = torch.randperm(model.cfg.n_layers * width, generator=rng)[:count].tolist()
     attn = torch.randperm(model.cfg.n_layers * heads * d_head, generator=rng)[: len(parts) - count].tolist()
-    chosen: list[Part] = [("mlp", i // width, i % width) for i in mlp]
+    chosen: list[Component] = [("mlp", i // width, i % width) for i in mlp]
     return chosen + [("attn", i // (heads * d_head), i // d_head % heads, i % d_head) for i in attn]
 
 

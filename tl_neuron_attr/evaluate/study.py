@@ -18,8 +18,9 @@ from tl_neuron_attr.evaluate.prompts import KEPT, StudyPrompt, select
 from tl_neuron_attr.evaluate.results import KnowledgeStudy
 from tl_neuron_attr.evaluate.tidy import tidy
 from tl_neuron_attr.model import dimensions
-from tl_neuron_attr.model.components import Part
+from tl_neuron_attr.model.components import Component
 from tl_neuron_attr.model.intervene import ablate
+from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.results import storage
 
 Record = dict[str, Tensor]
@@ -90,15 +91,15 @@ def knowledge_study(
     return study
 
 
-def _best_heads(records: Sequence[Record], share: float) -> list[Part]:
+def _best_heads(records: Sequence[Record], share: float) -> list[Component]:
     """The best heads of a type, mean over its prompts: this share of all heads, at least one."""
     mean = torch.stack([record["heads"] for record in records]).mean(0)
     n = max(1, round(share * mean.numel()))
     return [divmod(i, mean.shape[1]) for i in mean.flatten().topk(n).indices.tolist()]
 
 
-def _without_heads(model: Any, prompt: str, target: int, record: Record, best: Mapping[str, list[Part]]) -> Record:
-    tokens = model.to_tokens(prompt)
+def _without_heads(model: Any, prompt: str, target: int, record: Record, best: Mapping[str, list[Component]]) -> Record:
+    tokens = prompt_ids(model, prompt)[None]
     with ablate(model, list(best.values())):
         found = outcomes(model, tokens.expand(len(best), -1), target)
     untouched = record["outcomes"][CONDITIONS.index("untouched")]

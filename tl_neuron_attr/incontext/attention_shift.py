@@ -21,7 +21,7 @@ from tl_neuron_attr.incontext.label_values import label_attention, label_logit_d
 from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.incontext.variants import reversed_labels
 from tl_neuron_attr.model.cache_checks import needed_by
-from tl_neuron_attr.model.components import Head, required_heads, within
+from tl_neuron_attr.model.components import Head, NamedHeads, required_heads, within
 from tl_neuron_attr.results.intervals import change_interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
@@ -78,7 +78,7 @@ class AttentionShift(PrintsAsTable):
 def attention_shift(
     model: Any,
     prompts: Sequence[IclPrompt],
-    heads: Sequence[Head],
+    heads: NamedHeads,
     *,
     others: Sequence[IclPrompt] | None = None,
     pair: tuple[int, int] = (0, 1),
@@ -108,7 +108,7 @@ def attention_shift(
         >>> shift.summary()["label"].tolist()
         ['foo', 'bar']
     """
-    required_heads(model, heads)
+    heads = required_heads(model, heads)
     require_alike(prompts)
     for label in pair:
         within("pair", label, len(prompts[0].labels))

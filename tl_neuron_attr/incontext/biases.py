@@ -29,7 +29,7 @@ from tl_neuron_attr.incontext.position_free_attention import position_free_atten
 from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.incontext.resampling import Resampled
 from tl_neuron_attr.incontext.variants import arranged, label_sequences, one_removed
-from tl_neuron_attr.model.components import Head, required_heads
+from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
 from tl_neuron_attr.results.intervals import interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
@@ -108,7 +108,7 @@ class BiasReport(PrintsAsTable):
 def bias_report(
     model: Any,
     prompts: Sequence[IclPrompt],
-    heads: Sequence[Head],
+    heads: NamedHeads,
     *,
     majority: Correction | None = None,
     recency: Correction | None = None,

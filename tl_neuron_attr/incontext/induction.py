@@ -22,8 +22,9 @@ from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.batches import batches
 from tl_neuron_attr.model.cache_checks import needed_by
-from tl_neuron_attr.model.components import Head, required_heads
+from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
 from tl_neuron_attr.model.scored_cache import checked_stream
+from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.results.intervals import interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
@@ -112,7 +113,7 @@ class VectorEffect(PrintsAsTable):
 @typechecked
 @torch.no_grad()
 def function_vector(
-    model: Any, prompts: Sequence[IclPrompt], heads: Sequence[Head], *, batch_size: int = 64
+    model: Any, prompts: Sequence[IclPrompt], heads: NamedHeads, *, batch_size: int = 64
 ) -> FunctionVector:
     """The mean output of heads at the last position of prompts.
 
@@ -130,7 +131,7 @@ def function_vector(
         >>> function_vector(model, prompts, [(3, 2)]).vectors.shape
         torch.Size([1, 128])
     """
-    required_heads(model, heads)
+    heads = required_heads(model, heads)
     total = torch.zeros(len(heads), dimensions.d_model(model), device=dimensions.device_of(model), dtype=torch.float64)
     for batch in icl_batches(model, prompts, batch_size=batch_size):
         tokens, mask = batch.inputs()
@@ -219,5 +220,5 @@ def _words(model: Any, rng: random.Random, n: int) -> list[str]:
 
 def _best(model: Any, text: str) -> float:
     """What a head that always matches prefixes would score."""
-    pattern = get_induction_head_detection_pattern(model.to_tokens(text).cpu())
+    pattern = get_induction_head_detection_pattern(prompt_ids(model, text)[None].cpu())
     return float((pattern.sum(1) > 0).double().mean())

@@ -24,7 +24,7 @@ from tl_neuron_attr.incontext.batches import icl_batches, label_places
 from tl_neuron_attr.incontext.label_values import label_attention
 from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.incontext.two_towers import label_scores, needed_by_towers
-from tl_neuron_attr.model.components import Head, required_heads
+from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.results.intervals import interval, named_interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table
@@ -98,7 +98,7 @@ class LearnedMetric(PrintsAsTable):
 @typechecked
 @torch.no_grad()
 def learned_metric(
-    model: Any, prompts: Sequence[IclPrompt], *, heads: Sequence[Head] | None = None, batch_size: int = 64
+    model: Any, prompts: Sequence[IclPrompt], *, heads: NamedHeads | None = None, batch_size: int = 64
 ) -> LearnedMetric:
     """How well heads' scores tell demonstrations of the query's class from others, and cosine before the towers does.
 

@@ -21,7 +21,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext.matched_run import Watch, keep
 from tl_neuron_attr.incontext.outcomes import Hook
 from tl_neuron_attr.incontext.prompts import IclPrompt
-from tl_neuron_attr.model.components import Head, required_heads
+from tl_neuron_attr.model.components import NamedHeads, required_heads
 from tl_neuron_attr.model.weights import post_norm_name, unit_norm
 
 Where = Literal["stream", "heads"]
@@ -36,7 +36,7 @@ CORRECTED = "give the (layer, head) pairs to correct, as in_context_heads(...).h
 def majority_correction(
     model: Any,
     prompts: Sequence[IclPrompt],
-    heads: Sequence[Head],
+    heads: NamedHeads,
     *,
     a_c: float | int = 0.03,
     where: Where = "stream",

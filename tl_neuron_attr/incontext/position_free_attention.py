@@ -28,7 +28,7 @@ from tl_neuron_attr.incontext.matched_run import Watch, dropped, keep
 from tl_neuron_attr.incontext.outcomes import Hook
 from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.model import dimensions
-from tl_neuron_attr.model.components import Head, required_heads
+from tl_neuron_attr.model.components import NamedHeads, required_heads
 from tl_neuron_attr.model.weights import pre_norm_name, unit_norm
 
 _CLOSE = {torch.float64: 1e-5, torch.float32: 1e-3}
@@ -40,7 +40,7 @@ _KINDS = ("rotary", "alibi", "standard")
 @typechecked
 @torch.no_grad()
 def position_free_attention(
-    model: Any, heads: Sequence[Head], *, prompts: Sequence[IclPrompt] | None = None, share: float | int = 1.0
+    model: Any, heads: NamedHeads, *, prompts: Sequence[IclPrompt] | None = None, share: float | int = 1.0
 ) -> list[Hook]:
     """Hooks under which heads attend without the influence of positions, for ``model.hooks(fwd_hooks=...)``.
 

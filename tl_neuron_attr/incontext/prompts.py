@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import Any
 
 from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.model.tokens import prompt_ids
 
 SEPARATOR, END = " : ", " "
 """The paper's template: ``S0 : bar S1 : foo S2 :``."""
@@ -232,11 +233,9 @@ def _boundaries(model: Any, pieces: Sequence[str]) -> tuple[list[int], list[int]
         ValueError: If a piece does not begin at a token boundary, or the prompt is too long.
     """
     whole = "".join(pieces)
-    tokens = model.to_tokens(whole)[0].tolist()
+    tokens = prompt_ids(model, whole).tolist()
     encoded = _encoded(model, ["", *accumulate(pieces)])
     bos = len(tokens) - len(encoded[-1])
-    if bos < 0:
-        raise ValueError(f"the prompt is {len(encoded[-1])} tokens, the model's context {len(tokens)}: {whole[:60]!r}")
     for i, before in enumerate(encoded):
         if tokens[bos : bos + len(before)] != before:
             piece = next((piece for piece in pieces[i:] if piece), "")

@@ -17,6 +17,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.attribution import attribute_heads, attribute_layers
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.model.components import head_name
+from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
@@ -114,7 +115,7 @@ def paper_values(paper: Paper) -> dict[str, Any]:
 
 
 def _tokens(model: Any, said: Mapping[str, Any]) -> torch.Tensor:
-    tokens = model.to_tokens(said["prompt"], prepend_bos=said["tokens"][0] in _BEGINNINGS)
+    tokens = prompt_ids(model, said["prompt"], prepend_bos=said["tokens"][0] in _BEGINNINGS)[None]
     read = [piece.strip() for piece in model.to_str_tokens(tokens[0])]
     expected = [piece.strip() for piece in said["tokens"]]
     if read != expected:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tl_neuron_attr.model.tokens import prompt_ids
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -23,7 +25,7 @@ class Batch:
 
 
 def batches(model: Any, prompts: Sequence[str], *, batch_size: int) -> Iterator[Batch]:
-    """The prompts, tokenised as the model does (its BOS first), shortest first.
+    """Yield the prompts, tokenised by :func:`~tl_neuron_attr.model.tokens.prompt_ids`, shortest first.
 
     Raises:
         ValueError: If there is no prompt, or one is empty.
@@ -32,11 +34,11 @@ def batches(model: Any, prompts: Sequence[str], *, batch_size: int) -> Iterator[
         raise ValueError("prompts is empty: give at least one")
     if "" in prompts:
         raise ValueError(f"prompts[{list(prompts).index('')}] is empty")
-    yield from of_tokens([model.to_tokens(prompt)[0] for prompt in prompts], batch_size=batch_size)
+    yield from of_tokens([prompt_ids(model, prompt) for prompt in prompts], batch_size=batch_size)
 
 
 def of_tokens(tokens: Sequence[Int[Tensor, "_"]], *, batch_size: int) -> Iterator[Batch]:
-    """Tokenised prompts, shortest first."""
+    """Yield tokenised prompts, shortest first."""
     for length in sorted({len(ids) for ids in tokens}):
         same = [i for i, ids in enumerate(tokens) if len(ids) == length]
         for start in range(0, len(same), batch_size):

@@ -1,24 +1,39 @@
-"""Naming heads and neurons of a model: what interventions take, checked once.
+"""Heads and neurons as the user names them: what interventions take, checked once.
 
-A head is ``(layer, head)``; an MLP neuron ``("mlp", layer, index)``; an attention neuron ``("attn", layer, head,
-dimension)``; a :class:`~tl_neuron_attr.Neurons` is all of its neurons.
+A head is ``(layer, head)`` or ``"L3H2"``; an MLP neuron ``("mlp", layer, index)`` or ``"L1N287"``; an attention neuron
+``("attn", layer, head, dimension)`` or ``"L21H0D79"``, its source ``@3`` allowed behind it;
+:class:`~tl_neuron_attr.Neurons` names all of its neurons.
 """
 
+import operator
+import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.numerics.sublayer import SITES
 from tl_neuron_attr.results.neurons import Neurons
 
 Head = tuple[int, int]
 MlpNeuron = tuple[Literal["mlp"], int, int]
 AttnNeuron = tuple[Literal["attn"], int, int, int]
-Part = Head | MlpNeuron | AttnNeuron
-Parts = Neurons | Sequence[Part] | Sequence[list[Part]]
+Component = Head | MlpNeuron | AttnNeuron
+
+if TYPE_CHECKING:
+    Components = Neurons | Sequence[Component | str] | Sequence[Sequence[Component | str]]
+    """Neurons, a list of tuples and labels, or one such list per prompt."""
+    NamedHead = Head | str
+    """A ``(layer, head)`` pair or a label."""
+    NamedHeads = Sequence[Head | str]
+else:  # the functions below check every element, and their errors name it
+    Components = NamedHead = NamedHeads = Any
+
+_LABEL = re.compile(r"L(\d+)(?:N(\d+)|H(\d+)(?:D(\d+)(?:@\d+)?)?)")
+_FORMS = '(layer, head), ("mlp", layer, index), ("attn", layer, head, dimension) or a label such as "L1N287"'
 
 
 def head_name(layer: int, head: int | None) -> str:
-    """``L3H2``, or ``L3`` for all heads of the layer.
+    """Return ``L3H2``, or ``L3`` for all heads of the layer.
 
     Examples:
         >>> head_name(3, 2), head_name(3, None)
@@ -28,65 +43,66 @@ def head_name(layer: int, head: int | None) -> str:
 
 
 def required_heads(
-    model: Any, heads: Sequence[Head] | None, *, fix: str = "give at least one (layer, head) pair"
+    model: Any, heads: NamedHeads | None, *, fix: str = "give at least one (layer, head) pair"
 ) -> list[Head]:
-    """The heads given, checked; all heads of the model if none are asked for by ``None``.
+    """Return the heads given, checked, labels read as pairs; all heads of the model for ``None``.
+
+    Args:
+        model: The model.
+        heads: Pairs or labels.
+        fix: What the caller can do where there are none.
 
     Raises:
-        ValueError: If there is none, with what can be done.
+        ValueError: If there is none, with ``fix``.
+        TypeError: If an element is neither a pair nor a head's label.
         IndexError: If one is out of range or named twice.
     """
     if heads is None:
-        return [(layer, head) for layer, block in enumerate(model.blocks) for head in range(len(block.attn.W_O))]
+        return [(layer, h) for layer in range(model.cfg.n_layers) for h in range(dimensions.n_heads(model, layer))]
+    _require_list(heads, "heads")
     if not heads:
         raise ValueError(f"heads is empty: {fix}")
-    rows_of(model, list(heads))
-    return list(heads)
+    named = _checked(model, heads, "heads")
+    return [_require_head(component, f"heads[{i}]") for i, component in enumerate(named)]
 
 
-def rows_of(model: Any, parts: Parts) -> list[list[Part]]:
-    """The parts of each prompt: one list for all prompts, or one a prompt, of lists or of neurons of a batch.
+def required_head(model: Any, head: NamedHead, name: str = "head") -> Head:
+    """Return one head, checked; errors as :func:`required_heads`."""
+    component = _read(head, name)
+    _require_in_range(model, component)
+    return _require_head(component, name)
+
+
+def component_lists(model: Any, components: Components) -> list[list[Component]]:
+    """Return the components of each prompt: one list for all prompts, or one list per prompt.
 
     An attention neuron of a search belongs to a source position; what is named here is its column of ``W_O``, so
-    several of them can be one part.
+    several of them can be one component.
 
     Raises:
-        IndexError: If a layer, head, dimension or neuron is out of range, or a part is named twice.
+        TypeError: Naming the element that is no component.
+        IndexError: If a layer, head, dimension or neuron is out of range, or a component is named twice.
         ValueError: If MLP neurons of a mixture of experts are named.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> component_lists(tna.demo.load(), ["L2H3", "L4N17", "L1H0D5@3"])
+        [[(2, 3), ('mlp', 4, 17), ('attn', 1, 0, 5)]]
     """
-    if isinstance(parts, Neurons):
-        prompts = [parts[i] for i in range(len(parts.score))] if parts.batched else [parts]
-        rows = [list(dict.fromkeys(_named(one))) for one in prompts]
-    else:
-        rows = [each for each in parts if isinstance(each, list)] or [[p for p in parts if isinstance(p, tuple)]]
-    for row in rows:
-        if len(set(row)) < len(row):
-            twice = next(part for i, part in enumerate(row) if part in row[:i])
-            raise IndexError(f"{twice} is named twice")
-    for part in {part for row in rows for part in row}:
-        _check(model, part)
-    return rows
-
-
-def _named(neurons: Neurons) -> list[Part]:
-    at = zip(*(neurons.flat(name) for name in ("site", "layer", "head", "index")), strict=True)
-    return [("mlp", la, i) if SITES[int(s)] == "mlp" else ("attn", la, h, i) for s, la, h, i in at]
-
-
-def _check(model: Any, part: Part) -> None:
-    layer = part[0] if len(part) == 2 else part[1]
-    within(f"layer of {part}", layer, model.cfg.n_layers)
-    block = model.blocks[layer]
-    if len(part) == 3:
-        W_out = getattr(block.mlp, "W_out", None)
-        if W_out is None:
-            raise ValueError(f"{part}: layer {layer} has no MLP neurons (mixture of experts)")
-        within(f"neuron of {part}", part[2], len(W_out))
-        return
-    heads, d_head, _ = block.attn.W_O.shape
-    within(f"head of {part}", part[1] if len(part) == 2 else part[2], heads)
-    if len(part) == 4:
-        within(f"dimension of {part}", part[3], d_head)
+    if isinstance(components, Neurons):
+        prompts = [components[i] for i in range(len(components.score))] if components.batched else [components]
+        return [_of_neurons(model, one) for one in prompts]
+    _require_list(components, "components")
+    nested = [isinstance(each, list) for each in components]
+    if any(nested) and not all(nested):
+        odd = nested.index(not nested[0])
+        raise TypeError(
+            f"components[{odd}] is {_brief(components[odd])} and components[0] is {_brief(components[0])}: give one "
+            "list of components for all prompts, or one list per prompt"
+        )
+    if any(nested):
+        return [_checked(model, list(each), f"components[{i}]") for i, each in enumerate(components)]
+    return [_checked(model, components, "components")]
 
 
 def within(name: str, value: int, size: int) -> None:
@@ -97,3 +113,99 @@ def within(name: str, value: int, size: int) -> None:
     """
     if not 0 <= value < size:
         raise IndexError(f"{name} must lie between 0 and {size - 1}, got {value}")
+
+
+def _require_list(given: object, name: str) -> None:
+    if isinstance(given, str):
+        raise TypeError(f"{name} must be a list, got the string {given!r}: write [{given!r}]")
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"{name} must be a list of {_FORMS}, or Neurons; got {_brief(given)}: wrap it in list(...)")
+
+
+def _checked(model: Any, given: Sequence[object], name: str) -> list[Component]:
+    """Return the components of one list, in range, each once; sources of one attention neuron are one component."""
+    found: dict[Component, object] = {}
+    for i, element in enumerate(given):
+        component = _read(element, f"{name}[{i}]")
+        _require_in_range(model, component)
+        if component in found and not _differ_in_source(element, found[component]):
+            raise IndexError(f"{component} is named twice")
+        found[component] = element
+    return list(found)
+
+
+def _differ_in_source(element: object, other: object) -> bool:
+    return element != other and all(isinstance(each, str) and "@" in each for each in (element, other))
+
+
+def _of_neurons(model: Any, neurons: Neurons) -> list[Component]:
+    columns = zip(*(neurons.flat(name) for name in ("site", "layer", "head", "index")), strict=True)
+    named: list[Component] = [
+        ("mlp", layer, i) if SITES[int(site)] == "mlp" else ("attn", layer, head, i) for site, layer, head, i in columns
+    ]
+    for component in named:
+        _require_in_range(model, component)
+    return list(dict.fromkeys(named))
+
+
+def _read(element: object, name: str) -> Component:
+    """Return one component, read from a tuple or a label."""
+    if isinstance(element, str):
+        match = _LABEL.fullmatch(element)
+        if match is None:
+            raise TypeError(f"{name} must be {_FORMS}, got {element!r}")
+        layer, neuron, head, dimension = (None if group is None else int(group) for group in match.groups())
+        assert layer is not None
+        if neuron is not None:
+            return "mlp", layer, neuron
+        assert head is not None
+        return (layer, head) if dimension is None else ("attn", layer, head, dimension)
+    if isinstance(element, tuple):
+        site = element[0] if element and isinstance(element[0], str) else None
+        numbers = [_integer(each) for each in (element if site is None else element[1:])]
+        integers = [each for each in numbers if each is not None]
+        if len(integers) == len(numbers):
+            if site is None and len(integers) == 2:
+                return integers[0], integers[1]
+            if site == "mlp" and len(integers) == 2:
+                return "mlp", integers[0], integers[1]
+            if site == "attn" and len(integers) == 3:
+                return "attn", integers[0], integers[1], integers[2]
+    raise TypeError(f"{name} must be {_FORMS}, got {_brief(element)}")
+
+
+def _integer(value: object) -> int | None:
+    """Return an integer of Python, numpy or torch as an int; None for anything else, booleans and floats included."""
+    if isinstance(value, bool) or getattr(value, "ndim", 0) != 0 or str(getattr(value, "dtype", "")).endswith("bool"):
+        return None
+    try:
+        return operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        return None
+
+
+def _brief(value: object) -> str:
+    """Return what an error shows of something that is no component: never a whole tensor or model."""
+    plain = isinstance(value, (int, float, str, tuple, list))
+    shown = repr(value) if plain else type(value).__name__
+    return shown if len(shown) <= 60 else type(value).__name__
+
+
+def _require_head(component: Component, name: str) -> Head:
+    if len(component) != 2:
+        raise TypeError(f'{name} must be a head, (layer, head) or a label such as "L3H2", got {component}')
+    return component
+
+
+def _require_in_range(model: Any, component: Component) -> None:
+    layer = component[0] if len(component) == 2 else component[1]
+    within(f"layer of {component}", layer, model.cfg.n_layers)
+    if len(component) == 3:
+        if getattr(model.blocks[layer].mlp, "W_out", None) is None:
+            raise ValueError(f"{component}: layer {layer} has no MLP neurons (mixture of experts)")
+        within(f"neuron of {component}", component[2], dimensions.d_mlp(model, layer))
+        return
+    head = component[1] if len(component) == 2 else component[2]
+    within(f"head of {component}", head, dimensions.n_heads(model, layer))
+    if len(component) == 4:
+        within(f"dimension of {component}", component[3], dimensions.d_head(model, layer))

@@ -4,8 +4,9 @@ Where a scale is exact in floating point (0, 1, a power of two), hooks and weigh
 neuron's activation times its row of ``W_out`` (or ``W_O``) is the product either way.
 """
 
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model.active_edits import Change, require_none
-from tl_neuron_attr.model.components import Part, Parts, rows_of, within
+from tl_neuron_attr.model.components import Component, Components, component_lists, within
 from tl_neuron_attr.numerics.sublayer import Site
 
 Where = tuple[Site, int]
@@ -25,13 +26,14 @@ Hook = tuple[str, Callable[..., Tensor]]
 """A hook point's name and what is to happen there, as ``run_with_hooks`` takes them."""
 
 
-@contextmanager
-def ablate(model: Any, parts: Parts, *, scale: float = 0.0) -> Generator[Any]:
-    """While open, heads and neurons write ``scale`` times what they would.
+@typechecked
+def ablate(model: Any, components: Components, *, scale: float = 0.0) -> AbstractContextManager[Any]:
+    """Return a context manager; while open, heads and neurons write ``scale`` times what they would.
 
-    Works by hooks, which are gone afterwards, also after an exception; no weight changes. Neurons of a batch, and lists
-    of parts, are ablated each in its own prompt; the model must then be run on as many prompts. Many ablations of one
-    prompt are one run: ``with ablate(model, [[(0, h)] for h in range(8)]): model(tokens.expand(8, -1))``.
+    It works by hooks, which are gone afterwards, also after an exception; no weight changes. Neurons of a batch, and
+    lists of components, are ablated each in its own prompt; the model must then be run on as many prompts. Many
+    ablations of one prompt are one run:
+    ``with ablate(model, [[(0, h)] for h in range(8)]): model(tokens.expand(8, -1))``.
 
     An attention neuron found by a search belongs to one source position. What is ablated is its column of ``W_O``, for
     all sources and at all positions, as in paper 1 (section 4.1, where neurons' parameters are set to zero): ``k``
@@ -39,37 +41,37 @@ def ablate(model: Any, parts: Parts, *, scale: float = 0.0) -> Generator[Any]:
 
     Args:
         model: The model.
-        parts: ``(layer, head)`` pairs, ``("mlp", layer, index)`` or ``("attn", layer, head, dimension)`` tuples, a list
-            of them a prompt, or :class:`~tl_neuron_attr.Neurons`.
+        components: ``(layer, head)`` pairs, ``("mlp", layer, index)`` or ``("attn", layer, head, dimension)`` tuples,
+            labels (``"L3H2"``, ``"L1N287"``, ``"L21H0D79"``), one list of them per prompt, or
+            :class:`~tl_neuron_attr.Neurons`.
         scale: The factor; 0 removes them.
 
-    Yields:
-        The model.
-
     Raises:
-        IndexError: If a part is out of range or named twice.
+        TypeError: If an element is no component.
+        IndexError: If a component is out of range or named twice.
         ValueError: If MLP neurons of a mixture of experts are named, or the model is run on another number of prompts.
 
     Examples:
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> prompt = "Tim Duncan plays the sport of"
-        >>> with ablate(model, [(2, 3), ("mlp", 4, 17)]):
-        ...     without = model(prompt)
-        >>> bool((without == model(prompt)).all())
+        >>> p = model(prompt)[0, -1].softmax(-1)[model.to_single_token("basketball")]
+        >>> with ablate(model, ["L2H3", ("mlp", 4, 17)]):
+        ...     without = model(prompt)[0, -1].softmax(-1)[model.to_single_token("basketball")]
+        >>> bool(without == p)
         False
     """
-    with model.hooks(fwd_hooks=ablation_hooks(model, parts, scale=scale)):
-        yield model
+    return _hooked(model, ablation_hooks(model, components, scale=scale))
 
 
-def ablation_hooks(model: Any, parts: Parts, *, scale: float = 0.0) -> list[Hook]:
-    """The hooks of :func:`ablate`, to go with others into ``run_with_hooks`` or ``model.hooks``.
+@typechecked
+def ablation_hooks(model: Any, components: Components, *, scale: float = 0.0) -> list[Hook]:
+    """Return the hooks of :func:`ablate`, to go with others into ``run_with_hooks`` or ``model.hooks``.
 
     Arguments and errors as in :func:`ablate`.
 
     Returns:
-        Pairs of a hook's name and its function, one a sublayer.
+        Pairs of a hook's name and its function, one per sublayer.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -79,22 +81,23 @@ def ablation_hooks(model: Any, parts: Parts, *, scale: float = 0.0) -> list[Hook
         ['blocks.2.attn.hook_z', 'blocks.4.mlp.hook_post']
         >>> logits = model.run_with_hooks("3 + 5 =", fwd_hooks=hooks)
     """
-    rows = rows_of(model, parts)
-    return _multipliers(_factors(model, rows, scale, {_touched(part) for row in rows for part in row}))
+    lists = component_lists(model, components)
+    return _multipliers(_factors(model, lists, scale, {_sublayer_of(each) for named in lists for each in named}))
 
 
-@contextmanager
-def keep(model: Any, parts: Parts, *, layers: Sequence[int]) -> Generator[Any]:
-    """While open, only the named MLP neurons of some layers write (paper 3, Table 5, "keep").
+@typechecked
+def keep(model: Any, components: Components, *, layers: Sequence[int]) -> AbstractContextManager[Any]:
+    """Return a context manager; while open, only the named MLP neurons of some layers write (paper 3, Table 5, "keep").
 
     Args:
         model: The model.
-        parts: MLP neurons, as in :func:`ablate`; those outside ``layers`` are ignored.
+        components: MLP neurons, as in :func:`ablate`; those outside ``layers`` write as always.
         layers: The layers whose other neurons are silenced.
 
     Raises:
-        IndexError: If a part or layer is out of range or named twice.
-        ValueError: If ``parts`` names anything but MLP neurons.
+        TypeError: If an element is no component.
+        IndexError: If a component or layer is out of range or named twice.
+        ValueError: If ``components`` names anything but MLP neurons, or there is no layer.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -102,13 +105,19 @@ def keep(model: Any, parts: Parts, *, layers: Sequence[int]) -> Generator[Any]:
         >>> with keep(model, [("mlp", 4, 17)], layers=[4]):
         ...     logits = model("3 + 5 =")
     """
-    rows = rows_of(model, parts)
-    for part in (part for row in rows for part in row if part[0] != "mlp"):
-        raise ValueError(f"parts must be MLP neurons to be kept, got {part}")
+    lists = component_lists(model, components)
+    for each in (each for named in lists for each in named if each[0] != "mlp"):
+        raise ValueError(f"components must be MLP neurons to be kept, got {each}")
+    if not layers:
+        raise ValueError("layers is empty: name the layers whose other neurons are silenced")
     for layer in layers:
         within("layers", layer, model.cfg.n_layers)
-    inside = [[part for part in row if part[1] in layers] for row in rows]
-    hooks = _multipliers(_factors(model, inside, 1.0, {("mlp", layer) for layer in layers}, others=0.0))
+    inside = [[each for each in named if each[1] in layers] for named in lists]
+    return _hooked(model, _multipliers(_factors(model, inside, 1.0, {("mlp", layer) for layer in layers}, others=0.0)))
+
+
+@contextmanager
+def _hooked(model: Any, hooks: list[Hook]) -> Generator[Any]:
     with model.hooks(fwd_hooks=hooks):
         yield model
 
@@ -149,16 +158,17 @@ class Edit(Change):
 
 @typechecked
 @torch.no_grad()
-def edit(model: Any, parts: Parts, *, scale: float = 0.0) -> Edit:
+def edit(model: Any, components: Components, *, scale: float = 0.0) -> Edit:
     """Multiply the rows of ``W_out`` and ``W_O`` that heads and neurons write with: a change of the model itself.
 
-    Arguments as in :func:`ablate`, of which it is the lasting counterpart.
+    Arguments as in :func:`ablate`, whose lasting counterpart it is.
 
     Returns:
         An :class:`Edit`, to undo it; a context manager too.
 
     Raises:
-        IndexError: If a part is out of range or named twice.
+        TypeError: If an element is no component.
+        IndexError: If a component is out of range or named twice.
         ValueError: If the neurons are of several prompts, which share the weights, or the model is inside the ``with``
             block of another edit.
 
@@ -171,11 +181,13 @@ def edit(model: Any, parts: Parts, *, scale: float = 0.0) -> Edit:
         >>> change.undo()
     """
     require_none(model, "edit")
-    rows = rows_of(model, parts)
-    if len(rows) > 1:
-        raise ValueError(f"parts are neurons of {len(rows)} prompts, which share the weights: edit(model, neurons[0])")
+    lists = component_lists(model, components)
+    if len(lists) > 1:
+        raise ValueError(
+            f"components are neurons of {len(lists)} prompts, which share the weights: edit(model, neurons[0])"
+        )
     changed: list[ChangedRows] = []
-    for where, factor in _factors(model, rows, scale, {_touched(part) for part in rows[0]}).items():
+    for where, factor in _factors(model, lists, scale, {_sublayer_of(each) for each in lists[0]}).items():
         live = _writer(model, where).detach()
         at = (factor[0] != 1).nonzero(as_tuple=True)
         before = live[at]
@@ -185,7 +197,7 @@ def edit(model: Any, parts: Parts, *, scale: float = 0.0) -> Edit:
 
 
 def multiplier(factor: Float[Tensor, "row *width"]) -> Callable[..., Tensor]:
-    """A hook that multiplies activations, alike at every position; one row for all prompts, or one a prompt."""
+    """Return a hook that multiplies activations at every position; one row for all prompts, or one per prompt."""
 
     def multiply(activation: Tensor, hook: Any) -> Tensor:
         if len(factor) not in (1, len(activation)):
@@ -198,31 +210,33 @@ def multiplier(factor: Float[Tensor, "row *width"]) -> Callable[..., Tensor]:
     return multiply
 
 
-def _touched(part: Part) -> Where:
-    """The sublayer a part writes for."""
-    if len(part) == 2:
-        return "attn", part[0]
-    return part[0], part[1]
+def _sublayer_of(component: Component) -> Where:
+    """Return the sublayer a component writes for."""
+    if len(component) == 2:
+        return "attn", component[0]
+    return component[0], component[1]
 
 
 def _writer(model: Any, where: Where) -> Float[Tensor, "*width d_model"]:
-    """The live weight whose rows a sublayer's neurons write with."""
+    """Return the live weight whose rows a sublayer's neurons write with."""
     site, layer = where
     return model.blocks[layer].mlp.W_out if site == "mlp" else model.blocks[layer].attn.W_O
 
 
 def _factors(
-    model: Any, rows: list[list[Part]], scale: float, wheres: set[Where], *, others: float = 1.0
+    model: Any, lists: list[list[Component]], scale: float, wheres: set[Where], *, others: float = 1.0
 ) -> dict[Where, Float[Tensor, "row *width"]]:
-    """By sublayer, what its neurons are multiplied with: ``scale`` for the parts, ``others`` for the rest."""
+    """Return by sublayer what its neurons are multiplied with: ``scale`` for those named, ``others`` for the rest."""
+    if not math.isfinite(scale):
+        raise ValueError(f"scale must be finite, got {scale}")
     factors: dict[Where, Tensor] = {}
     for where in sorted(wheres):
         like = _writer(model, where)
-        shape = (len(rows), *like.shape[:-1])
+        shape = (len(lists), *like.shape[:-1])
         factors[where] = torch.full(shape, others, dtype=like.dtype, device=like.device)
-    for i, row in enumerate(rows):
-        for part in row:
-            factors[_touched(part)][(i, *(part[1:] if len(part) == 2 else part[2:]))] = scale
+    for i, named in enumerate(lists):
+        for each in named:
+            factors[_sublayer_of(each)][(i, *(each[1:] if len(each) == 2 else each[2:]))] = scale
     return factors
 
 

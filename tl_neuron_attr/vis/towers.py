@@ -22,7 +22,7 @@ from tl_neuron_attr.incontext import (
     label_logit_difference,
     label_scores,
 )
-from tl_neuron_attr.model.components import Head, head_name, within
+from tl_neuron_attr.model.components import NamedHeads, head_name, required_head, required_heads, within
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.results.token_text import visible
 from tl_neuron_attr.vis.circuits import element
@@ -30,7 +30,7 @@ from tl_neuron_attr.vis.escaping import harmless_tokens
 from tl_neuron_attr.vis.plots import grouped_bars, matrix
 from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
-from tl_neuron_attr.vis.views import require_heads, tokens_of
+from tl_neuron_attr.vis.views import tokens_of
 
 FIRST, SECOND = "#2b6ca8", "#b2402f"
 """The colours of the two labels compared."""
@@ -45,7 +45,7 @@ _LONGEST = 36
 def label_sources(
     cache: ActivationCache,
     prompts: Sequence[IclPrompt],
-    heads: Sequence[Head],
+    heads: NamedHeads,
     *,
     prompt: int = 0,
     pair: tuple[int, int] = (0, 1),
@@ -76,7 +76,7 @@ def label_sources(
     """
     attention = label_attention(cache, prompts)
     stream = Stream(cache)
-    require_heads(stream, heads)
+    heads = required_heads(stream.model, heads)
     within("prompt", prompt, len(prompts))
     asked = prompts[prompt]
     start = stream.shape[1] - len(asked)
@@ -102,7 +102,7 @@ def label_sources(
 def label_differences(
     cache: ActivationCache,
     prompts: Sequence[IclPrompt],
-    heads: Sequence[Head],
+    heads: NamedHeads,
     *,
     weighted: bool = True,
     prompt: int | None = None,
@@ -131,7 +131,7 @@ def label_differences(
         View('label differences'): shown in a notebook; .save(path) writes a page
     """
     found = label_logit_difference(cache, prompts, weighted=weighted, pair=pair).cpu()
-    require_heads(Stream(cache), heads)
+    heads = required_heads(Stream(cache).model, heads)
     within("prompt", prompt or 0, len(prompts))
     found = found if cache.has_batch_dim else found[None]
     words, names = prompts[0].labels, [head_name(layer, head) for layer, head in heads]
@@ -175,7 +175,7 @@ def score_matrix(cache: ActivationCache, prompts: Sequence[IclPrompt], *, layer:
     if len({prompt.demonstrations for prompt in prompts}) > 1:
         raise ValueError("prompts must have the same demonstrations: make them of one by with_query")
     scores = label_scores(cache, prompts).cpu()
-    require_heads(Stream(cache), [(layer, head)])
+    required_head(Stream(cache).model, (layer, head))
     scores = scores if cache.has_batch_dim else scores[None]
     labels = prompts[0].labels
     rows = [_named(text, labels[label]) for text, label in prompts[0].demonstrations]

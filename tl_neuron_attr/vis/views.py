@@ -11,8 +11,7 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
-from tl_neuron_attr.model import dimensions
-from tl_neuron_attr.model.components import head_name, within
+from tl_neuron_attr.model.components import NamedHeads, head_name, required_heads, within
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.results.layer_scores import LayerScores
 from tl_neuron_attr.results.neurons import Neurons
@@ -92,7 +91,7 @@ def source_scores(
 
 
 @typechecked
-def attention(cache: ActivationCache, heads: Sequence[Head], *, prompt: int = 0) -> View:
+def attention(cache: ActivationCache, heads: NamedHeads, *, prompt: int = 0) -> View:
     """The attention patterns of some heads, drawn by circuitsvis: destination tokens in rows, sources in columns.
 
     Args:
@@ -111,7 +110,7 @@ def attention(cache: ActivationCache, heads: Sequence[Head], *, prompt: int = 0)
         View('attention'): shown in a notebook; .save(path) writes a page
     """
     stream = Stream(cache)
-    require_heads(stream, heads)
+    heads = required_heads(stream.model, heads)
     within("prompt", prompt, stream.shape[0])
     patterns = [stream.get(f"blocks.{layer}.attn.hook_pattern")[prompt, head] for layer, head in heads]
     names = [head_name(layer, head) for layer, head in heads]
@@ -144,20 +143,6 @@ def neurons(found: Neurons) -> View:
     largest = max(float(one.score.abs().max()), 1e-12)
     rows = [{**row, "share": abs(row["score"]) / largest} for row in frame.to_dict("records")]
     return View(render("neurons.html.j2", rows=rows), "neurons")
-
-
-def require_heads(stream: Stream, heads: Sequence[Head]) -> None:
-    """Refuse heads a cache has not.
-
-    Raises:
-        ValueError: If there is none.
-        IndexError: If a layer or head is out of range.
-    """
-    if not heads:
-        raise ValueError("heads is empty: give at least one (layer, head) pair")
-    for layer, head in heads:
-        within("layer", layer, stream.n_layers)
-        within("head", head, dimensions.n_heads(stream.model, layer))
 
 
 def tokens_of(stream: Stream, prompt: int) -> tuple[str, ...]:
