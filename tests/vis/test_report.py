@@ -47,6 +47,12 @@ def test_the_page_is_self_contained_and_small(cache):
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page.replace(str(vis.circuits.bundle()), ""))
 
 
+def test_the_page_is_the_same_bytes_twice_and_names_the_licence_of_what_it_carries(cache):
+    pages = [vis.report(cache, " basketball", k=5, heads=2).page() for _ in range(2)]
+    assert pages[0] == pages[1]
+    assert "Copyright (c) 2022 Alan Cooney" in pages[0]
+
+
 def test_the_page_holds_what_the_functions_compute(cache):
     page = vis.report(cache, " basketball", k=12, heads=3).page()
     value = tna.value_neurons(cache, " basketball", 12)[0]
