@@ -1,4 +1,4 @@
-"""One word, one meaning: no name is defined twice, every axis stands in the glossary, no word is used that it replaced."""
+"""One word, one meaning: no name defined twice, every axis in the glossary, no word that the design replaces."""
 
 import ast
 import re
