@@ -22,7 +22,6 @@ TENSORS_ONLY = ("numerics", "results", "srnn")
 KNOW_WEIGHTS = ("model/", "cna/lora.py", "cna/pruning.py", "cna/checkpoints.py")
 NOT_YET = (
     "cna/feature_transferring.py",
-    "cna/head_effects.py",
     "evaluate/study.py",
     "incontext/majority_correction.py",
     "incontext/position_free_attention.py",

@@ -1,5 +1,8 @@
 """Many heads in one run against one head a run, zeroed in the weights."""
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -113,15 +116,99 @@ def test_bad_input_is_named(change, error, message):
         tna.head_effects(architectures.build("gpt2"), **arguments)
 
 
-def test_padding_is_refused_where_it_would_be_read():
+def padded(side, token, counts=(0, 2)):
+    """The prompts with ``counts`` tokens of padding, and the mask; each prompt is cut to keep the batch rectangular."""
+    rows, mask = [], []
+    for prompt, count in zip(TOKENS, counts, strict=True):
+        real, padding = prompt[: len(prompt) - count], torch.full((count,), token)
+        ones, zeros = torch.ones_like(real), torch.zeros_like(padding)
+        both = ((padding, real), (zeros, ones)) if side == "left" else ((real, padding), (ones, zeros))
+        rows.append(torch.cat(both[0]))
+        mask.append(torch.cat(both[1]))
+    return torch.stack(rows), torch.stack(mask)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bloom", "gemma2", "opt"])
+def test_with_a_mask_each_prompt_has_the_numbers_it_has_alone(name, side):
+    model = architectures.build(name)
+    tokens, mask = padded(side, 96)
+    pos = -1 if side == "left" else torch.tensor([6, 4])
+    found = tna.head_effects(model, tokens, [5, 9], pos=pos, attention_mask=mask, progress=False)
+    for i, (prompt, target) in enumerate(zip((TOKENS[0], TOKENS[1, :5]), (5, 9), strict=True)):
+        alone = tna.head_effects(model, prompt, target, progress=False)
+        torch.testing.assert_close(found.log_prob[i], alone.log_prob, atol=1e-9, rtol=0)
+        torch.testing.assert_close(found.base_log_prob[i], alone.base_log_prob, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("kind", ["its own", "the end token", "the begin and end token", "none"])
+def test_padding_without_a_mask_is_refused(kind, side):
     model = architectures.build("gpt2")
-    pad = model.tokenizer.pad_token_id
-    left, right = (torch.cat(two, 1) for two in ((torch.full((2, 1), pad), TOKENS), (TOKENS, torch.full((2, 1), pad))))
-    for padded in (left, right):
-        with pytest.raises(ValueError, match=r"prompts \[0, 1\] hold padding before the position scored"):
-            tna.head_effects(model, padded, 5, progress=False)
+    special = {
+        "its own": ("w90", "w91", "w92"),
+        "the end token": ("w90", "w91", "w90"),
+        "the begin and end token": ("w90", "w90", "w90"),
+        "none": (None, None, None),
+    }[kind]
+    model.tokenizer = copy.deepcopy(model.tokenizer)
+    model.tokenizer.pad_token, model.tokenizer.bos_token, model.tokenizer.eos_token = special
+    for counts in ((0, 2), (2, 2), *(() if kind == "none" else ((0, 1),))):  # nothing shows one token of no kind
+        tokens, _ = padded(side, 90, counts)
+        for pos in (-1, 6):
+            with pytest.raises(ValueError, match="pass attention_mask="):
+                tna.head_effects(model, tokens, 5, pos=pos, progress=False)
+    assert tna.head_effects(model, TOKENS, 5, progress=False).prob.shape == (2, 3, 4)
+
+
+def test_padding_behind_the_position_scored_is_never_read():
+    model = architectures.build("gpt2")
+    right = torch.cat((TOKENS, torch.full((2, 1), model.tokenizer.pad_token_id)), 1)
     found = tna.head_effects(model, right, 5, pos=6, progress=False)
     torch.testing.assert_close(found.log_prob, tna.head_effects(model, TOKENS, 5, progress=False).log_prob)
+
+
+def test_logits_that_are_not_finite_are_refused_by_name():
+    model = architectures.build("gpt2", dtype=torch.float32)
+    with torch.no_grad():
+        model.W_U[3, 7] = torch.nan
+    with pytest.raises(ValueError, match=r"weight transformer\.wte\.weight holds NaN or Inf"):
+        tna.head_effects(model, TOKENS, 5, progress=False)
+    model = architectures.build("gpt2", dtype=torch.float32)
+    hook = ("blocks.1.hook_resid_pre", lambda resid, hook: resid * torch.inf)
+    with (
+        model.hooks(fwd_hooks=[hook]),
+        pytest.raises(ValueError, match=r"no weight does: torch\.float32 overflowed, a hook broke the run"),
+    ):
+        tna.head_effects(model, TOKENS, 5, progress=False)
+
+
+def test_an_overflow_in_float16_is_refused():
+    model = architectures.build("gpt2", dtype=torch.float32)
+    with torch.no_grad():
+        model.blocks[2].mlp.W_in.mul_(1e3)
+        model.blocks[2].mlp.W_out.mul_(1e4)
+    model.original_model.half()
+    with torch.no_grad():
+        assert not bool(model(TOKENS).isfinite().all()), "the input must be a broken run"
+    with pytest.raises(ValueError, match=r"no weight does: torch\.float16 overflowed"):
+        tna.head_effects(model, TOKENS, 5, progress=False)
+
+
+def test_threads_that_share_a_model_get_what_each_gets_alone():
+    model = architectures.build("llama")
+    targets = list(range(8)) * 3
+    alone = [tna.head_effects(model, TOKENS, target, progress=False).log_prob for target in targets[:8]]
+    before = model(TOKENS)
+
+    def found(target):
+        pos = torch.tensor([6, 6 - target % 2])
+        return tna.head_effects(model, TOKENS, target, pos=pos, batch_size=5, progress=False).log_prob
+
+    with ThreadPoolExecutor(8) as pool:
+        for target, log_prob in zip(targets, pool.map(found, targets), strict=True):
+            torch.testing.assert_close(log_prob[0], alone[target][0], atol=1e-12, rtol=0)
+    assert torch.equal(model(TOKENS), before)
 
 
 def test_a_crash_leaves_the_model_as_it_was():

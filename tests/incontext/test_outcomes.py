@@ -41,6 +41,23 @@ def test_sets_of_heads_are_zeroed_each_in_its_own_copies():
         assert found[row].log_prob.tolist() == pytest.approx(expected, abs=1e-4)
 
 
+def test_memory_changes_no_outcome():
+    sets = [[(1, 0)], [], [(3, 2), (3, 4)]]
+    whole, small = (outcomes_without(MODEL, PROMPTS, sets, max_bytes=size) for size in (2**28, 1))
+    torch.testing.assert_close(small.log_prob, whole.log_prob, atol=2e-5, rtol=0)
+    assert torch.equal(small.label, whole.label)
+
+
+def test_no_sets_and_logits_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="sets is empty"):
+        outcomes_without(MODEL, PROMPTS, [])
+    broken = [("blocks.1.hook_resid_pre", lambda resid, hook: resid * torch.nan)]
+    with MODEL.hooks(fwd_hooks=broken):
+        for run in (lambda: outcomes(MODEL, PROMPTS), lambda: outcomes_without(MODEL, PROMPTS, [[(1, 0)]])):
+            with pytest.raises(ValueError, match="logits hold NaN or Inf"):
+                run()
+
+
 def test_a_correction_sees_the_prompts_of_its_batch():
     seen = []
 

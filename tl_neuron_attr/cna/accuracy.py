@@ -12,10 +12,11 @@ from tqdm import tqdm
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.arithmetic_cases import Case, case_batches, require_cases
-from tl_neuron_attr.cna.head_effects import ZEROED, kept_within, runs_within, zeroed
+from tl_neuron_attr.cna.head_effects import ZEROED
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import Head, NamedHeads, head_name, required_heads
-from tl_neuron_attr.model.rerun import Replay
+from tl_neuron_attr.model.padding import require_unpadded
+from tl_neuron_attr.model.rerun import rerun
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
@@ -118,35 +119,24 @@ def head_accuracy(
     wanted = required_heads(model, heads, fix=ZEROED)
     device = dimensions.device_of(model)
     answers = torch.tensor([case.answer for case in cases], device=device)
-    untouched = torch.zeros(len(cases), dtype=torch.bool)
-    layers = range(model.cfg.n_layers)
-    most = max(dimensions.n_heads(model, layer) for layer in layers)
-    right = torch.zeros(len(cases), len(layers), most, dtype=torch.bool)
-    longest = max(len(case.tokens) for case in cases)
-    kept, runs = kept_within(model, longest, max_bytes), runs_within(model, longest, max_bytes)
-    with tqdm(total=len(cases), desc="heads zeroed", unit="case", disable=not progress) as bar:
-        for batch in case_batches(cases, batch_size=kept):
-            at = torch.tensor(batch.indices)
-            tokens, wanted_tokens = batch.tokens.to(device), answers[batch.indices]
-            replay = Replay(model, tokens, torch.full((len(at),), tokens.shape[1] - 1, device=device))
-            untouched[at] = (replay.logits.argmax(-1) == wanted_tokens).cpu()
-            for layer, head, rows, logits in zeroed(replay, wanted, batch_size=runs):
-                right[at[rows.cpu()], layer, head.cpu()] = (logits.argmax(-1) == wanted_tokens[rows]).cpu()
-            bar.update(len(at))
-    return HeadAccuracy(_counted(cases, wanted, untouched, right))
+    sets = [[], *([head] for head in wanted)]
+    right = torch.zeros(len(cases), len(sets), dtype=torch.bool)
+    with tqdm(total=len(sets) * len(cases), desc="heads zeroed", unit="run", disable=not progress) as bar:
+        for batch in case_batches(cases, batch_size=len(cases)):
+            at, tokens = torch.tensor(batch.indices, device=device), batch.tokens.to(device)
+            require_unpadded(model, tokens, torch.full((len(at),), tokens.shape[1] - 1, device=device))
+            for runs in rerun(model, tokens, sets, max_bytes=max_bytes, bar=bar):
+                case = at[runs.prompts]
+                right[case.cpu(), runs.sets.cpu()] = (runs.logits.argmax(-1) == answers[case]).cpu()
+    return HeadAccuracy(_counted(cases, wanted, right))
 
 
-def _counted(
-    cases: Sequence[Case],
-    heads: Sequence[Head],
-    untouched: Bool[Tensor, "case"],
-    right: Bool[Tensor, "case layer head"],
-) -> pd.DataFrame:
-    """A row a group, kind and head."""
+def _counted(cases: Sequence[Case], heads: Sequence[Head], right: Bool[Tensor, "case set"]) -> pd.DataFrame:
+    """Return one row per group, kind and head; the first column of ``right`` is the untouched model's."""
     labels = pd.DataFrame({"group": [case.group for case in cases], "kind": [case.kind for case in cases]})
-    columns = {(UNTOUCHED, -1, -1): untouched, **{(head_name(la, h), la, h): right[:, la, h] for la, h in heads}}
+    names = [(UNTOUCHED, -1, -1), *((head_name(layer, head), layer, head) for layer, head in heads)]
     parts: list[pd.DataFrame] = []
-    for (name, layer, index), values in columns.items():
+    for (name, layer, index), values in zip(names, right.unbind(1), strict=True):
         of_head = labels.assign(right=values.numpy()).groupby(["group", "kind"], sort=False)["right"]
         counts = of_head.agg(["size", "mean"]).reset_index().rename(columns={"size": "cases", "mean": "accuracy"})
         parts.append(counts.assign(head=name, layer=layer, index=index))

@@ -1,6 +1,6 @@
 """What a model says after prompts: whether it is right and how sure, as it is, under hooks, or with heads zeroed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from tl_neuron_attr.incontext.batches import icl_batches
 from tl_neuron_attr.incontext.prompts import IclPrompt
-from tl_neuron_attr.model.components import Head
-from tl_neuron_attr.model.intervene import ablate
+from tl_neuron_attr.model.components import NamedHeads
+from tl_neuron_attr.model.rerun import Rerun, require_finite_logits, rerun, runs_within, unembedding_only
+from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import score_dtype
 from tl_neuron_attr.results.intervals import interval
 
@@ -87,13 +88,19 @@ class Outcomes:
 def outcomes(
     model: Any, prompts: Sequence[IclPrompt], *, correction: Correction | None = None, batch_size: int = ROWS
 ) -> Outcomes:
-    """What the model says after each prompt, under a correction's hooks if there is one."""
+    """Return what the model predicts after each prompt, under a correction's hooks if there is one.
+
+    Raises:
+        ValueError: If there is no prompt, the prompts have different labels, or the logits hold NaN or Inf.
+    """
     parts: list[tuple[list[int], Outcomes]] = []
     for batch in icl_batches(model, prompts, batch_size=batch_size):
         chosen = [prompts[i] for i in batch.indices]
         tokens, mask = batch.inputs()
-        with model.hooks(fwd_hooks=[] if correction is None else correction(chosen)):
-            logits = model(tokens, **mask)[:, -1]
+        last = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
+        with model.hooks(fwd_hooks=[] if correction is None else correction(chosen)), unembedding_only(model, last):
+            logits = model(tokens, **mask)[:, 0]
+        require_finite_logits(model, logits)
         parts.append((batch.indices, Outcomes.of(logits, prompts[0].label_ids, _gold(chosen, logits.device))))
     return _joined(parts)
 
@@ -102,29 +109,43 @@ def outcomes(
 def outcomes_without(
     model: Any,
     prompts: Sequence[IclPrompt],
-    sets: Sequence[Sequence[Head]],
+    sets: Sequence[NamedHeads],
     *,
     batch_size: int = ROWS,
+    max_bytes: int = MAX_BYTES,
     progress: bool = False,
     what: str = "zeroing heads",
 ) -> Outcomes:
-    """What the model says with each set of heads zeroed: many sets of one batch are one run.
+    """Return what the model predicts with each set of heads zeroed.
+
+    Many sets share a forward pass, layers below a set's lowest head are not run again, and only the last position is
+    unembedded; see :mod:`tl_neuron_attr.model.rerun`.
+
+    Args:
+        model: The model.
+        prompts: Prompts with one set of labels.
+        sets: The heads zeroed together, by set.
+        batch_size: The most runs in a forward pass.
+        max_bytes: A cap on the working set, which may make forward passes smaller.
+        progress: Whether to show a progress bar.
+        what: What the progress bar says.
 
     Returns:
-        Outcomes with a row a set.
+        Outcomes with one row per set.
+
+    Raises:
+        ValueError: If there is no set or no prompt, the prompts have different labels, or the logits hold NaN or Inf.
+        IndexError: If a head is out of range, or named twice in a set.
     """
+    if not sets:
+        raise ValueError("sets is empty: give at least one set of heads, such as [] for none")
     parts: list[tuple[list[int], Outcomes]] = []
     with tqdm(total=len(sets) * len(prompts), desc=what, unit="run", disable=not progress) as bar:
-        for batch in icl_batches(model, prompts, batch_size=min(batch_size, 64)):
+        for batch in icl_batches(model, prompts, batch_size=batch_size):
             gold = _gold([prompts[i] for i in batch.indices], batch.tokens.device)
-            found: list[Outcomes] = []
-            for some in _chunks(sets, max(1, batch_size // len(gold))):
-                tokens, mask = batch.inputs(len(some))
-                with ablate(model, [list(heads) for heads in some for _ in range(len(gold))]):
-                    logits = model(tokens, **mask)[:, -1]
-                found.append(Outcomes.of(logits, prompts[0].label_ids, gold.repeat(len(some))))
-                bar.update(len(tokens))
-            parts.append((batch.indices, _stacked(found, gold)))
+            runs = min(batch_size, runs_within(model, batch.tokens.shape[1], max_bytes))
+            found = rerun(model, batch.tokens, sets, mask=batch.mask, batch_size=runs, max_bytes=max_bytes, bar=bar)
+            parts.append((batch.indices, _by_set(found, prompts[0].label_ids, gold, len(sets))))
     return _joined(parts)
 
 
@@ -144,10 +165,16 @@ def _gold(prompts: Sequence[IclPrompt], device: torch.device) -> Int[Tensor, "pr
     return torch.tensor([prompt.gold for prompt in prompts], device=device)
 
 
-def _stacked(found: Sequence[Outcomes], gold: Int[Tensor, "prompt"]) -> Outcomes:
-    """Outcomes of repeated prompts as a row a repetition."""
+def _by_set(found: Iterable[Rerun], label_ids: Sequence[int], gold: Int[Tensor, "prompt"], sets: int) -> Outcomes:
+    """Return the outcomes of runs, one row per set."""
+    order: list[Tensor] = []
+    parts: list[Outcomes] = []
+    for runs in found:
+        order.append(runs.sets * len(gold) + runs.prompts)
+        parts.append(Outcomes.of(runs.logits, label_ids, gold[runs.prompts]))
+    at = torch.cat(order).argsort()
     columns = (
-        torch.cat([getattr(o, f.name) for o in found]).unflatten(0, (-1, len(gold))) for f in fields(Outcomes)[1:]
+        torch.cat([getattr(o, f.name) for o in parts])[at].unflatten(0, (sets, -1)) for f in fields(Outcomes)[1:]
     )
     return Outcomes(gold, *columns)
 
@@ -156,7 +183,3 @@ def _joined(parts: Sequence[tuple[list[int], Outcomes]]) -> Outcomes:
     """Outcomes of batches in the order in which the prompts were given."""
     order = torch.tensor([i for indices, _ in parts for i in indices]).argsort()
     return Outcomes(*(torch.cat([getattr(o, f.name) for _, o in parts], -1)[..., order] for f in fields(Outcomes)))
-
-
-def _chunks(sets: Sequence[Sequence[Head]], size: int) -> Iterator[Sequence[Sequence[Head]]]:
-    return (sets[start : start + size] for start in range(0, len(sets), size))

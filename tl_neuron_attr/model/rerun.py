@@ -1,86 +1,285 @@
-"""One run of some prompts, kept so that runs which differ from it only above a layer skip what lies below.
+"""Run prompts again with heads zeroed, without running again what lies below them.
 
 Zeroing a head of layer L leaves the stream that layer L reads as it was. The model itself does the rest: its blocks
 below L hand on the kept stream instead of computing, its embedding, masks and position codes are made for the new batch
 as always, and only the scored position is unembedded. (The bridge's ``start_at_layer`` runs the lower blocks all the
 same, and BLOOM's blocks ignore it.)
+
+While a run is under way the model is patched, so threads that share a model take turns.
 """
 
 import warnings
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from threading import Lock, RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.cache_checks import tolerance
+from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
+from tl_neuron_attr.model.intervene import ablate
+from tl_neuron_attr.numerics.increase import MAX_BYTES
+
+_KEPT_SHARE = 4
+"""Kept streams may take one part in so many of ``max_bytes``; the runs that start from them take the rest."""
+
+_TURNS: WeakKeyDictionary[Any, RLock] = WeakKeyDictionary()
+_NEW_TURN = Lock()
 
 
-class Replay:
-    """A run to start again from any layer.
+@dataclass(frozen=True)
+class Rerun:
+    """Some runs with heads zeroed, in one forward pass.
+
+    Attributes:
+        sets: Which of the sets of heads was zeroed in each run.
+        prompts: Which prompt each run is of.
+        logits: The logits at the scored position.
+    """
+
+    sets: Int[Tensor, "run"]
+    prompts: Int[Tensor, "run"]
+    logits: Float[Tensor, "run d_vocab"]
+
+
+@torch.no_grad()
+def rerun(
+    model: Any,
+    tokens: Int[Tensor, "batch pos"],
+    sets: Sequence[NamedHeads],
+    *,
+    pos: Int[Tensor, "batch"] | None = None,
+    mask: Int[Tensor, "batch pos"] | None = None,
+    batch_size: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    bar: "tqdm[Any] | None" = None,
+) -> Iterator[Rerun]:
+    """Run every prompt with every set of heads zeroed, many runs in one forward pass.
+
+    Args:
+        model: The model.
+        tokens: The prompts, of one length or padded.
+        sets: The heads to zero together, by set. The empty set is the untouched model.
+        pos: The position scored in each prompt, not negative; the last by default.
+        mask: 0 where a prompt is padded, as in ``attention_mask``.
+        batch_size: How many runs share a forward pass; by default as many as fit in ``max_bytes``.
+        max_bytes: A cap on the working set.
+        bar: A progress bar, moved on by one a run.
+
+    Yields:
+        Every pair of a set and a prompt, once, in no particular order.
+
+    Raises:
+        IndexError: If a head is out of range, or named twice in a set.
+        ValueError: If the logits hold NaN or Inf.
+
+    Warns:
+        UserWarning: If the model's blocks cannot be skipped exactly: every run is then a whole one.
+
+    Examples:
+        >>> from tl_neuron_attr import demo
+        >>> model = demo.load()
+        >>> found = {}
+        >>> for runs in rerun(model, model.to_tokens("3 + 5 ="), [[], [(3, 2)]]):
+        ...     best = (model.tokenizer.decode([token]) for token in runs.logits.argmax(-1).tolist())
+        ...     found |= dict(zip(runs.sets.tolist(), best))
+        >>> found[0]
+        '8'
+    """
+    n, length = tokens.shape
+    sets = [required_heads(model, heads) if heads else [] for heads in sets]
+    depths = [min((layer for layer, _ in heads), default=model.cfg.n_layers) for heads in sets]
+    kept_layers = sorted(set(depths) - {0, model.cfg.n_layers})
+    runs = batch_size or runs_within(model, length, max_bytes)
+    last = torch.full((n,), length - 1, device=tokens.device) if pos is None else pos
+    for prompts in torch.arange(n, device=tokens.device).split(
+        _kept_within(model, length, len(kept_layers), max_bytes)
+    ):
+        kept = KeptRun(
+            model,
+            tokens[prompts],
+            last[prompts],
+            mask=None if mask is None else mask[prompts],
+            layers=kept_layers,
+        )
+        for layer in sorted(set(depths)):
+            at_layer = torch.tensor([i for i, depth in enumerate(depths) if depth == layer], device=tokens.device)
+            rows = torch.arange(len(prompts), device=tokens.device)
+            some_sets, some_rows = (grid.flatten() for grid in torch.meshgrid(at_layer, rows, indexing="ij"))
+            for which, row in zip(some_sets.split(runs), some_rows.split(runs), strict=True):
+                zeroed = [sets[i] for i in which.tolist()]
+                yield Rerun(which, prompts[row], kept.without(zeroed, layer, row))
+                if bar is not None:
+                    bar.update(len(row))
+
+
+class KeptRun:
+    """A run to start again from any layer that was kept.
 
     Args:
         model: The model.
         tokens: The prompts.
-        pos: The position whose logits are wanted, one a prompt, not negative.
+        pos: The position whose logits are wanted, one for each prompt, not negative.
+        mask: 0 where a prompt is padded.
+        layers: The layers to start again from; all by default.
 
     Attributes:
         logits: The run's own logits there.
-        skips: Whether lower blocks are skipped. False where the model turned out not to allow it: starting at the last
-            layer did not give its own logits back, of which a warning tells. Every run is then a whole one.
+        skips: Whether lower blocks are skipped. False, with a warning, where the model does not allow it: starting at a
+            kept layer did not give its own logits back. Every run is then a whole one.
+
+    Raises:
+        ValueError: If the logits hold NaN or Inf.
     """
 
-    def __init__(self, model: Any, tokens: Int[Tensor, "batch pos"], pos: Int[Tensor, "batch"]) -> None:
-        self.model, self._tokens, self._pos = model, tokens, pos
-        self._streams: list[Tensor] = []
-        self._returned: list[type] = []
+    def __init__(
+        self,
+        model: Any,
+        tokens: Int[Tensor, "batch pos"],
+        pos: Int[Tensor, "batch"],
+        *,
+        mask: Int[Tensor, "batch pos"] | None = None,
+        layers: Collection[int] | None = None,
+    ) -> None:
+        self.model, self._tokens, self._pos, self._mask = model, tokens, pos, mask
+        self._streams: dict[int, Tensor] = {}
+        self._returned: dict[int, type] = {}
+        self._layers = range(model.cfg.n_layers) if layers is None else sorted(layers)
         self.skips = False
         everything = torch.arange(len(tokens), device=tokens.device)
-        with _watching(model, self._streams, self._returned):
+        with _turn_on(model), _watching(model, self._layers, self._streams, self._returned):
             self.logits = self.from_layer(0, everything)
+        require_finite_logits(model, self.logits)
         self.skips = self._starts_again()
 
+    def without(
+        self, zeroed: Sequence[Sequence[Head]], layer: int, rows: Int[Tensor, "row"]
+    ) -> Float[Tensor, "row d_vocab"]:
+        """Return the logits of prompts ``rows``, each with its own heads zeroed, none of them below ``layer``."""
+        if layer == self.model.cfg.n_layers:
+            return self.logits[rows]
+        with _turn_on(self.model), ablate(self.model, [list(heads) for heads in zeroed]):
+            logits = self.from_layer(layer, rows)
+        require_finite_logits(self.model, logits)
+        return logits
+
     def from_layer(self, layer: int, rows: Int[Tensor, "row"]) -> Float[Tensor, "row d_vocab"]:
-        """The logits of prompts ``rows`` as the model is now, taking what layer ``layer`` reads from the kept run."""
-        with ExitStack() as stack:
-            stack.enter_context(_unembedding_only(self.model, self._pos[rows]))
+        """Return the logits of prompts ``rows`` as the model is now, from the kept stream that ``layer`` reads."""
+        mask = {} if self._mask is None else {"attention_mask": self._mask[rows]}
+        with _turn_on(self.model), ExitStack() as stack:
+            stack.enter_context(unembedding_only(self.model, self._pos[rows]))
             if self.skips and layer > 0:
                 stream = self._streams[layer][rows]
-                for block, returned in zip(self.model.blocks[:layer], self._returned, strict=False):
-                    stack.enter_context(_handing_on(block, stream, as_tuple=returned is tuple))
-            return self.model(self._tokens[rows])[:, 0]
+                for i, block in enumerate(self.model.blocks[:layer]):
+                    stack.enter_context(_handing_on(block, stream, as_tuple=self._returned[i] is tuple))
+            return self.model(self._tokens[rows], **mask)[:, 0]
 
     def _starts_again(self) -> bool:
-        last, first = self.model.cfg.n_layers - 1, torch.zeros(1, dtype=torch.long, device=self._tokens.device)
-        if len(self._streams) != last + 1 or not all(issubclass(each, (Tensor, tuple)) for each in self._returned):
+        above = [layer for layer in self._layers if layer > 0]
+        if not above:
+            return True
+        deepest, first = max(above), torch.zeros(1, dtype=torch.long, device=self._tokens.device)
+        known = all(issubclass(each, (Tensor, tuple)) for each in self._returned.values())
+        if set(self._streams) != set(self._layers) or not known:
             return self._warned()
         self.skips = True
-        error = (self.from_layer(last, first) - self.logits[:1]).norm()
+        error = (self.from_layer(deepest, first) - self.logits[:1]).norm()
         self.skips = False
-        return bool(error <= tolerance(self._streams[0].dtype) * self.logits[:1].norm()) or self._warned()
+        return bool(error <= tolerance(self._streams[deepest].dtype) * self.logits[:1].norm()) or self._warned()
 
     def _warned(self) -> bool:
         warnings.warn(
             f"blocks of {type(self.model.blocks[0]).__name__} cannot be skipped exactly: every run is a whole one",
-            stacklevel=5,
+            stacklevel=6,
         )
         return False
 
 
+def runs_within(model: Any, length: int, max_bytes: int) -> int:
+    """Return how many runs of ``length`` tokens have their widest activations in ``max_bytes``."""
+    heads, d_head, d_model = model.blocks[0].attn.W_O.shape
+    d_mlp = max(4 * d_model, getattr(model.cfg, "d_mlp", None) or 0)  # a config may understate it, or give none
+    stream_and_qkvz, mlp, attention = 4 * d_model + 4 * heads * d_head, 3 * d_mlp, 3 * heads * length
+    numbers = length * (stream_and_qkvz + mlp + attention) + 2 * dimensions.d_vocab(model)
+    return max(1, max_bytes // (numbers * dimensions.dtype_of(model).itemsize))
+
+
+def require_finite_logits(model: Any, logits: Float[Tensor, "row d_vocab"]) -> None:
+    """Refuse logits that no probability can be read from: NaN or plus infinity.
+
+    Raises:
+        ValueError: Naming the weight that holds NaN or Inf, or the dtype that overflowed.
+    """
+    if bool((logits < torch.inf).all()):
+        return
+    broken = next((name for name, weight in model.named_parameters() if not bool(weight.isfinite().all())), None)
+    if broken is not None:
+        raise ValueError(f"the model's weight {broken.replace('._original_component', '')} holds NaN or Inf")
+    raise ValueError(
+        f"the logits hold NaN or Inf, and no weight does: {logits.dtype} overflowed, a hook broke the run, or a "
+        "float64 model was given padded prompts; run the model in float32 or bfloat16"
+    )
+
+
 @contextmanager
-def _watching(model: Any, streams: list[Tensor], returned: list[type]) -> Generator[None]:
-    """Keep what each block reads, and what kind of thing it returns."""
+def unembedding_only(model: Any, pos: Int[Tensor, "row"]) -> Generator[None]:
+    """While open, logits are those of one position a row: ``[row, 1, d_vocab]``."""
 
-    def read(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        streams.append(args[0] if args else kwargs["hidden_states"])
+    def select(unembed: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][torch.arange(len(pos), device=pos.device), pos][:, None], *args[1:])
 
-    def wrote(block: Any, args: tuple[Any, ...], output: Any) -> None:
-        returned.append(type(output))
+    with _turn_on(model):
+        handle = model.unembed.register_forward_pre_hook(select)
+        try:
+            yield
+        finally:
+            handle.remove()
 
-    handles = [block.register_forward_pre_hook(read, with_kwargs=True) for block in model.blocks]
-    handles += [block.register_forward_hook(wrote) for block in model.blocks]
+
+def _kept_within(model: Any, length: int, layers: int, max_bytes: int) -> int:
+    """Return how many prompts fit with the streams of some layers kept, and their logits."""
+    numbers = max(1, layers) * length * dimensions.d_model(model)
+    streams = max_bytes // (_KEPT_SHARE * numbers * dimensions.dtype_of(model).itemsize)
+    return max(1, min(streams, runs_within(model, length, max_bytes)))
+
+
+@contextmanager
+def _turn_on(model: Any) -> Generator[None]:
+    """Wait until no other thread runs a patched ``model``."""
+    with _NEW_TURN:
+        turn = _TURNS.setdefault(model, RLock())
+    with turn:
+        yield
+
+
+@contextmanager
+def _watching(
+    model: Any, layers: Collection[int], streams: dict[int, Tensor], returned: dict[int, type]
+) -> Generator[None]:
+    """Keep what the blocks of ``layers`` read, and what kind of thing each block returns."""
+
+    def reading(layer: int) -> Any:
+        def read(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            streams[layer] = args[0] if args else kwargs["hidden_states"]
+
+        return read
+
+    def writing(layer: int) -> Any:
+        def wrote(block: Any, args: tuple[Any, ...], output: Any) -> None:
+            returned[layer] = type(output)
+
+        return wrote
+
+    blocks = model.blocks
+    handles = [blocks[layer].register_forward_pre_hook(reading(layer), with_kwargs=True) for layer in layers]
+    handles += [block.register_forward_hook(writing(layer)) for layer, block in enumerate(blocks)]
     try:
         yield
     finally:
@@ -104,17 +303,3 @@ def _handing_on(block: Any, stream: Float[Tensor, "row pos d_model"], *, as_tupl
         del own["forward"]
         if before is not None:
             own["forward"] = before
-
-
-@contextmanager
-def _unembedding_only(model: Any, pos: Int[Tensor, "row"]) -> Generator[None]:
-    """While open, logits are those of one position a row."""
-
-    def pick(unembed: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][torch.arange(len(pos), device=pos.device), pos][:, None], *args[1:])
-
-    handle = model.unembed.register_forward_pre_hook(pick)
-    try:
-        yield
-    finally:
-        handle.remove()
