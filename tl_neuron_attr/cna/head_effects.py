@@ -1,6 +1,6 @@
 """What zeroing each attention head does to a prediction (paper 3, section 3.2)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
