@@ -94,8 +94,8 @@ def rerun(
         '8'
     """
     n, length = tokens.shape
-    sets = [required_heads(model, heads) if heads else [] for heads in sets]
-    depths = [min((layer for layer, _ in heads), default=model.cfg.n_layers) for heads in sets]
+    checked = [required_heads(model, heads) if heads else [] for heads in sets]
+    depths = [min((layer for layer, _ in heads), default=model.cfg.n_layers) for heads in checked]
     kept_layers = sorted(set(depths) - {0, model.cfg.n_layers})
     runs = batch_size or runs_within(model, length, max_bytes)
     last = torch.full((n,), length - 1, device=tokens.device) if pos is None else pos
@@ -114,7 +114,7 @@ def rerun(
             rows = torch.arange(len(prompts), device=tokens.device)
             some_sets, some_rows = (grid.flatten() for grid in torch.meshgrid(at_layer, rows, indexing="ij"))
             for which, row in zip(some_sets.split(runs), some_rows.split(runs), strict=True):
-                zeroed = [sets[i] for i in which.tolist()]
+                zeroed = [checked[i] for i in which.tolist()]
                 yield Rerun(which, prompts[row], kept.without(zeroed, layer, row))
                 if bar is not None:
                     bar.update(len(row))
