@@ -1,4 +1,4 @@
-"""Load a model by name: the bundled one, a directory, or a name on the Hugging Face hub."""
+"""Load a model by name: the bundled one, a packaged one, a GGUF file, a directory, or a name on the Hugging Face hub."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -8,38 +8,72 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.utils import logging
 
+from tl_neuron_attr.model.gguf_conversion import converted_file, converted_package, provenance
+from tl_neuron_attr.model.packaged_models import PACKAGED_MODELS
+
 BUNDLED = Path(__file__).resolve().parents[1] / "demo" / "weights"
 
 
-def load(name: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> TransformerBridge:
+def load(
+    name: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> TransformerBridge:
     """Return a model with its tokenizer, in evaluation mode.
 
+    A GGUF file, packaged or your own, is dequantised by transformers and kept as an ordinary checkpoint in the cache
+    directory (``TNA_CACHE``, else the user's): the first load takes up to a minute, later ones seconds. Scores are of
+    the dequantised weights, and ``model.cfg.model_name`` says so. Whether texts begin with the BOS token is what the
+    file says (``model.cfg.default_prepend_bos``).
+
     Args:
-        name: ``"demo"`` for the bundled model, a directory with config, weights and tokenizer, or a name on the
-            Hugging Face hub.
-        device: Where the weights go.
-        dtype: Their type.
+        name: ``"demo"`` for the bundled model; ``"smollm2-135m"``, ``"gemma3-270m"`` or ``"qwen2.5-coder-0.5b"`` for a
+            packaged one; a ``.gguf`` file; a directory with config, weights and tokenizer; or a name on the Hugging
+            Face hub.
+        device: Where the weights go; a GPU where there is one.
+        dtype: Their type; float32.
 
     Raises:
-        OSError: If the model cannot be found, with what can be done.
+        OSError: If the model cannot be found, with what can be done; if the cache directory cannot be written.
+        ValueError: If a GGUF file is damaged, not the published one, or of an architecture transformers cannot read.
+        ImportError: If a GGUF file needs the package ``gguf``, which is not installed.
 
     Examples:
         >>> model = load("demo")
         >>> model.to_string(model("Tim Duncan plays the sport of")[0, -1].argmax())
         'basketball'
     """
-    bundled = name == "demo"
-    with _without_progress_bars(bundled):
+    folder = _folder_of(str(name))
+    local = Path(folder)
+    source = provenance(local)
+    with _without_progress_bars(local == BUNDLED or source is not None):
         try:
-            model = TransformerBridge.boot_transformers(str(BUNDLED) if bundled else name, device=device, dtype=dtype)
+            model = TransformerBridge.boot_transformers(
+                folder,
+                device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+                dtype=dtype or torch.float32,
+            )
         except OSError as error:
             raise OSError(
-                f"model {name!r} could not be loaded: give a directory with config.json, weights and tokenizer, or a "
-                f"name on the Hugging Face hub that this machine can reach ({str(error).splitlines()[0]})"
+                f"model {str(name)!r} could not be loaded: give a directory with config.json, weights and tokenizer, a "
+                f".gguf file, a name on the Hugging Face hub that this machine can reach, or one of demo, "
+                f"{', '.join(PACKAGED_MODELS)} ({str(error).splitlines()[0]})"
             ) from error
-    if bundled:
+    if local == BUNDLED:
         model.cfg.model_name = "tl_neuron_attr demo"
+    elif source is not None:
+        model.cfg.model_name = source["name"]
+        model.cfg.default_prepend_bos = source["prepend_bos"]  # the bridge puts BOS before every text otherwise
     return model.eval()
+
+
+def _folder_of(name: str) -> str:
+    """Return the directory that a name stands for, or the name itself where it is one of the hub."""
+    if name == "demo":
+        return str(BUNDLED)
+    if name in PACKAGED_MODELS:
+        return str(converted_package(name))
+    if name.lower().endswith(".gguf"):
+        return str(converted_file(Path(name).expanduser()))
+    return name
 
 
 @contextmanager
