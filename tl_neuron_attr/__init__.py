@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tl_neuron_attr.knowledge.value_neurons import value_neurons
     from tl_neuron_attr.knowledge.vocabulary import position_tokens, top_tokens, transformed_tokens
     from tl_neuron_attr.model.intervene import ablate, ablation_hooks, edit, keep
+    from tl_neuron_attr.model.loading import load
     from tl_neuron_attr.results.layer_scores import LayerScores
     from tl_neuron_attr.results.neurons import Neurons
     from tl_neuron_attr.results.token_lists import TokenLists
@@ -45,6 +46,7 @@ _HOME = {
     "ablation_hooks": "model.intervene",
     "edit": "model.intervene",
     "keep": "model.intervene",
+    "load": "model.loading",
     "query_layers": "knowledge.query_neurons",
     "query_neurons": "knowledge.query_neurons",
     "LayerScores": "results.layer_scores",
@@ -80,6 +82,7 @@ __all__ = [
     "head_effects",
     "incontext",
     "keep",
+    "load",
     "position_tokens",
     "query_layers",
     "query_neurons",

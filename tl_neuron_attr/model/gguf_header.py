@@ -85,14 +85,14 @@ class _Reader:
         self.content, self.at = content, 4  # behind the magic
 
     def header(self) -> GgufHeader:
-        version = self.number("<I")
+        version = self.count("<I")
         if version not in (2, 3):
             raise ValueError(f"GGUF version {version} cannot be read: versions 2 and 3 in little-endian order can")
-        n_tensors, n_values = self.number("<Q"), self.number("<Q")
+        n_tensors, n_values = self.count("<Q"), self.count("<Q")
         values: dict[str, str | int | float | bool] = {}
         for _ in range(n_values):
             key = self.string()
-            value = self.value(self.number("<I"))
+            value = self.value(self.count("<I"))
             if value is not None:
                 values[key] = value
         if "general.architecture" not in values:
@@ -109,8 +109,8 @@ class _Reader:
         end = 0
         for _ in range(count):
             name = self.string()
-            shape = tuple(self.number("<Q") for _ in range(self.number("<I")))
-            kind, offset = self.number("<I"), self.number("<Q")
+            shape = tuple(self.count("<Q") for _ in range(self.count("<I")))
+            kind, offset = self.count("<I"), self.count("<Q")
             block, width = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
             shapes[name] = shape
             end = max(end, offset + prod(shape) // block * width)
@@ -122,7 +122,7 @@ class _Reader:
             return self.string()
         if kind != _ARRAY:
             return self.number(_NUMBERS[kind])
-        inner, count = self.number("<I"), self.number("<Q")
+        inner, count = self.count("<I"), self.count("<Q")
         if inner in _NUMBERS:
             self.at += count * struct.calcsize(_NUMBERS[inner])
         else:
@@ -130,13 +130,16 @@ class _Reader:
                 self.value(inner)
         return None
 
-    def number(self, code: str) -> int:
+    def count(self, code: str) -> int:
+        return int(self.number(code))
+
+    def number(self, code: str) -> int | float | bool:
         (found,) = struct.unpack_from(code, self.content, self.at)
         self.at += struct.calcsize(code)
         return found
 
     def string(self) -> str:
-        length = self.number("<Q")
+        length = self.count("<Q")
         text = self.content[self.at : self.at + length]
         if len(text) < length:
             raise IndexError("a string ends behind the file")
