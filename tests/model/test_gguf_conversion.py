@@ -52,7 +52,9 @@ def test_texts_begin_with_bos_where_the_file_says_so(cache, tmp_path, stated):
     model = load(gguf_files.write(tmp_path / "tiny.gguf", gguf_files.llama(), add_bos=stated))
     _, run = model.run_with_cache(TEXT)
     begins = [gguf_files.BOS] if stated else [gguf_files.TOKENS.index("i")]
-    assert model.to_tokens(TEXT)[0, :1].tolist() == begins and run["hook_embed"].shape[1] == len(model.to_tokens(TEXT)[0])
+    assert model.to_tokens(TEXT)[0, :1].tolist() == begins and run["hook_embed"].shape[1] == len(
+        model.to_tokens(TEXT)[0]
+    )
     assert model.to_tokens(TEXT)[0].tolist() == prompt_ids(model, TEXT).tolist()
 
 
@@ -80,7 +82,10 @@ def test_the_folder_loads_as_the_file_does(cache, tmp_path):
     [
         ({"architecture": "command-r"}, "'command-r', which transformers cannot read .*\n.*gemma3.*llama"),
         ({"without": ("blk.1.ffn_up.weight",)}, "lacks weights .*layers.1.mlp.up_proj"),
-        ({"more": {"llama.rope.scaling.type": "linear"}}, "sets llama.rope.scaling.type, which transformers leaves out"),
+        (
+            {"more": {"llama.rope.scaling.type": "linear"}},
+            "sets llama.rope.scaling.type, which",
+        ),
         ({"more": {"llama.logit_scale": 0.5}}, "sets llama.logit_scale"),
     ],
 )
@@ -111,7 +116,7 @@ def test_a_damaged_note_beside_the_weights_is_named(cache, tmp_path):
     folder = converted_file(gguf_files.write(tmp_path / "tiny.gguf", gguf_files.llama()))
     for content in ("{", json.dumps({"name": "x"}), json.dumps({"name": "x", "prepend_bos": "no"}), "[]"):
         (folder / PROVENANCE).write_text(content)
-        with pytest.raises(ValueError, match="dequantised.json is damaged .*: delete"):
+        with pytest.raises(ValueError, match=r"dequantised.json is damaged .*: delete"):
             load(folder)
 
 
@@ -124,7 +129,9 @@ def packaged(cache, tmp_path, monkeypatch):
     parts = [tmp_path / "a", tmp_path / "b"]
     for part, content in zip(parts, (whole[:1000], whole[1000:]), strict=True):
         part.write_bytes(content)
-    known = replace(PACKAGED_MODELS["gemma3-270m"], title="Parts", sha256=sha256_of([tmp_path / "tiny.gguf"]), size=1000)
+    known = replace(
+        PACKAGED_MODELS["gemma3-270m"], title="Parts", sha256=sha256_of([tmp_path / "tiny.gguf"]), size=1000
+    )
     monkeypatch.setitem(PACKAGED_MODELS, "gemma3-270m", known)
     monkeypatch.setattr(gguf_conversion, "installed_parts", lambda _: parts)
     return parts

@@ -19,5 +19,5 @@ def test_the_bundled_model_and_a_directory(tmp_path):
 
 
 def test_a_wrong_name_is_told_every_kind():
-    with pytest.raises(OSError, match="'/no/such/folder' could not be loaded: .*gguf.* or one of demo, smollm2-135m"):
+    with pytest.raises(OSError, match=r"'/no/such/folder' could not be loaded: .*gguf.* or one of demo, smollm2-135m"):
         tna.load("/no/such/folder")

@@ -64,7 +64,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file" / "cache", "/proc/nowhere"):
         monkeypatch.setenv("TNA_CACHE", str(folder))
-        with pytest.raises(OSError, match="could not be kept in .*\nSet TNA_CACHE"):
+        with pytest.raises(OSError, match=r"could not be kept in .*\nSet TNA_CACHE"):
             made_once("m", one_file, needs=1)
 
 

@@ -43,7 +43,7 @@ def test_parts_are_found_in_order_and_nothing_is_imported(two_packages, tmp_path
 
 def test_a_missing_part_names_the_one_command(two_packages, tmp_path):
     (tmp_path / "tna_test_b" / "part").unlink()
-    with pytest.raises(FileNotFoundError, match="tna-test-b.*run\n    pip install tna-test-a==1.0 tna-test-b==1.0"):
+    with pytest.raises(FileNotFoundError, match=r"tna-test-b.*run\n    pip install tna-test-a==1.0 tna-test-b==1.0"):
         installed_parts(two_packages)
     assert not is_installed(two_packages)
 

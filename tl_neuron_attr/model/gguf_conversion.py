@@ -132,7 +132,7 @@ def _convert_parts(model: PackagedModel, parts: list[Path], folder: Path) -> Non
     whole.unlink()
 
 
-def _convert(path: Path, header: GgufHeader, folder: Path, named: dict[str, str | None]) -> None:
+def _convert(path: Path, header: GgufHeader, folder: Path, named: Mapping[str, str | None]) -> None:
     """Write weights, tokenizer and where they are from into ``folder``."""
     import transformers
 
@@ -141,7 +141,7 @@ def _convert(path: Path, header: GgufHeader, folder: Path, named: dict[str, str 
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     licence = f"{named['licence']}; " if named["licence"] else ""
-    written = named | {
+    written = dict(named) | {
         "name": f"{named['title']} ({licence}dequantised from {header.quantisation})",
         "quantisation": header.quantisation,
         "prepend_bos": _starts_with_bos(header, tokenizer),
@@ -160,11 +160,12 @@ def _read(path: Path) -> tuple[Any, Any]:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"transformers cannot read {path.name}: {str(error).splitlines()[0]}") from error
+    model, info = loaded
     lost = sorted({*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])})
     if lost:
         raise ValueError(f"{path.name} lacks weights of its architecture: {', '.join(lost[:5])}; download it again")

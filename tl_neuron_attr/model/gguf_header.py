@@ -99,7 +99,8 @@ class _Reader:
             raise KeyError("general.architecture")
         tensors, end = self.tensors(n_tensors)
         alignment = int(values.get("general.alignment", _ALIGNMENT)) or _ALIGNMENT
-        return GgufHeader(MappingProxyType(values), MappingProxyType(tensors), -(-self.at // alignment) * alignment + end)
+        first = -(-self.at // alignment) * alignment
+        return GgufHeader(MappingProxyType(values), MappingProxyType(tensors), first + end)
 
     def tensors(self, count: int) -> tuple[dict[str, tuple[int, ...]], int]:
         """Return the shapes, and where the last tensor ends, counted from the first."""

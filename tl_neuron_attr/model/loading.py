@@ -1,4 +1,4 @@
-"""Load a model by name: the bundled one, a packaged one, a GGUF file, a directory, or a name on the Hugging Face hub."""
+"""Load a model by name: the bundled one, a packaged one, a GGUF file, a directory, a name on the hub."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
