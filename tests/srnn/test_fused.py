@@ -10,7 +10,7 @@ from torch import nn
 
 from tl_neuron_attr.srnn import KerasGRU, fused
 from tl_neuron_attr.srnn.fused import last_states
-from tl_neuron_attr.srnn.slicing import beyond
+from tl_neuron_attr.srnn.slicing import padding_mask
 
 
 def make(kind, inputs=3, hidden=4, bias=True, dtype=torch.float64):
@@ -36,27 +36,27 @@ def library(cell, x, h_0=None, steps=None):
 @given(
     kind=st.sampled_from(["gru", "keras_gru"]),
     rows=st.integers(1, 20),
-    tile=st.sampled_from([1, 7, 20]),
+    chunk=st.sampled_from([1, 7, 20]),
     length=st.integers(1, 5),
     bias=st.booleans(),
     started=st.booleans(),
     ragged=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_values_and_gradients_are_the_library_s(kind, rows, tile, length, bias, started, ragged, seed):
+def test_values_and_gradients_are_the_library_s(kind, rows, chunk, length, bias, started, ragged, seed):
     torch.manual_seed(seed)
     cell = make(kind, bias=bias)
     x = torch.randn(rows, length, 3, dtype=torch.float64, requires_grad=True)
     h_0 = torch.randn(rows, 4, dtype=torch.float64, requires_grad=True) if started else None
     steps = torch.randint(1, length + 1, (rows,)) if ragged else None
-    held = None if steps is None else beyond(steps, length)
+    mask = None if steps is None else padding_mask(steps, length)
     expected = library(cell, x, h_0, steps)
     wanted = [x, *cell.parameters(), *([h_0] if started else [])]
     weight = torch.randn_like(expected)
-    with mock.patch.object(fused, "_tile_rows", return_value=tile):
-        actual = last_states(cell, x, h_0, held)
+    with mock.patch.object(fused, "_chunk_rows", return_value=chunk):
+        actual = last_states(cell, x, h_0, mask)
         with torch.no_grad():
-            unrecorded = last_states(cell, x, h_0, held)
+            unrecorded = last_states(cell, x, h_0, mask)
         gradients = torch.autograd.grad((actual * weight).sum(), wanted)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-13)
     torch.testing.assert_close(unrecorded, actual, rtol=0, atol=1e-15)
@@ -90,7 +90,7 @@ def test_first_and_second_derivatives(kind, bias):
     cell = make(kind, 2, 2, bias=bias)
     x = torch.randn(3, 3, 2, dtype=torch.float64, requires_grad=True)
     h_0 = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
-    held = beyond(torch.tensor([3, 1, 0]), 3)
+    mask = padding_mask(torch.tensor([3, 1, 0]), 3)
     names, values = zip(*cell.named_parameters(), strict=True)
 
     def run(x, h_0, *values):
@@ -98,7 +98,7 @@ def test_first_and_second_derivatives(kind, bias):
         for name, value in zip(names, values, strict=True):
             delattr(twin, name)
             setattr(twin, name, value)
-        return last_states(twin, x, h_0, held)
+        return last_states(twin, x, h_0, mask)
 
     assert torch.autograd.gradcheck(run, (x, h_0, *values))
     assert torch.autograd.gradgradcheck(run, (x, h_0, *values))
@@ -110,7 +110,7 @@ def test_gradients_are_the_same_with_a_graph_of_their_own(kind):
     cell = make(kind)
     x = torch.randn(3, 4, 3, dtype=torch.float64, requires_grad=True)
     h_0 = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    loss = last_states(cell, x, h_0, beyond(torch.tensor([4, 1, 0]), 4)).sin().sum()
+    loss = last_states(cell, x, h_0, padding_mask(torch.tensor([4, 1, 0]), 4)).sin().sum()
     wanted = [x, h_0, *cell.parameters()]
     plain = torch.autograd.grad(loss, wanted, retain_graph=True)
     for a, e in zip(torch.autograd.grad(loss, wanted, create_graph=True), plain, strict=True):

@@ -1,4 +1,4 @@
-"""The sub-package stands alone, and its page's code runs."""
+"""The sub-package stands alone, names every equation of its paper, and its page's code runs."""
 
 import re
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).parents[2] / "docs" / "srnn.md"
+SOURCE = Path(__file__).parents[2] / "tl_neuron_attr" / "srnn"
 
 
 def loaded_after(statement):
@@ -24,6 +25,11 @@ def test_it_loads_neither_transformers_nor_the_rest_of_the_package(statement):
     assert not loaded & {"transformer_lens", "transformers", "pandas"}
     rest = {m for m in loaded if m.startswith("tl_neuron_attr") and not m.startswith("tl_neuron_attr.srnn")}
     assert rest == {"tl_neuron_attr"}
+
+
+def test_a_search_finds_every_numbered_equation_of_the_paper():
+    text = "\n".join(path.read_text() for path in SOURCE.glob("*.py"))
+    assert [number for number in range(1, 32) if not re.search(rf"Eq\. {number}\b", text)] == []
 
 
 def test_the_page_s_code_runs():

@@ -19,7 +19,7 @@ def test_every_engine_gives_the_same(make, rows, ragged):
     steps = torch.randint(1, 7, (rows,)) if ragged else None
     level.engine = "library"
     expected = level(x, None, steps)
-    for engine in ("tiled", "auto", *(["fused"] if level.has_fused else [])):
+    for engine in ("chunked", "auto", *(["fused"] if level.has_fused else [])):
         level.engine = engine
         torch.testing.assert_close(level(x, None, steps), expected, rtol=0, atol=1e-13)
 
@@ -58,7 +58,7 @@ def test_a_parametrised_cell_is_called():
 
 def test_a_level_s_hook_sees_the_slices_and_their_states_with_every_engine():
     srnn = SRNN(3, 4, n=2, k=1)
-    for engine in ("library", "fused", "tiled"):
+    for engine in ("library", "fused", "chunked"):
         seen = []
         srnn.levels[0].engine = engine
         srnn.levels[0].register_forward_hook(lambda level, args, state, seen=seen: seen.append((args[0], state)))

@@ -65,23 +65,23 @@ def test_values_and_gradients(factors, first, bias, started, seed):
     ("n", "k", "first"), [(2, 1, 2), (3, 2, 3), (4, 2, 5), (2, 3, 7), (16, 1, 32), (8, 2, 8), (2, 8, 2)]
 )
 def test_the_recurrent_weights_gradient_is_that_of_its_powers(n, k, first):
-    """The chain rule from U_p = U^(l_0 n^(p-1)) back to U."""
+    """The chain rule from W_p = W^(l_0 n^(p-1)) back to W."""
     rnn = random_rnn(True, n)
     T = first * n**k
     srnn = from_linear_rnn(rnn, n, k, T)
     x = torch.randn(2, T, 3, **double)
-    U = rnn.weight_hh_l0
-    expected = torch.autograd.grad(rnn(x)[1].sum(), U)[0]
+    W = rnn.weight_hh_l0
+    expected = torch.autograd.grad(rnn(x)[1].sum(), W)[0]
     powers = [1, *(first * n ** (p - 1) for p in range(1, k + 1))]
-    u = U.detach().requires_grad_()
-    raised = [torch.linalg.matrix_power(u, power) for power in powers]
+    w = W.detach().requires_grad_()
+    raised = [torch.linalg.matrix_power(w, power) for power in powers]
     through = torch.autograd.grad(srnn(x)[0].sum(), [level.cell.weight_hh_l0 for level in srnn.levels])
-    actual = torch.autograd.grad(raised, u, through)[0]
+    actual = torch.autograd.grad(raised, w, through)[0]
     assert relative(actual, expected) < 1e-11
 
 
 def test_the_paper_s_example():
-    """T = 4, n = 2, k = 1: F = U x_4 + W U x_3 + W^2 U x_2 + W^3 U x_1, in the paper's names."""
+    """T = 4, n = 2, k = 1: F = U x_4 + W U x_3 + W^2 U x_2 + W^3 U x_1."""
     rnn = random_rnn(False, 1)
     U, W = rnn.weight_ih_l0, rnn.weight_hh_l0
     x = torch.randn(1, 4, 3, **double)

@@ -11,7 +11,7 @@ from tests.srnn import oracle
 from tl_neuron_attr.srnn import SRNN, KerasGRU, LinearRNN
 
 CELLS = ("gru", "lstm", "rnn", "keras_gru")
-ENGINES = ("auto", "library", "tiled", "fused")
+ENGINES = ("auto", "library", "chunked", "fused")
 double = {"dtype": torch.float64}
 
 

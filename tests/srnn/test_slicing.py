@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tl_neuron_attr.srnn import sequential_steps, time_ratio
-from tl_neuron_attr.srnn.slicing import Slicing, as_factors, beyond, fold
+from tl_neuron_attr.srnn.slicing import Slicing, as_factors, fold, padding_mask
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_folding_keeps_the_steps_that_count_in_order(counts, length):
     slices = -(-T // length)
     x = torch.arange(1, len(counts) * T + 1).reshape(len(counts), T, 1).float()
     rows, steps = fold(x, torch.tensor(counts), slices, length)
-    kept = rows[~beyond(steps, length)].flatten().tolist()
+    kept = rows[~padding_mask(steps, length)].flatten().tolist()
     assert kept == [i * T + t + 1 for i, count in enumerate(counts) for t in range(count)]
 
 

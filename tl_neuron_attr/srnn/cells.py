@@ -1,4 +1,4 @@
-"""The recurrences a level can run: torch's own, the paper's GRU as Keras 2.1.5 computes it, and the linear RNN."""
+"""The recurrences ``h_t = f(h_(t-1), x_t)`` (paper 4, Eq. 5) of a level: torch's, Keras 2.1.5's GRU, linear."""
 
 import math
 from collections.abc import Callable
@@ -9,29 +9,29 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tl_neuron_attr.srnn.slicing import beyond, require_integer
+from tl_neuron_attr.srnn.slicing import padding_mask, require_integer
 
 CellName = Literal["gru", "lstm", "rnn", "keras_gru"]
-"""The recurrences known by name."""
+"""The recurrences that have a name here."""
 
 Factory = Callable[..., nn.Module]
-"""What makes a recurrence: called as ``torch.nn.GRU`` is, with ``input_size``, ``hidden_size`` and its keywords; what
-it makes is called as a ``torch.nn.GRU`` with ``batch_first=True`` is, and returns ``(output, final state)``."""
+"""A function or class that makes a recurrence. It takes the arguments of ``torch.nn.GRU``; its result is called like a
+``torch.nn.GRU`` with ``batch_first=True`` and returns ``(output, final state)``."""
 
 
 class Recurrence(nn.Module):
-    """A stack of recurrent layers with the interface of ``torch.nn.GRU``; a subclass gives the step.
+    """A stack of recurrent layers with the interface of ``torch.nn.GRU``; a subclass defines the step.
 
     Args:
         input_size: Features of the input.
         hidden_size: Features of the state.
         num_layers: Layers on top of each other.
-        bias: Whether the layers have a bias (one, where torch has two that are only ever added).
-        batch_first: Must be True; there for the signature of ``torch.nn.GRU``.
-        dropout: Dropout on every layer's output but the last's, in training.
-        bidirectional: Whether a second recurrence reads backwards.
-        device: Of the parameters.
-        dtype: Of the parameters.
+        bias: Whether the layers have a bias: one, because the two of torch are only ever added.
+        batch_first: Must be True; it exists to match the signature of ``torch.nn.GRU``.
+        dropout: The dropout rate in training, applied to the output of every layer except the last.
+        bidirectional: Whether a second recurrence reads each row backwards.
+        device: The device of the parameters.
+        dtype: The dtype of the parameters.
 
     Raises:
         TypeError: If a size is not an integer.
@@ -39,7 +39,7 @@ class Recurrence(nn.Module):
     """
 
     gates = 1
-    """How many blocks of ``hidden_size`` rows the weights have."""
+    """The number of blocks of ``hidden_size`` rows in the weights."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Recurrence(nn.Module):
 
     @property
     def directions(self) -> int:
-        """2 where a second recurrence reads backwards."""
+        """Return 2 if a second recurrence reads backwards, otherwise 1."""
         return 2 if self.bidirectional else 1
 
     def reset_parameters(self) -> None:
@@ -86,7 +86,7 @@ class Recurrence(nn.Module):
     def step(
         projected: Float[Tensor, "row gates"], h: Float[Tensor, "row hidden"], weight_hh: Float[Tensor, "gates hidden"]
     ) -> Float[Tensor, "row hidden"]:
-        """The next state, from ``W x + b`` and the state before."""
+        """Return the next state, given the projected input (input weights and bias applied) and the state before."""
         raise NotImplementedError
 
     def forward(
@@ -96,20 +96,20 @@ class Recurrence(nn.Module):
         *,
         steps: Int[Tensor, "row"] | None = None,
     ) -> tuple[Float[Tensor, "row step output"], Float[Tensor, "layers row hidden"]]:
-        """The states of the last layer at every step, and every layer's state after the last step.
+        """Return the last layer's states at every step, and every layer's state after the last step.
 
         Args:
             x: The input.
             h_0: The states before the first step; zero by default.
-            steps: How many steps of each row there are; the state stands still on those that are not.
+            steps: The number of steps in each row; what follows is padding, which leaves the state unchanged.
         """
-        shut = None if steps is None else beyond(steps, x.shape[1])
+        mask = None if steps is None else padding_mask(steps, x.shape[1])
         finals: list[Tensor] = []
         for layer in range(self.num_layers):
             outputs: list[Tensor] = []
             for suffix in self._suffixes(layer):
                 start = x.new_zeros(x.shape[0], self.hidden_size) if h_0 is None else h_0[len(finals)]
-                states = self._scan(x, start, shut, suffix)
+                states = self._scan(x, start, mask, suffix)
                 finals.append(states[0 if suffix.endswith("reverse") else -1])
                 outputs.append(torch.stack(states, dim=1))
             x = torch.cat(outputs, dim=-1)
@@ -118,12 +118,12 @@ class Recurrence(nn.Module):
         return x, torch.stack(finals)
 
     def weights(self, suffix: str = "_l0") -> tuple[Tensor, Tensor, Tensor | None]:
-        """``W``, ``U`` and ``b`` of a layer and direction."""
+        """Return the input weights, recurrent weights and bias of one layer and direction."""
         weight_ih, weight_hh, bias = (getattr(self, name + suffix) for name in ("weight_ih", "weight_hh", "bias"))
         return weight_ih, weight_hh, bias
 
     def extra_repr(self) -> str:
-        """The sizes, for ``print``."""
+        """Return the sizes, for ``print``."""
         return f"{self.input_size}, {self.hidden_size}"
 
     def _suffixes(self, layer: int) -> tuple[str, ...]:
@@ -133,42 +133,48 @@ class Recurrence(nn.Module):
         self,
         x: Float[Tensor, "row step input"],
         h: Float[Tensor, "row hidden"],
-        shut: Bool[Tensor, "row step"] | None,
+        mask: Bool[Tensor, "row step"] | None,
         suffix: str,
     ) -> list[Tensor]:
-        """The states of one direction, in the order of the input."""
+        """Return the states of one direction, in the order of the input."""
         weight_ih, weight_hh, bias = self.weights(suffix)
         projected = F.linear(x, weight_ih, bias).unbind(1)
         order = range(len(projected))
         states = [h] * len(projected)
         for t in reversed(order) if suffix.endswith("reverse") else order:
             new = self.step(projected[t], h, weight_hh)
-            h = new if shut is None else torch.where(shut[:, t, None], h, new)
+            h = new if mask is None else torch.where(mask[:, t, None], h, new)
             states[t] = h
         return states
 
 
 class KerasGRU(Recurrence):
-    """The GRU the paper ran (paper 4, Eq. 1-4, with the activation of section 4.2): not torch's.
+    """The GRU that the paper ran, which is not torch's.
 
-    Keras 2.1.5 resets before the product, and the paper leaves the candidate linear::
+    Keras 2.1.5 applies the reset gate before the product, and the paper leaves the candidate linear (section 4.2)::
 
-        r = sigmoid(W_r x + U_r h + b_r)        z = sigmoid(W_z x + U_z h + b_z)
-        h~ = W_h x + U_h (r * h) + b_h          h' = z * h + (1 - z) * h~
+        r = sigmoid(W_r x + U_r h + b_r)        (Eq. 1)
+        z = sigmoid(W_z x + U_z h + b_z)        (Eq. 2)
+        h~ = W_h x + U_h (r * h) + b_h          (Eq. 3, without its tanh)
+        h' = z * h + (1 - z) * h~               (Eq. 4)
 
-    Rows of the weights are in the order r, z, h. Initialised as Keras does: Glorot, orthogonal, zero. The state is not
-    bounded, so large inputs give large states.
+    The rows of the weights are in the order r, z, h. Weights start as in Keras: Glorot-uniform, orthogonal, zero. The
+    state is not bounded, so large inputs give large states.
 
     Examples:
-        >>> output, h_n = KerasGRU(5, 4)(torch.zeros(2, 7, 5))
-        >>> tuple(output.shape), tuple(h_n.shape)
-        ((2, 7, 4), (1, 2, 4))
+        With zero weights both gates are a half and the candidate is zero, so each step halves the state:
+
+        >>> gru = KerasGRU(1, 1)
+        >>> with torch.no_grad():
+        ...     _ = [p.zero_() for p in gru.parameters()]
+        >>> gru(torch.ones(1, 3, 1), torch.ones(1, 1, 1))[0].flatten().tolist()
+        [0.5, 0.25, 0.125]
     """
 
     gates = 3
 
     def reset_parameters(self) -> None:
-        """Glorot-uniform input weights, orthogonal recurrent weights, no bias: the defaults of Keras."""
+        """Draw Glorot-uniform input weights and orthogonal recurrent weights, and zero the bias, as Keras does."""
         for name, parameter in self.named_parameters():
             if name.startswith("weight_ih"):
                 nn.init.xavier_uniform_(parameter)
@@ -181,7 +187,7 @@ class KerasGRU(Recurrence):
     def step(
         projected: Float[Tensor, "row gates"], h: Float[Tensor, "row hidden"], weight_hh: Float[Tensor, "gates hidden"]
     ) -> Float[Tensor, "row hidden"]:
-        """Eq. 1-4 with a linear candidate."""
+        """Return the next state: Eq. 1, Eq. 2, Eq. 3 with a linear candidate, Eq. 4."""
         H = h.shape[1]
         reset, update = (projected[:, : 2 * H] + F.linear(h, weight_hh[: 2 * H])).sigmoid().chunk(2, dim=1)
         candidate = projected[:, 2 * H :] + F.linear(reset * h, weight_hh[2 * H :])
@@ -189,27 +195,29 @@ class KerasGRU(Recurrence):
 
 
 class LinearRNN(Recurrence):
-    """``h' = W x + U h + b`` (paper 4, Eq. 24 with f(x) = x), the network the theorem of section 3.4 is about.
+    """``h' = U x + W h + b`` (paper 4, Eq. 24 with f(x) = x), the network that the theorem of section 3.4 is about.
 
-    ``W`` is ``weight_ih_l0``, ``U`` is ``weight_hh_l0`` (the paper calls them the other way round), ``b`` is
-    ``bias_l0``.
+    The paper's letters change with its sections: the input weights ``weight_ih_l0`` are ``U`` here and ``W`` in the
+    GRU (Eq. 1), the recurrent weights ``weight_hh_l0`` are ``W`` here and ``U`` there. ``b`` is ``bias_l0``.
 
     Examples:
-        >>> output, h_n = LinearRNN(5, 4)(torch.zeros(2, 7, 5))
-        >>> tuple(output.shape), tuple(h_n.shape)
-        ((2, 7, 4), (1, 2, 4))
+        >>> rnn = LinearRNN(1, 1, bias=False)
+        >>> with torch.no_grad():
+        ...     _ = rnn.weight_ih_l0.fill_(1.0), rnn.weight_hh_l0.fill_(0.5)
+        >>> rnn(torch.tensor([[[8.0], [0.0], [0.0]]]))[0].flatten().tolist()
+        [8.0, 4.0, 2.0]
     """
 
     @staticmethod
     def step(
         projected: Float[Tensor, "row gates"], h: Float[Tensor, "row hidden"], weight_hh: Float[Tensor, "gates hidden"]
     ) -> Float[Tensor, "row hidden"]:
-        """Eq. 24."""
+        """Return the next state (Eq. 24)."""
         return torch.addmm(projected, h, weight_hh.t())
 
 
 def factory(cell: "CellName | Factory") -> Factory:
-    """What makes the recurrence ``cell`` names; a factory is returned as it is.
+    """Return the factory that ``cell`` names; a factory is returned as it is.
 
     Raises:
         ValueError: If no recurrence has that name.

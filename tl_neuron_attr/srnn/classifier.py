@@ -1,4 +1,4 @@
-"""The classifier of the paper's experiments: embedding, SRNN, linear head (paper 4, Eq. 17 and section 4.2)."""
+"""The classifier of the paper's experiments: embedding, SRNN, linear head (paper 4, Eq. 17, section 4.2)."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -17,29 +17,29 @@ Side = Literal["left", "right"]
 
 
 class SRNNClassifier(nn.Module):
-    """Documents to logits of their classes, with the sizes of the paper by default.
+    """A map from documents to the logits of their classes, with the paper's sizes by default.
 
-    Documents are word ids, 1 to ``vocabulary``; 0 pads. Shorter documents are padded to T words and longer ones cut to
-    T, at the end as the paper says, or at the front (``padding="left"``) as its code does; the recurrence reads the
-    padding, whose embedding is trained like any word's. With ``slice_len`` nothing is padded or cut: every document is
-    read to its last word, whatever it is batched with.
+    Documents are word ids from 1 to ``vocabulary``; 0 is padding. Documents are padded or cut to T words, at the end as
+    in the paper, or at the front (``padding="left"``) as in its code. The recurrence reads the padding, and its
+    embedding is trained like any word's. With ``slice_len`` nothing is padded or cut: every document is read to its
+    last word, whatever else is in the batch.
 
-    The logits' softmax is Eq. 17; ``torch.nn.functional.cross_entropy`` is the loss, Eq. 18.
+    Softmax turns the logits into probabilities (Eq. 17); ``torch.nn.functional.cross_entropy`` is the loss (Eq. 18).
 
     Args:
-        vocabulary: How many words there are.
-        classes: How many classes there are.
-        embedding_size: Features of a word.
-        hidden_size: Features of the state.
-        n: The factor, or one a level, as :class:`SRNN` takes it.
+        vocabulary: The number of words.
+        classes: The number of classes.
+        embedding_size: The number of features of a word.
+        hidden_size: The number of features of the state.
+        n: The factor, or one per level, as :class:`SRNN` takes it.
         k: How often to cut, 2 by default.
         cell: The recurrence; the paper's own by default.
-        T: Words of a document after padding or cutting, a multiple of ``n^k``.
-        padding: Where documents are padded and cut.
-        slice_len: Words of a slice, for documents of any length.
-        vectors: Word vectors the embedding starts from, the row of the padding first.
-        device: Of the parameters.
-        dtype: Of the parameters.
+        T: The number of words after padding or cutting, a multiple of ``n^k``.
+        padding: The side on which documents are padded and cut.
+        slice_len: The number of words in a slice, for documents of any length.
+        vectors: Word vectors to start the embedding from; the first row is the padding's.
+        device: The device of the parameters.
+        dtype: The dtype of the parameters.
 
     Attributes:
         embedding: The word vectors, ``[vocabulary + 1, embedding_size]``.
@@ -48,13 +48,14 @@ class SRNNClassifier(nn.Module):
 
     Raises:
         TypeError: If a size is not an integer.
-        ValueError: If a size is out of range, T does not divide, or ``vectors`` has another shape than the embedding.
+        ValueError: If a size is out of range, ``n^k`` does not divide T, or ``vectors`` and the embedding
+            differ in shape.
 
     Examples:
-        >>> model = SRNNClassifier(vocabulary=1000, classes=5, n=4, k=2, T=64)
-        >>> logits = model(torch.randint(1, 1001, (3, 50)))
-        >>> tuple(logits.shape)
-        (3, 5)
+        >>> model = SRNNClassifier(vocabulary=1000, classes=2, n=4, k=2, T=64)
+        >>> logits = model(torch.randint(1, 1001, (3, 50)))  # [3 documents, 2 classes]
+        >>> torch.allclose(logits.softmax(-1).sum(-1), torch.ones(3))
+        True
     """
 
     def __init__(
@@ -91,10 +92,10 @@ class SRNNClassifier(nn.Module):
             self._start_from(vectors)
 
     def forward(self, ids: Int[Tensor, "batch word"]) -> Float[Tensor, "batch class"]:
-        """The logits of each document's classes.
+        """Return the logits of each document's classes.
 
         Args:
-            ids: Word ids, 0 for padding; with ``slice_len``, padding only after the last word.
+            ids: Word ids, 0 for padding.
 
         Raises:
             IndexError: If an id is out of range.
@@ -110,7 +111,7 @@ class SRNNClassifier(nn.Module):
         return self.head(last)
 
     def fit(self, ids: Int[Tensor, "batch word"]) -> Int[Tensor, "batch T"]:
-        """Documents padded with 0, or cut, to T words, on the side that ``padding`` says.
+        """Return the documents padded with 0 or cut to T words, on the side given by ``padding``.
 
         Examples:
             >>> model = SRNNClassifier(vocabulary=9, classes=2, n=2, k=1, T=4, padding="left")
@@ -121,7 +122,7 @@ class SRNNClassifier(nn.Module):
         return F.pad(ids, (missing, 0) if self.padding == "left" else (0, missing))
 
     def _words(self, ids: Tensor) -> Int[Tensor, "batch"]:
-        """Words of each document up to its last one."""
+        """Return the number of words in each document, up to its last one."""
         words = ((ids != 0) * torch.arange(1, ids.shape[1] + 1, device=ids.device)).amax(1)
         if not torch.compiler.is_compiling() and not words.all():
             empty = words.eq(0).nonzero().flatten().tolist()
@@ -141,6 +142,6 @@ class SRNNClassifier(nn.Module):
         wanted = self.embedding.weight
         if vectors.shape != wanted.shape:
             raise ValueError(
-                f"vectors must be {list(wanted.shape)}, a row for the padding and one a word, got {list(vectors.shape)}"
+                f"vectors must be {list(wanted.shape)}, one row for padding and one per word, got {list(vectors.shape)}"
             )
         wanted.copy_(vectors)

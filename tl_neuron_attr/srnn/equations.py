@@ -1,4 +1,4 @@
-"""The forward and backward equations of the cells that have a fused level, on one tile of rows and in place."""
+"""The forward and backward equations of the cells that have a fused level, on one chunk of rows, in place."""
 
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
@@ -20,8 +20,8 @@ class Weights(NamedTuple):
 
     Attributes:
         w_x: The input's weights, for the first columns.
-        w_h: The state's weights, for the columns an :class:`Equations` says.
-        bias: One for each column.
+        w_h: The state's weights, for the columns that the :class:`Equations` name.
+        bias: One number per column.
     """
 
     w_x: Float[Tensor, "gates input"]
@@ -30,45 +30,45 @@ class Weights(NamedTuple):
 
 
 class Equations(ABC):
-    """One cell on a tile. ``gates`` is the buffer of a step's activated gates, ``h`` the state before the step.
+    """One cell on a chunk of rows. ``gates`` holds a step's activated gates, ``h`` the state before the step.
 
-    A cell's next state is ``update * h + (1 - update) * candidate``.
+    The next state is ``update * h + (1 - update) * candidate`` (paper 4, Eq. 4).
     """
 
     @abstractmethod
     def weights(self, cell: Any) -> Weights:
-        """The cell's parameters in the order of the buffer."""
+        """Return the cell's parameters in the order of the buffer's columns."""
 
     @abstractmethod
     def split(self, gates: Columns) -> tuple[State, State]:
-        """The candidate and the update gate in the buffer."""
+        """Return the views of the candidate and the update gate in the buffer."""
 
     @abstractmethod
     def activate(self, gates: Columns, h: State, w_h: Recurrent, *, started: bool) -> None:
-        """Turn the input's products in ``gates`` into the activated gates; ``h`` is zero unless ``started``."""
+        """Turn the input's products in ``gates`` into activated gates; ``h`` is zero unless ``started``."""
 
     @abstractmethod
     def factors(self, gates: Columns, h: State, d: Columns) -> None:
-        """Write to ``d`` what the state's gradient is multiplied by to give each column's, before its activation."""
+        """Write to ``d`` the factors that turn the state's gradient into each column's gradient before activation."""
 
     @abstractmethod
     def step_back(self, d: Columns, gates: Columns, dh: State, w_h: Recurrent, *, started: bool) -> None:
-        """Turn factors into gradients, and the gradient of the state after the step into that of the one before."""
+        """Turn the factors into gradients, and ``dh`` after the step into ``dh`` before it."""
 
     @abstractmethod
     def add_grad_w_h(self, grad: Recurrent, d: Columns, gates: Columns, h: State) -> None:
-        """Add what the rows of ``d`` contribute to the gradient of ``w_h``."""
+        """Add the contribution of the rows of ``d`` to the gradient of ``w_h``."""
 
     @abstractmethod
     def step(self, x: Float[Tensor, "row input"], h: State, weights: Weights) -> State:
-        """The next state by differentiable operations, for derivatives of derivatives."""
+        """Return the next state by differentiable operations, for derivatives of higher order."""
 
 
 class _TorchGRU(Equations):
-    """``torch.nn.GRU``, which resets after the product with the state.
+    """``torch.nn.GRU``, which applies the reset gate after the product with the state.
 
-    Columns: candidate, reset, update, and the candidate's product with the state. The input feeds the first three, the
-    state the last three, so that either is one matrix product.
+    Columns: candidate, reset, update, and the candidate's product with the state. The input feeds the first three and
+    the state the last three, so that each needs one matrix product.
     """
 
     def weights(self, cell: nn.GRU) -> Weights:
@@ -119,7 +119,7 @@ class _TorchGRU(Equations):
 
 
 class _KerasGRU(Equations):
-    """:class:`~tl_neuron_attr.srnn.KerasGRU`, which resets before the product; columns reset, update, candidate."""
+    """:class:`~tl_neuron_attr.srnn.KerasGRU`, which resets before the product. Columns: reset, update, candidate."""
 
     def weights(self, cell: KerasGRU) -> Weights:
         w_x, w_h, bias = cell.weights()
@@ -166,4 +166,4 @@ class _KerasGRU(Equations):
 
 
 EQUATIONS: dict[type[nn.Module], Equations] = {nn.GRU: _TorchGRU(), KerasGRU: _KerasGRU()}
-"""The cells that have a fused level."""
+"""The cells that have a fused level, each with its equations."""

@@ -1,4 +1,4 @@
-"""What a module is given, checked: an error names the argument, what it was, and what would do."""
+"""Checks of what a module is given: an error names the argument, its value or shape, and the fix."""
 
 from collections.abc import Sequence
 from math import prod
@@ -11,10 +11,10 @@ from tl_neuron_attr.srnn.level import Initial
 
 
 def require_batch(x: Tensor, input_size: int, *, batch_first: bool) -> None:
-    """Refuse what is no batch of sequences of ``input_size`` features.
+    """Check that ``x`` is a batch of sequences of ``input_size`` features.
 
     Raises:
-        ValueError: If the number of dimensions or the last one is wrong, or there is no sequence or no step.
+        ValueError: If ``x`` has another number of dimensions or features, no sequence, or no step.
     """
     layout = "[batch, step, feature]" if batch_first else "[step, batch, feature]"
     shape = list(x.shape)
@@ -28,10 +28,10 @@ def require_batch(x: Tensor, input_size: int, *, batch_first: bool) -> None:
 
 
 def require_place(x: Tensor, weight: Tensor, h_0: Initial | None) -> None:
-    """Refuse an input, or a state, on another device than the weights or of another dtype (which autocast allows).
+    """Check that the input and the state have the device of the weights and, except under autocast, their dtype.
 
     Raises:
-        ValueError: If devices or dtypes are mixed.
+        ValueError: If the devices or dtypes differ.
     """
     states = h_0 if isinstance(h_0, tuple) else (h_0,)
     for name, tensor in [("x", x), *(("h_0", h) for h in states if h is not None)]:
@@ -42,11 +42,11 @@ def require_place(x: Tensor, weight: Tensor, h_0: Initial | None) -> None:
 
 
 def require_state(h_0: Initial, shape: Sequence[int], cell: type) -> None:
-    """Refuse a start of the top level other than the cell takes.
+    """Check that ``h_0`` is a start that the cell of the top level takes.
 
     Raises:
-        TypeError: If an LSTM's is no pair, or another cell's is one.
-        ValueError: If a tensor of ``h_0`` has not this shape.
+        TypeError: If it is a tensor for an LSTM, or a pair for another cell.
+        ValueError: If a tensor of ``h_0`` has another shape.
     """
     if issubclass(cell, nn.LSTM) and not isinstance(h_0, tuple):
         raise TypeError("h_0 must be a pair (h, c) for an LSTM, got a tensor")
@@ -58,11 +58,11 @@ def require_state(h_0: Initial, shape: Sequence[int], cell: type) -> None:
 
 
 def require_lengths(lengths: Tensor, batch: int, T: int) -> None:
-    """Refuse lengths that are not those of ``batch`` sequences of 1 to ``T`` steps.
+    """Check that ``lengths`` are those of ``batch`` sequences of 1 to ``T`` steps.
 
     Raises:
         TypeError: If ``lengths`` does not hold integers.
-        ValueError: If the shape is wrong, or a length is zero or beyond ``T``.
+        ValueError: If the shape is wrong, or a length is zero or more than ``T``.
     """
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise TypeError(f"lengths must hold integers, got {lengths.dtype}")
@@ -76,7 +76,7 @@ def require_lengths(lengths: Tensor, batch: int, T: int) -> None:
 
 
 def require_divisible(name: str, T: int, factors: Sequence[int], fix: str = "") -> None:
-    """Refuse a length that the factors do not cut evenly.
+    """Check that the factors cut ``T`` steps evenly.
 
     Raises:
         ValueError: If ``T`` is not a multiple of their product.

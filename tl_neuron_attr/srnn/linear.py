@@ -1,15 +1,21 @@
-"""The theorem of the paper's section 3.4: sliced, a linear recurrence computes what it computes unsliced.
+"""The theorem of the paper's section 3.4: a linear recurrence gives the same last state sliced as unsliced.
 
-A linear RNN ``h_t = W x_t + U h_(t-1) + b`` ends in ``h_T = U^T h_0 + sum_t U^(T-t) (W x_t + b)`` (Eq. 26). Slice it
-with slices of ``l_p`` inputs on level p, and let level 0 have ``W``, ``U`` and ``b``, level p >= 1 the input weights
-I, no bias and
+A linear RNN (Eq. 24, with f(x) = x as in Eq. 25) has the input weights ``U`` and the recurrent weights ``W``:
+``h_t = U x_t + W h_(t-1) + b``. Unrolled, it ends in (Eq. 26)
 
-    U_p = U^(l_0 l_1 ... l_(p-1))                                                                               (Eq. 31)
+    h_T = W^T h_0 + sum_t W^(T-t) (U x_t + b)
 
-A state of level p is then what the linear RNN would reach from zero over the steps below it: it sums the states
-``h_i`` of its ``l_p`` slices as ``sum_i U_p^(l_p - i) h_i``, and ``U_p`` is ``U`` to the power of the steps that one
-of them stands for. ``h_0`` starts the top level: ``U_k^(l_k) h_0 = U^T h_0``. The paper has T = n^(k+1), b = 0 and h_0
-= 0; the rest is ours.
+Level p of a sliced linear RNN does the same to its ``l_p`` inputs with weights of its own (Eq. 27, Eq. 28, Eq. 29; the
+network's last state is that of the top level, Eq. 30). The two are equal if (Eq. 31)
+
+    U_0 = U        U_p = I for p >= 1        W_0 = W        W_p = W^(l_0 l_1 ... l_(p-1))
+
+A state of level p is then what the linear RNN would reach from zero over the steps below it, the sum of
+``W_p^(l_p - i) h_i`` over the states ``h_i`` of its slices, because ``W_p`` is ``W`` to the power of the number of
+steps that one of them stands for. ``h_0`` starts the top level, where ``W_k^(l_k) h_0 = W^T h_0``.
+
+The paper proves this for T = n^(k+1), b = 0 and h_0 = 0, where ``W_p = W^(n^p)``. Other lengths, one factor per level,
+the bias (``b_0 = b``, ``b_p = 0``) and the start are derived here.
 """
 
 from collections.abc import Sequence
@@ -25,27 +31,34 @@ from tl_neuron_attr.srnn.slicing import Slicing, as_factors, require_integer
 
 @torch.no_grad()
 def from_linear_rnn(rnn: LinearRNN, n: int | Sequence[int], k: int | None, T: int) -> SRNN:
-    """The SRNN whose last state is that of ``rnn`` after T steps, up to rounding (Eq. 31).
+    """Return the SRNN that ends in the same state as ``rnn`` after T steps, up to rounding (paper 4, Eq. 31).
 
-    It is equal for inputs of T steps, and of any other number that fills the slices below the top level; with a start
-    ``h_0`` as well. Weights are copied, not shared.
+    They also agree on inputs of any other length that fills the slices below the top level, and from any start
+    ``h_0``. Weights are copied, not shared.
 
     Args:
-        rnn: A linear RNN of one layer and one direction.
-        n: The factor, or one a level from the bottom up.
-        k: How often to cut; None where ``n`` is a list.
-        T: Steps of a sequence, a multiple of ``n^k``.
+        rnn: A linear RNN with one layer and one direction.
+        n: The factor, or one factor per level from the bottom up.
+        k: How often to cut; None if ``n`` is a list.
+        T: The number of steps, a multiple of ``n^k``.
 
     Raises:
-        TypeError: If ``rnn`` is no :class:`LinearRNN`; another recurrence has no such equal.
+        TypeError: If ``rnn`` is not a :class:`LinearRNN`; no other recurrence has such an equal.
         ValueError: If ``rnn`` has more than one layer or direction, or ``T`` is not a multiple of ``n^k``.
 
     Examples:
-        >>> rnn = LinearRNN(3, 4, dtype=torch.float64)
-        >>> srnn = from_linear_rnn(rnn, n=4, k=2, T=48)
-        >>> x = torch.randn(2, 48, 3, dtype=torch.float64)
-        >>> torch.allclose(srnn(x)[0], rnn(x)[1][0], rtol=1e-12)
-        True
+        A recurrence that halves its state and adds the input, cut into two slices of two steps: level 1 reads states
+        that are two steps apart, so it multiplies by a quarter.
+
+        >>> rnn = LinearRNN(1, 1, bias=False)
+        >>> with torch.no_grad():
+        ...     _ = rnn.weight_ih_l0.fill_(1.0), rnn.weight_hh_l0.fill_(0.5)
+        >>> srnn = from_linear_rnn(rnn, n=2, k=1, T=4)
+        >>> [level.cell.weight_hh_l0.item() for level in srnn.levels]
+        [0.5, 0.25]
+        >>> x = torch.tensor([[[8.0], [4.0], [2.0], [1.0]]])
+        >>> srnn(x)[0].item(), rnn(x)[1].item()
+        (4.0, 4.0)
     """
     if not isinstance(rnn, LinearRNN):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
@@ -57,7 +70,7 @@ def from_linear_rnn(rnn: LinearRNN, n: int | Sequence[int], k: int | None, T: in
     require_integer("T", T, at_least=1)
     require_divisible("T", T, factors)
     slices, slice_len = Slicing(factors).levels(T)[0]
-    weight_ih, weight_hh, bias = rnn.weights()
+    U, W, b = rnn.weights()
     srnn = SRNN(
         rnn.input_size,
         rnn.hidden_size,
@@ -65,18 +78,18 @@ def from_linear_rnn(rnn: LinearRNN, n: int | Sequence[int], k: int | None, T: in
         cell=LinearRNN,
         slice_len=slice_len if slices > 1 else None,
         bias=rnn.bias,
-        device=weight_ih.device,
-        dtype=weight_ih.dtype,
+        device=U.device,
+        dtype=U.dtype,
     )
-    power = 1
+    steps_per_input = 1
     for p, (level, length) in enumerate(zip(srnn.levels, (slice_len, *factors), strict=True)):
-        w, u, b = cast(LinearRNN, level.cell).weights()
+        U_p, W_p, b_p = cast(LinearRNN, level.cell).weights()
         if p == 0:
-            w.copy_(weight_ih)
+            U_p.copy_(U)
         else:
-            torch.nn.init.eye_(w)
-        u.copy_(torch.linalg.matrix_power(weight_hh, power))
-        if b is not None and bias is not None:
-            b.copy_(bias if p == 0 else torch.zeros_like(bias))
-        power *= length
+            torch.nn.init.eye_(U_p)
+        W_p.copy_(torch.linalg.matrix_power(W, steps_per_input))
+        if b_p is not None and b is not None:
+            b_p.copy_(b if p == 0 else torch.zeros_like(b))
+        steps_per_input *= length
     return srnn

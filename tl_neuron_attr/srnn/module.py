@@ -13,55 +13,57 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from tl_neuron_attr.srnn.cells import CellName, Factory, factory
 from tl_neuron_attr.srnn.inputs import require_batch, require_divisible, require_lengths, require_place, require_state
 from tl_neuron_attr.srnn.level import Engine, Initial, Level
-from tl_neuron_attr.srnn.slicing import Slicing, as_factors, beyond, fold, require_integer
+from tl_neuron_attr.srnn.slicing import Slicing, as_factors, fold, padding_mask, require_integer
 from tl_neuron_attr.srnn.suggest import suggest
 
 Batch = Float[Tensor, "batch step feature"]
 
 Padding = Literal["none", "left", "right"]
-"""Where zeros go if T steps do not fill the slices: nowhere, which refuses such a T; before the sequence; after it."""
+"""Where zeros go if T steps do not fill the slices: nowhere (such a T is refused), before the sequence, or after it."""
 
 
 class SRNN(nn.Module):
-    """A recurrent network that reads slices of a sequence side by side, then their last states, and so on k times.
+    """A recurrent network that reads the slices of a sequence side by side, then their last states, and so on k times.
 
-    SRNN(n, k) of the paper: a sequence of T steps is cut into ``n^k`` slices of ``T / n^k`` steps (Eq. 10 and 11), the
-    recurrence of level 0 reads all of them as one batch, that of level p + 1 reads the last states of level p, n at a
-    time (Eq. 12-16). ``n k + T / n^k`` steps are left to take one after another, instead of T (Eq. 22). Every slice
-    starts from a zero state, and every level has its own weights, shared by its slices.
+    This is SRNN(n, k) of the paper. A sequence of T steps is cut into ``n^k`` slices (Eq. 11) of ``T / n^k`` steps
+    (Eq. 10). The recurrence of level 0 reads all of them as one batch (Eq. 14); that of level p + 1 reads the last
+    states of level p, n at a time (Eq. 15); the last state of level k represents the sequence (Eq. 16). Only
+    ``n k + T / n^k`` steps run one after another, instead of T (Eq. 22). Every slice starts from a zero state. A level
+    has weights of its own, shared by its slices.
 
-    A contiguous ``batch_first`` input that fills its slices is not copied. With ``k=0`` the module is its cell, bit
-    for bit.
+    A contiguous ``batch_first`` input that fills its slices is not copied. With ``k=0`` the module gives the same bits
+    as its cell.
 
     Args:
-        input_size: Features of a step.
-        hidden_size: Features of the state on every level.
-        n: How many slices a slice is cut into; or one number a level, from the bottom up: level p reads ``n[p - 1]``
-            states.
-        k: How often the sequence is cut, 2 by default; leave it out where ``n`` is a list.
+        input_size: The number of features of a step.
+        hidden_size: The number of features of the state, on every level.
+        n: The number of slices that a slice is cut into; or a list with one number per level from the bottom up, so
+            that level p reads ``n[p - 1]`` states at a time.
+        k: How often the sequence is cut, 2 by default; leave it out if ``n`` is a list.
         cell: The recurrence: torch's ``"gru"``, ``"lstm"`` (whose ``c`` stays on its level) or ``"rnn"``,
-            ``"keras_gru"`` (:class:`KerasGRU`, the paper's own), or a factory called as ``torch.nn.GRU`` is.
-        slice_len: Steps of a slice of level 0. Fixed, a sequence is cut in the same places whatever it is padded to,
-            the last slice may be shorter, and the top level reads as many states as there are. By default ``T / n^k``,
-            which depends on the length of the batch.
-        num_layers: Recurrent layers on top of each other on every level.
+            ``"keras_gru"`` (:class:`KerasGRU`, the paper's own), or a factory that takes the arguments of
+            ``torch.nn.GRU``.
+        slice_len: The number of steps in a slice of level 0. If it is set, a sequence is cut in the same places
+            whatever its padding, the last slice may be shorter, and the top level reads as many states as there are.
+            By default it is ``T / n^k``, which depends on the length of the batch.
+        num_layers: The number of recurrent layers on each level.
         bias: Whether the recurrence has biases.
-        batch_first: Whether inputs are ``[batch, step, feature]``, not ``[step, batch, feature]``.
-        dropout: On what a level hands up to the next, and between layers of a level, in training.
-        bidirectional: Whether every level reads its slices backwards too.
-        padding: What to do where ``slice_len`` is not given and T does not divide by ``n^k``: refuse it (``"none"``),
-            or have the recurrence read zeros after (``"right"``, the paper) or before (``"left"``, its code) the
-            sequence.
-        device: Of the parameters.
-        dtype: Of the parameters.
+        batch_first: Whether inputs are ``[batch, step, feature]`` rather than ``[step, batch, feature]``.
+        dropout: The dropout rate in training, on the states that one level passes to the next and between the layers
+            of a level.
+        bidirectional: Whether every level also reads its slices backwards.
+        padding: What to do if ``slice_len`` is not set and ``n^k`` does not divide T: refuse the input (``"none"``), or
+            read zeros after the sequence (``"right"``, as in the paper) or before it (``"left"``, as in its code).
+        device: The device of the parameters.
+        dtype: The dtype of the parameters.
 
     Attributes:
-        levels: The k + 1 levels, :class:`~tl_neuron_attr.srnn.level.Level`.
+        levels: The k + 1 levels, each a :class:`~tl_neuron_attr.srnn.level.Level`.
         slicing: How a sequence is cut.
 
     Raises:
-        TypeError: If an integer argument is not one, or ``cell`` is neither a name nor a factory.
-        ValueError: If a number is out of range, or arguments exclude each other.
+        TypeError: If a number is not an integer, or ``cell`` is neither a name nor a factory.
+        ValueError: If a number is out of range, or two arguments exclude each other.
 
     Examples:
         >>> srnn = SRNN(20, 16, n=4, k=2)
@@ -69,10 +71,13 @@ class SRNN(nn.Module):
         >>> tuple(last.shape), [tuple(s.shape) for s in states]
         ((3, 16), [(3, 16, 16), (3, 4, 16), (3, 1, 16)])
 
-        Sequences of any lengths, each read as if it were alone:
+        With ``slice_len`` sequences may have any length, and what follows a sequence changes nothing:
 
         >>> srnn = SRNN(20, 16, n=4, k=2, slice_len=4)
-        >>> last, _ = srnn(torch.randn(3, 61, 20), lengths=torch.tensor([61, 7, 30]))
+        >>> x = torch.randn(3, 61, 20)
+        >>> last, _ = srnn(x, lengths=torch.tensor([61, 7, 30]))
+        >>> torch.allclose(last[1], srnn(x[1:2, :7])[0][0], atol=1e-6)
+        True
     """
 
     def __init__(
@@ -129,10 +134,10 @@ class SRNN(nn.Module):
 
         Args:
             x: The sequences, ``[batch, step, feature]`` unless ``batch_first`` is False, or packed.
-            lengths: How many steps each sequence has; what follows them is ignored, whatever it is. Not for a packed
-                ``x``.
-            h_0: The state the top level starts from, as the cell takes it: ``[layers, batch, feature]``, and a pair of
-                them for an LSTM. All other slices start from zero.
+            lengths: The number of steps in each sequence; what follows them is ignored, even NaN. Leave it out for a
+                packed ``x``.
+            h_0: The state from which the top level starts, as the cell takes it: ``[layers, batch, feature]``, or a
+                pair of them for an LSTM. All other slices start from zero.
 
         Returns:
             The last state of the top level, ``[batch, hidden]`` (twice as wide for two directions), and for each level
@@ -141,26 +146,26 @@ class SRNN(nn.Module):
 
         Raises:
             TypeError: If ``lengths`` does not hold integers.
-            ValueError: If a shape, length, device or dtype will not do; the message says which, and what would.
+            ValueError: If a shape, length, device or dtype does not fit; the message names it and the fix.
 
         Warns:
-            UserWarning: If sequences of different lengths are cut by the length of the batch, since ``slice_len`` is
-                not set.
+            UserWarning: If ``lengths`` is given without ``slice_len``, so that the batch's length decides where each
+                sequence is cut.
         """
         x, lengths = self._unpacked(x, lengths)
         self._require_fitting(x, lengths, h_0)
         states = self._read(*self._cut(x, lengths), h_0)
         return states[-1][:, 0], tuple(states if self.batch_first else (s.transpose(0, 1) for s in states))
 
-    suggest = staticmethod(suggest)
+    suggest = classmethod(suggest)
 
     def extra_repr(self) -> str:
-        """How it slices, for ``print``."""
+        """Return the sizes and factors, for ``print``."""
         slice_len = "" if self.slicing.slice_len is None else f", slice_len={self.slicing.slice_len}"
         return f"{self.input_size}, {self.hidden_size}, n={list(self.slicing.factors)}{slice_len}"
 
     def _unpacked(self, x: Tensor | PackedSequence, lengths: Tensor | None) -> tuple[Batch, Tensor | None]:
-        """The sequences, batch first, and their lengths."""
+        """Return the sequences, batch first, and their lengths."""
         packed = isinstance(x, PackedSequence)
         if packed:
             if lengths is not None:
@@ -170,7 +175,7 @@ class SRNN(nn.Module):
         return (x if packed or self.batch_first else x.transpose(0, 1)), lengths
 
     def _require_fitting(self, x: Batch, lengths: Tensor | None, h_0: Initial | None) -> None:
-        """Refuse what the module cannot read."""
+        """Raise an error if the module cannot read this input."""
         weight = next(self.parameters(), None)
         if weight is not None:
             require_place(x, weight, h_0)
@@ -186,7 +191,7 @@ class SRNN(nn.Module):
             require_divisible("the steps of x", x.shape[1], self.slicing.factors, _UNEVEN)
 
     def _cut(self, x: Batch, lengths: Tensor | None) -> tuple[Float[Tensor, "batch _ feature"], Tensor | None]:
-        """The steps to read, and how many of each sequence count, where not all do."""
+        """Return the steps to read, and each sequence's length unless all are full."""
         T = x.shape[1]
         missing = -T % self.slicing.minimum_slices if self.slicing.slice_len is None else 0
         if lengths is not None:
@@ -195,18 +200,18 @@ class SRNN(nn.Module):
                 warnings.warn(_TRAP.format(T=T, slice_len=slice_len), stacklevel=5)
             lengths = self._where_needed(lengths.to(x.device), T + missing)
         if lengths is not None:
-            x = x.masked_fill(beyond(lengths, T)[..., None], 0)
+            x = x.masked_fill(padding_mask(lengths, T)[..., None], 0)
         if missing:
             x = F.pad(x, (0, 0, missing, 0) if self.padding == "left" else (0, 0, 0, missing))
         return self._with_room(x, lengths) if torch.compiler.is_compiling() else (x, lengths)
 
     def _where_needed(self, lengths: Tensor, steps: int) -> Tensor | None:
-        """The lengths, unless every sequence is known to fill all steps."""
+        """Return the lengths, or None if every sequence is known to fill all steps."""
         full = not torch.compiler.is_compiling() and int(lengths.min()) == steps
         return None if full else lengths
 
     def _with_room(self, x: Batch, lengths: Tensor | None) -> tuple[Float[Tensor, "batch _ feature"], Tensor | None]:
-        """Of fixed slices, as many as the levels were made for: one graph serves every length."""
+        """Pad to the most slices that the levels can read, so that one compiled graph serves every length."""
         batch, T, _ = x.shape
         if self.slicing.slice_len is None:
             return x, lengths
@@ -217,7 +222,7 @@ class SRNN(nn.Module):
         return F.pad(x, (0, 0, 0, room - T)), lengths
 
     def _read(self, inputs: Batch, counts: Tensor | None, h_0: Initial | None) -> list[Float[Tensor, "batch _ output"]]:
-        """The last states of every level's slices (Eq. 14-16); of each sequence, the first ``counts`` inputs count."""
+        """Return the last states of every level's slices (Eq. 14, Eq. 15, Eq. 16), reading ``counts`` inputs each."""
         states: list[Tensor] = []
         for level, (slices, length) in zip(self.levels, self.slicing.levels(inputs.shape[1]), strict=True):
             if states:
@@ -226,7 +231,7 @@ class SRNN(nn.Module):
             inputs = level(rows, h_0 if len(states) == self.slicing.k else None, steps).unflatten(0, (-1, slices))
             if counts is not None:
                 counts = (counts + length - 1) // length
-                inputs = inputs.masked_fill(beyond(counts, slices)[..., None], 0)
+                inputs = inputs.masked_fill(padding_mask(counts, slices)[..., None], 0)
             states.append(inputs)
         return states
 
@@ -234,8 +239,8 @@ class SRNN(nn.Module):
 _UNEVEN = "set slice_len to cut slices of that many steps, or padding='right' or 'left' to add zeros"
 
 _TRAP = (
-    "lengths without slice_len: slices of {slice_len} steps follow from the {T} steps of this batch, so that a "
-    "sequence has another result in a longer batch; SRNN(..., slice_len={slice_len}) cuts it in the same places always"
+    "lengths without slice_len: the {T} steps of this batch make slices of {slice_len} steps, so a sequence gets "
+    "another result in a longer batch; SRNN(..., slice_len={slice_len}) always cuts it in the same places"
 )
 
 

@@ -13,21 +13,22 @@ from tqdm import tqdm
 from tl_neuron_attr.srnn.cells import CellName, Factory
 from tl_neuron_attr.srnn.slicing import ceil_div, require_integer, sequential_steps
 
-_HOPELESS = 4.0
-"""How many times the fastest warm-up run a candidate's may take for it to be timed."""
+_SLOWEST_TIMED = 4.0
+"""How many times the fastest warm-up a candidate's own warm-up may take. A first run may be
+slow by chance, but what is four times as slow will not win, and timing it would take most of the time."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to slice.
+    """One way to slice a sequence.
 
     Attributes:
         n: How many slices a slice is cut into.
-        k: How often.
-        slice_len: Steps of a slice of level 0, ``T / n^k`` rounded up; None with k = 0.
-        steps: Steps one after another, ``n k + T / n^k`` (Eq. 22).
+        k: How often the sequence is cut.
+        slice_len: Steps in a slice of level 0, ``T / n^k`` rounded up; None if k is 0.
+        steps: Steps that must run one after another, ``n k + T / n^k`` (Eq. 22).
         ratio: ``steps / T``, the paper's R (Eq. 23).
-        seconds: The median run, where it was timed.
+        seconds: The median run time in seconds; None if it was not timed.
     """
 
     n: int
@@ -39,18 +40,18 @@ class Candidate:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Keywords for :class:`SRNN`."""
+        """Return the keyword arguments for :class:`SRNN`."""
         return {"n": self.n, "k": self.k, "slice_len": self.slice_len}
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Ways to slice ``T`` steps, the best first; prints as a table.
+    """Ways to slice a sequence of ``T`` steps, the best first. It prints as a table.
 
     Attributes:
-        T: The length.
-        candidates: For each k the best n; where they were timed, also the best that divides T.
-        conditions: What was timed, where something was.
+        T: The number of steps.
+        candidates: The best n for each k; if they were timed, also the best n for which ``n^k`` divides T.
+        conditions: What was timed; empty if nothing was.
     """
 
     T: int
@@ -59,12 +60,12 @@ class Suggestion:
 
     @property
     def best(self) -> Candidate:
-        """The first candidate."""
+        """Return the first candidate."""
         return self.candidates[0]
 
     @property
     def options(self) -> dict[str, Any]:
-        """The best candidate as keywords for :class:`SRNN`."""
+        """Return the best candidate as keyword arguments for :class:`SRNN`."""
         return self.best.options
 
     def __str__(self) -> str:
@@ -86,6 +87,7 @@ class Suggestion:
 
 
 def suggest(
+    network: type[Any],
     T: int,
     *,
     max_k: int = 8,
@@ -98,30 +100,33 @@ def suggest(
     runs: int = 5,
     device: Any = None,
 ) -> Suggestion:
-    """The (n, k) with the fewest steps one after another for ``T`` steps (Eq. 22), or the fastest on this machine.
+    """Return the (n, k) with the fewest sequential steps for ``T`` steps (Eq. 22), or the fastest on this machine.
 
-    The paper's count takes all slices to run at once. Where they do not, as on a CPU, ``measure=True`` runs for each k
-    the n with the fewest steps and the one with the fewest that divides T, in turn; hopeless ones are dropped after one
-    run. The sizes and what follows them matter to it only.
+    Call it as ``SRNN.suggest(T)``. The paper's count assumes that all slices run at once. A CPU cannot do that, so
+    ``measure=True`` times, for each k, the n with the fewest steps and the n with the fewest steps whose ``n^k``
+    divides T. Candidates run in turn, and those that are far slower than the fastest are dropped after the warm-up.
+    ``batch`` and the arguments after it are used only with ``measure=True``.
 
     Args:
-        T: Steps of a sequence; it need not divide, as ``slice_len`` is suggested too.
-        max_k: The largest k.
-        measure: Whether to run the candidates.
-        batch: Sequences at a time.
-        input_size: Features of a step.
-        hidden_size: Features of the state.
+        network: The network to time; :class:`SRNN` passes itself.
+        T: The number of steps. ``n^k`` need not divide it, because ``slice_len`` is suggested too.
+        max_k: The largest k to consider.
+        measure: Whether to time the candidates.
+        batch: The number of sequences in a batch.
+        input_size: The number of features of a step.
+        hidden_size: The number of features of the state.
         cell: The recurrence, as :class:`SRNN` takes it.
         backward: Whether to time the backward pass as well.
-        runs: Timed runs of a candidate; the median counts.
-        device: Where to run.
+        runs: The number of timed runs per candidate, of which the median is taken.
+        device: The device to run on.
 
     Raises:
         TypeError: If a count is not an integer.
         ValueError: If a count is out of range.
 
     Examples:
-        >>> suggestion = suggest(512, max_k=4)
+        >>> from tl_neuron_attr.srnn import SRNN
+        >>> suggestion = SRNN.suggest(512, max_k=4)
         >>> suggestion.options
         {'n': 4, 'k': 4, 'slice_len': 2}
         >>> print(suggestion)
@@ -142,12 +147,9 @@ def suggest(
     if not measure:
         return Suggestion(T, tuple(sorted(candidates, key=lambda c: (c.steps, c.k))))
     candidates += [c for k in levels if k for c in _fewest_even(T, k) if c not in candidates]
-
-    from tl_neuron_attr.srnn.module import SRNN
-
     x = torch.randn(batch, T, input_size, device=device, requires_grad=backward)
-    ways = [SRNN(input_size, hidden_size, cell=cell, device=device, **c.options) for c in candidates]
-    seconds = _time([_pass(way, x, backward=backward) for way in ways], runs)
+    models = [network(input_size, hidden_size, cell=cell, device=device, **c.options) for c in candidates]
+    seconds = _time([_pass(model, x, backward=backward) for model in models], runs)
     timed = [replace(c, seconds=s) for c, s in zip(candidates, seconds, strict=True)]
     passes = "forward + backward" if backward else "forward"
     conditions = f", batch {batch}, {input_size} to {hidden_size} features, {passes} on {x.device}"
@@ -155,29 +157,29 @@ def suggest(
 
 
 def _fewest_steps(T: int, k: int) -> Candidate:
-    """Of all n with ``n^k <= T`` the one with the fewest steps; of equals one that divides T, then the smallest."""
+    """Return the n with the fewest steps; of equal ones, one whose ``n^k`` divides T, then the smallest."""
     if k == 0:
         return Candidate(n=2, k=0, slice_len=None, steps=T, ratio=1.0)
     return min(_every(T, k), key=lambda c: (c.steps, T % c.n**k != 0, c.n))
 
 
 def _fewest_even(T: int, k: int) -> list[Candidate]:
-    """The one with the fewest steps of those that divide T, if any does: it needs no shorter slice at the end."""
+    """Return the n with the fewest steps whose ``n^k`` divides T, if any does: no slice is then shorter."""
     return sorted((c for c in _every(T, k) if T % c.n**k == 0), key=lambda c: c.steps)[:1]
 
 
 def _every(T: int, k: int) -> list[Candidate]:
-    """Every way to cut T steps k times, k at least 1."""
+    """Return every way to cut T steps k times, for k >= 1."""
     steps = {n: sequential_steps(T, (n,) * k) for n in range(2, max(2, round(T ** (1 / k))) + 1) if n**k <= T}
     return [Candidate(n, k, ceil_div(T, n**k), count, count / T) for n, count in steps.items()]
 
 
-def _pass(srnn: nn.Module, x: torch.Tensor, *, backward: bool) -> Callable[[], None]:
+def _pass(model: nn.Module, x: torch.Tensor, *, backward: bool) -> Callable[[], None]:
     def run() -> None:
         with torch.set_grad_enabled(backward):
-            last, _ = srnn(x)
+            last, _ = model(x)
             if backward:
-                torch.autograd.grad(last.sum(), [x, *srnn.parameters()])
+                torch.autograd.grad(last.sum(), [x, *model.parameters()])
         if x.is_cuda:
             torch.cuda.synchronize()
 
@@ -185,12 +187,12 @@ def _pass(srnn: nn.Module, x: torch.Tensor, *, backward: bool) -> Callable[[], N
 
 
 def _time(ways: Sequence[Callable[[], None]], runs: int) -> list[float | None]:
-    """The median seconds of each way, all run in turn; None for those whose warm-up showed no hope."""
+    """Return each candidate's median seconds, all run in turn; None if its warm-up was too slow."""
     first = [_seconds(way) for way in tqdm(ways, desc="warm-up", delay=10)]
-    hopeful = [i for i, s in enumerate(first) if s <= _HOPELESS * min(first)]
-    seconds: dict[int, list[float]] = {i: [] for i in hopeful}
+    kept = [i for i, s in enumerate(first) if s <= _SLOWEST_TIMED * min(first)]
+    seconds: dict[int, list[float]] = {i: [] for i in kept}
     for _ in tqdm(range(runs), desc="timing", delay=10):
-        for i in hopeful:
+        for i in kept:
             seconds[i].append(_seconds(ways[i]))
     return [statistics.median(seconds[i]) if i in seconds else None for i in range(len(ways))]
 
