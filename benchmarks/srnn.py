@@ -284,7 +284,7 @@ def main() -> None:
     else:
         sections, records = measured(args)
         head = (
-            f"Measured on {machine()}; denormal numbers flushed but where said; float32, {INPUT} features to {HIDDEN}; "
+            f"Measured on {machine()}; denormal numbers flushed unless a table says otherwise; float32, {INPUT} features to {HIDDEN}; "
             f"medians of {len(records[0].timing.seconds)} interleaved runs by the wall clock (CPU time and minima are "
             f"in the CSV); a matrix product of 1024 x 1024 reaches {gemm_peak():.0f} GF/s.\n"
         )

@@ -109,9 +109,7 @@ def test_without_slice_len_the_result_depends_on_the_batch_and_a_warning_says_so
     torch.manual_seed(3)
     srnn = SRNN(3, 4, n=2, k=1, **double)
     x = torch.randn(1, 12, 3, **double)
-    with pytest.warns(
-        UserWarning, match=r"12 steps of this batch make slices of 6 steps.* SRNN\(..., slice_len=6\)"
-    ):
+    with pytest.warns(UserWarning, match=r"12 steps of this batch make slices of 6 steps.* SRNN\(..., slice_len=6\)"):
         longer = srnn(x, lengths=torch.tensor([8]))[0]
     alone = srnn(x[:, :8])[0]
     assert (longer - alone).abs().max() > 1e-3
