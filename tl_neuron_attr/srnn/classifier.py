@@ -13,7 +13,7 @@ from tl_neuron_attr.srnn.inputs import require_divisible
 from tl_neuron_attr.srnn.module import SRNN
 from tl_neuron_attr.srnn.slicing import require_integer
 
-Side = Literal["left", "right"]
+_Side = Literal["left", "right"]
 
 
 class SRNNClassifier(nn.Module):
@@ -69,7 +69,7 @@ class SRNNClassifier(nn.Module):
         k: int | None = None,
         cell: CellName | Factory = "keras_gru",
         T: int = 512,
-        padding: Side = "right",
+        padding: _Side = "right",
         slice_len: int | None = None,
         vectors: Float[Tensor, "row feature"] | None = None,
         device: Any = None,
@@ -79,7 +79,7 @@ class SRNNClassifier(nn.Module):
         sizes = {"vocabulary": vocabulary, "classes": classes, "embedding_size": embedding_size, "T": T}
         for name, value in sizes.items():
             require_integer(name, value, at_least=1)
-        if padding not in get_args(Side):
+        if padding not in get_args(_Side):
             raise ValueError(f"padding must be 'left' or 'right', got {padding!r}")
         self.vocabulary, self.T, self.padding = vocabulary, T, padding
         place: dict[str, Any] = {"device": device, "dtype": dtype}

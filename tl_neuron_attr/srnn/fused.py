@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tl_neuron_attr.srnn.equations import EQUATIONS, Equations, Weights
+from tl_neuron_attr.srnn.equations import EQUATIONS, Equations, State, Weights
 
 _CHUNK_ROWS = 256
 """The fewest rows of a chunk: with fewer, the matrix product of a step does not reach its full speed."""
@@ -30,12 +30,11 @@ _CHUNK_ROWS = 256
 _CHUNK_STATES = 1 << 14
 """Rows times features of a chunk: four gates of that many numbers take 256 KB, half a second-level cache."""
 
-Input = Float[Tensor, "row step input"]
-State = Float[Tensor, "row hidden"]
-Mask = Bool[Tensor, "row step"]
+_Input = Float[Tensor, "row step input"]
+_Mask = Bool[Tensor, "row step"]
 
 
-def last_states(cell: nn.Module, x: Input, h_0: State | None = None, mask: Mask | None = None) -> State:
+def last_states(cell: nn.Module, x: _Input, h_0: State | None = None, mask: _Mask | None = None) -> State:
     """Return the state of ``cell``, which has one layer and one direction, after the last step of each row.
 
     Equal to ``cell(x, h_0[None])[1][0]`` up to rounding, with derivatives of any order.
@@ -66,7 +65,7 @@ class _Tape(NamedTuple):
     before: Float[Tensor, "row step hidden"]
 
     @classmethod
-    def empty(cls, x: Input, weights: Weights, *, rows: int) -> "_Tape":
+    def empty(cls, x: _Input, weights: Weights, *, rows: int) -> "_Tape":
         gates = x.new_empty(rows, x.shape[1], len(weights.bias))
         return cls(gates, x.new_empty(rows, x.shape[1], weights.w_h.shape[1]))
 
@@ -77,7 +76,7 @@ class _Tape(NamedTuple):
 
 
 def _forward(
-    equations: Equations, mask: Mask | None, x: Input, h_0: State | None, weights: Weights, tape: _Tape
+    equations: Equations, mask: _Mask | None, x: _Input, h_0: State | None, weights: Weights, tape: _Tape
 ) -> State:
     w_x, w_h, bias = weights
     last = x.new_empty(len(x), w_h.shape[1])
@@ -99,7 +98,7 @@ def _forward(
 class _LastStates(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, equations: Equations, mask: Mask | None, x: Input, h_0: State | None, *weights_: Tensor
+        ctx: Any, equations: Equations, mask: _Mask | None, x: _Input, h_0: State | None, *weights_: Tensor
     ) -> State:
         weights = Weights(*weights_)
         tape = _Tape.empty(x, weights, rows=len(x))
@@ -120,7 +119,7 @@ class _LastStates(torch.autograd.Function):
 
 def _backward(
     equations: Equations,
-    x: Input,
+    x: _Input,
     h_0: State | None,
     weights: Weights,
     tape: _Tape,
@@ -153,8 +152,8 @@ def _backward(
 
 def _differentiable_backward(
     equations: Equations,
-    mask: Mask | None,
-    x: Input,
+    mask: _Mask | None,
+    x: _Input,
     h_0: State | None,
     weights: Weights,
     grad: State,
@@ -170,7 +169,7 @@ def _differentiable_backward(
     return [next(found) if w else None for w in wanted]
 
 
-def _chunks(x: Input, weights: Weights) -> Iterator[slice]:
+def _chunks(x: _Input, weights: Weights) -> Iterator[slice]:
     size = _chunk_rows(weights)
     return (slice(start, min(start + size, len(x))) for start in range(0, len(x), size))
 

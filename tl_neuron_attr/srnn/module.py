@@ -16,7 +16,7 @@ from tl_neuron_attr.srnn.level import Engine, Initial, Level
 from tl_neuron_attr.srnn.slicing import Slicing, as_factors, fold, padding_mask, require_integer
 from tl_neuron_attr.srnn.suggest import suggest
 
-Batch = Float[Tensor, "batch step feature"]
+_Batch = Float[Tensor, "batch step feature"]
 
 Padding = Literal["none", "left", "right"]
 """Where zeros go if T steps do not fill the slices: nowhere (such a T is refused), before the sequence, or after it."""
@@ -164,7 +164,7 @@ class SRNN(nn.Module):
         slice_len = "" if self.slicing.slice_len is None else f", slice_len={self.slicing.slice_len}"
         return f"{self.input_size}, {self.hidden_size}, n={list(self.slicing.factors)}{slice_len}"
 
-    def _unpacked(self, x: Tensor | PackedSequence, lengths: Tensor | None) -> tuple[Batch, Tensor | None]:
+    def _unpacked(self, x: Tensor | PackedSequence, lengths: Tensor | None) -> tuple[_Batch, Tensor | None]:
         """Return the sequences, batch first, and their lengths."""
         packed = isinstance(x, PackedSequence)
         if packed:
@@ -174,7 +174,7 @@ class SRNN(nn.Module):
         require_batch(x, self.input_size, batch_first=packed or self.batch_first)
         return (x if packed or self.batch_first else x.transpose(0, 1)), lengths
 
-    def _require_fitting(self, x: Batch, lengths: Tensor | None, h_0: Initial | None) -> None:
+    def _require_fitting(self, x: _Batch, lengths: Tensor | None, h_0: Initial | None) -> None:
         """Raise an error if the module cannot read this input."""
         weight = next(self.parameters(), None)
         if weight is not None:
@@ -190,7 +190,7 @@ class SRNN(nn.Module):
         if self.padding == "none" and self.slicing.slice_len is None:
             require_divisible("the steps of x", x.shape[1], self.slicing.factors, _UNEVEN)
 
-    def _cut(self, x: Batch, lengths: Tensor | None) -> tuple[Float[Tensor, "batch _ feature"], Tensor | None]:
+    def _cut(self, x: _Batch, lengths: Tensor | None) -> tuple[Float[Tensor, "batch _ feature"], Tensor | None]:
         """Return the steps to read, and each sequence's length unless all are full."""
         T = x.shape[1]
         missing = -T % self.slicing.minimum_slices if self.slicing.slice_len is None else 0
@@ -210,7 +210,7 @@ class SRNN(nn.Module):
         full = not torch.compiler.is_compiling() and int(lengths.min()) == steps
         return None if full else lengths
 
-    def _with_room(self, x: Batch, lengths: Tensor | None) -> tuple[Float[Tensor, "batch _ feature"], Tensor | None]:
+    def _with_room(self, x: _Batch, lengths: Tensor | None) -> tuple[Float[Tensor, "batch _ feature"], Tensor | None]:
         """Pad to the most slices that the levels can read, so that one compiled graph serves every length."""
         batch, T, _ = x.shape
         if self.slicing.slice_len is None:
@@ -221,7 +221,9 @@ class SRNN(nn.Module):
         lengths = torch.full((batch,), T, device=x.device) if lengths is None else lengths
         return F.pad(x, (0, 0, 0, room - T)), lengths
 
-    def _read(self, inputs: Batch, counts: Tensor | None, h_0: Initial | None) -> list[Float[Tensor, "batch _ output"]]:
+    def _read(
+        self, inputs: _Batch, counts: Tensor | None, h_0: Initial | None
+    ) -> list[Float[Tensor, "batch _ output"]]:
         """Return the last states of every level's slices (Eq. 14, Eq. 15, Eq. 16), reading ``counts`` inputs each."""
         states: list[Tensor] = []
         for level, (slices, length) in zip(self.levels, self.slicing.levels(inputs.shape[1]), strict=True):
