@@ -285,8 +285,8 @@ def main() -> None:
         sections, records = measured(args)
         head = (
             f"Measured on {machine()}; denormal numbers flushed unless a table says otherwise; float32, {INPUT} "
-            f"features to {HIDDEN}; medians of {len(records[0].timing.seconds)} interleaved runs by the wall clock (CPU "
-            f"time and minima are in the CSV); a matrix product of 1024 x 1024 reaches {gemm_peak():.0f} GF/s.\n"
+            f"features to {HIDDEN}; medians of {len(records[0].timing.seconds)} interleaved runs by the wall clock "
+            f"(CPU time and minima are in the CSV); a matrix product of 1024 x 1024 reaches {gemm_peak():.0f} GF/s.\n"
         )
     text = head + "".join(f"\n### {title}\n\n{table}\n" for title, table in sections.items())
     print(text)
