@@ -215,9 +215,14 @@ def test_inner_products_that_cancel_are_flagged_and_left_out():
     with torch.no_grad():  # a key orthogonal to the stream it reads
         key = model.blocks[layer].mlp.W_in[:, index]
         key -= seen * (key @ seen) / (seen @ seen)
-    with pytest.warns(UserWarning, match=f"inner products of {value.labels[0][0]} .* nearly cancel"):
-        layers = tna.query_layers(cache, value)
-    close(layers.embed + layers.attn.sum(1) + layers.mlp.sum(1), value.score[:, 1:].sum(1))
+    _, cache = model.run_with_cache(architectures.prompts()[:1])
+    every = tna.value_neurons(cache, 5, 240, sites=("mlp",))  # all of them
+    flagged = f"L{layer}N{index}"
+    with pytest.warns(UserWarning, match=f"inner products of {flagged} .* nearly cancel"):
+        layers = tna.query_layers(cache, every)
+    others = torch.tensor([label != flagged for label in every.labels[0]])
+    assert int((~others).sum()) == 1 and float(every.score[0, ~others].abs()) > 0
+    close(layers.embed + layers.attn.sum(1) + layers.mlp.sum(1), every.score[:, others].sum(1))
 
 
 def test_value_neurons_of_another_cache_are_refused():

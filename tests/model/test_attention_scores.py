@@ -1,4 +1,4 @@
-"""The turning of queries and keys, against complex numbers; the rest is tested with the towers."""
+"""The rotation of queries and keys, against complex numbers; the rest is tested with the towers."""
 
 from types import SimpleNamespace
 
@@ -28,4 +28,4 @@ def test_planes_turn_by_their_angles(interleaved):
         turn = torch.polar(torch.ones(3, dtype=torch.float64), angles[0, places.pos, i])
         moved = torch.complex(vectors[..., a], vectors[..., b]) * turn
         expected[..., a], expected[..., b] = moved.real, moved.imag
-    torch.testing.assert_close(attention_scores.turned(stream, 0, vectors, places), expected)
+    torch.testing.assert_close(attention_scores.rotated(stream, 0, vectors, places), expected)

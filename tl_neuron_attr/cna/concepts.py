@@ -23,7 +23,7 @@ from tl_neuron_attr.cna.arithmetic_cases import Case, answered
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import MlpNeuron, within
 from tl_neuron_attr.model.intervene import ablate
-from tl_neuron_attr.model.weights import as_written, directions, through_head, unembedding
+from tl_neuron_attr.model.weights import block_weights, through_head, unembedding
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import score_dtype
 from tl_neuron_attr.results.table import PrintsAsTable, Table
@@ -138,8 +138,9 @@ def concept_neurons(
     unmoved: list[Tensor] = []
     with tqdm(total=len(wanted) * len(moving), desc="concepts", unit="layer", disable=not progress, delay=2) as bar:
         for layer in wanted:
-            rows = directions(model.blocks[layer], "mlp")
-            written = as_written(model.blocks[layer], "mlp", rows.to(score_dtype(rows.dtype)))
+            weights = block_weights(model, layer)
+            rows = weights.directions("mlp")
+            written = weights.as_written("mlp", rows.to(score_dtype(rows.dtype)))
             unmoved.append(_counted(model, written, is_word, top, tile))
             best = torch.zeros_like(unmoved[-1])
             for attn in moving:

@@ -26,11 +26,11 @@ from tl_neuron_attr.cna.prediction_enhancing import subkey_names
 from tl_neuron_attr.cna.selection import only_prompt
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
 from tl_neuron_attr.model.components import Head, NamedHead, component_lists, head_name, required_head
+from tl_neuron_attr.model.head_inputs import carried_back
 from tl_neuron_attr.model.positions import Pos, Positions
 from tl_neuron_attr.model.scored_cache import checked_stream
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.subkeys import components, depth_of, subkey_directions
-from tl_neuron_attr.model.weights import pre_norm_name
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_text import visible
@@ -169,35 +169,13 @@ def feature_transferring(
     index = one.index.reshape(1)
     carried = {
         name: subkey_directions(stream, "mlp", int(one.layer[0]), index, places, which)[0]
-        for name, which in subkey_names(stream.block(0)).items()
+        for name, which in subkey_names(stream.weights(0)).items()
     }
     found = [_hop(stream, layer, number, scored, carried)]
     while len(found) < hops and (best := found[-1].best_attention()) is not None:
         there = {name: directions[best[1]] for name, directions in found[-1].directions.items()}
         found.append(_hop(stream, best[0], None, best[1], there))
     return FeatureTransferring(one, tuple(found))
-
-
-def carried_back(
-    stream: Stream, layer: int, head: int | None, pos: int, direction: Float[Tensor, "d_model"]
-) -> Float[Tensor, "source d_model"]:
-    """A direction at the output of attention at ``pos``, as directions of the streams at its sources."""
-    sources = torch.arange(pos + 1, device=stream.device)
-    sublayer = stream.sublayer("attn", layer, stream.positions(pos))
-    at_output = direction if sublayer.post is None else sublayer.post.adjoint(direction)
-    block = stream.block(layer)
-    W_O, W_V = block.attn.W_O.to(stream.dtype), block.attn.W_V.to(stream.dtype)
-    zeroed = stream.get(f"blocks.{layer}.attn.hook_z")[0, pos] == 0  # the pattern does not show what was ablated
-    read = torch.einsum("hjd,d->hj", W_O, at_output * sublayer.gain).masked_fill(zeroed, 0)
-    by_head = torch.einsum("hdj,hj->hd", W_V.repeat_interleave(len(W_O) // len(W_V), dim=0), read)
-    pattern = stream.get(f"blocks.{layer}.attn.hook_pattern")[0, :, pos, : pos + 1]
-    chosen = slice(None) if head is None else slice(head, head + 1)
-    at_input = torch.einsum("hs,hd->sd", pattern[chosen], by_head[chosen])
-    name = pre_norm_name(block, "attn")
-    if not name:
-        return at_input
-    norm = stream.norm(layer, name, Positions(torch.zeros_like(sources), sources))
-    return norm.adjoint(at_input) / norm.scale[:, None]
 
 
 def _hop(
@@ -223,8 +201,7 @@ def _require_fed(stream: Stream, root: Neurons, head: Head) -> None:
     if len(named) != 1 or named[0][0] != "mlp":
         raise ValueError(f"root must be one MLP neuron, got {root.flat_labels}")
     layer = int(root.layer[0])
-    parallel = stream.base_hook("mlp", layer).endswith("hook_resid_pre")
-    if head[0] > layer or (parallel and head[0] == layer):
+    if head[0] > layer or (stream.weights(layer).parallel and head[0] == layer):
         raise ValueError(
             f"root {root.flat_labels[0]} does not read what head L{head[0]}H{head[1]} wrote: take a higher one"
         )

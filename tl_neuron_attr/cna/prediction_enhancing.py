@@ -25,6 +25,7 @@ from tl_neuron_attr.model.components import NamedHead, component_lists, required
 from tl_neuron_attr.model.positions import Pos, Positions
 from tl_neuron_attr.model.scored_cache import checked_stream
 from tl_neuron_attr.model.subkeys import key_weights, subkey_directions
+from tl_neuron_attr.model.weights import BlockWeights
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
@@ -125,7 +126,7 @@ def prediction_enhancing(
     for component in (each for each in component_lists(stream.model, one)[0] if each[0] != "mlp"):
         raise ValueError(f"neurons must be of MLPs, got {component}")
     written = torch.zeros(len(one), stream.shape[2], dtype=stream.dtype, device=stream.device)
-    names = subkey_names(stream.block(0))
+    names = subkey_names(stream.weights(0))
     read = {name: torch.zeros_like(written) for name in names}
     for layer in one.layer.unique().tolist():
         mine = (one.layer == layer).nonzero()[:, 0]
@@ -218,9 +219,9 @@ def root_masking(
     return RootMasking(pd.DataFrame(rows), len(cases))
 
 
-def subkey_names(block: Any) -> dict[str, str]:
+def subkey_names(weights: BlockWeights) -> dict[str, str]:
     """What the subkeys of a block's MLP neurons are called, and which weight holds them."""
-    which = key_weights(block, "mlp", "both")
+    which = key_weights(weights, "mlp", "both")
     return {"gate": "gate", "up": "in"} if len(which) == 2 else {"key": which[0]}
 
 

@@ -10,7 +10,7 @@ to the final stream, ``a_c`` = 0.03, heads those in-context heads that were foun
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -18,17 +18,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.incontext.matched_run import Watch, keep
-from tl_neuron_attr.incontext.outcomes import Hook
+from tl_neuron_attr.incontext.matched_run import Watch
 from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.model.components import NamedHeads, required_heads
-from tl_neuron_attr.model.weights import post_norm_name, unit_norm
+from tl_neuron_attr.model.live_attention import Hook, LiveAttention, at_the_end
 
 Where = Literal["stream", "heads"]
 
+"""Where the correction is added: to the final stream (the paper's), or to the heads' own outputs."""
+
 CORRECTED = "give the (layer, head) pairs to correct, as in_context_heads(...).heads"
 """What to do where no head is given to correct."""
-"""Where the correction is added: to the final stream (the paper's), or to the heads' own outputs."""
 
 
 @typechecked
@@ -78,12 +78,11 @@ def majority_correction(
     named = required_heads(model, heads, fix=CORRECTED)
     watch = Watch.of(model, prompts)
     layers = {layer: [h for at, h in named if at == layer] for layer in sorted({layer for layer, _ in named})}
-    added = _Added(model, watch, *_weights(watch, float(a_c)), where, renormalised)
+    added = _Added(watch, *_weights(watch, float(a_c)), where, renormalised)
     hooks: list[Hook] = [watch.hook()]
     for layer, of_layer in layers.items():
-        hooks += added.of_layer(layer, of_layer)
-    final = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-    return [*hooks, (final, added.to_stream)] if where == "stream" else hooks
+        hooks += added.of_layer(LiveAttention.of(model, layer), of_layer)
+    return [*hooks, at_the_end(model, added.to_stream)] if where == "stream" else hooks
 
 
 def _weights(watch: Watch, a_c: float) -> tuple[Float[Tensor, "prompt pos"], Float[Tensor, "prompt pos"]]:
@@ -103,7 +102,6 @@ def _weights(watch: Watch, a_c: float) -> tuple[Float[Tensor, "prompt pos"], Flo
 class _Added:
     """What is added in one run, gathered layer by layer."""
 
-    model: Any
     watch: Watch
     weights: Float[Tensor, "prompt pos"]
     labels: Float[Tensor, "prompt pos"]
@@ -111,41 +109,34 @@ class _Added:
     renormalised: bool
     total: Tensor | None = None
 
-    def of_layer(self, layer: int, heads: list[int]) -> list[Hook]:
-        """The hooks of one layer's heads."""
-        kept: dict[str, Tensor] = {}
+    def of_layer(self, live: LiveAttention, heads: list[int]) -> list[Hook]:
+        """Return the hooks of one layer's heads."""
 
         def to_heads(z: Tensor, hook: Any) -> Tensor | None:
-            if "pattern" not in kept:
+            if "pattern" not in live.kept:
                 raise ValueError(
-                    f"where='heads' needs the attention before the heads have written, which layer {layer} does not "
-                    "show (OPT, GPT-J and GPT-Neo leave attention to Hugging Face): take where='stream'"
+                    "where='heads' needs the attention before the heads have written, which layer "
+                    f"{live.layer} does not show (OPT, GPT-J and GPT-Neo leave attention to Hugging Face): take "
+                    "where='stream'"
                 )
-            row = self.watch.row(z.shape[1], kept["pattern"].shape[-1])
-            extra = None if row is None else self._read(kept["pattern"][:, :, row], kept["v"], heads)
-            del kept["pattern"]
-            if extra is None:
+            pattern = live.kept.pop("pattern")
+            row = self.watch.row(z.shape[1], pattern.shape[-1])
+            if row is None:
                 return None
             z = z.clone()
-            z[:, row] += extra.to(z.dtype)
+            z[:, row] += self._read(pattern[:, :, row], live.kept["v"], heads).to(z.dtype)
             return z
 
         def gather(out: Tensor, hook: Any) -> None:
-            row = self.watch.row(out.shape[1], kept["pattern"].shape[-1])
+            pattern = live.kept["pattern"]
+            row = self.watch.row(out.shape[1], pattern.shape[-1])
             if row is None:
                 return
-            extra = self._read(kept["pattern"][:, :, row], kept["v"], heads)
-            written = torch.einsum("bhd,hde->be", extra, self.model.blocks[layer].attn.W_O.to(extra.dtype))
-            written = self._through(layer, written, kept["scale"][:, row] if "scale" in kept else None)
+            written = live.written(self._read(pattern[:, :, row], live.kept["v"], heads), row)
             self.total = written if self.total is None else self.total + written
 
-        at = f"blocks.{layer}."
-        hooks: list[Hook] = [(f"{at}attn.hook_v", keep(kept, "v")), (f"{at}attn.hook_pattern", keep(kept, "pattern"))]
-        if self.where == "heads":
-            return [*hooks, (f"{at}attn.hook_z", to_heads)]
-        after = post_norm_name(self.model.blocks[layer], "attn")
-        hooks += [(f"{at}{after}.hook_scale", keep(kept, "scale"))] if after else []
-        return [*hooks, (f"{at}hook_resid_post", gather)]
+        kept = live.values_and_pattern()
+        return [*kept, live.at("z", to_heads) if self.where == "heads" else live.at("end", gather)]
 
     def to_stream(self, stream: Tensor, hook: Any) -> Tensor | None:
         """Adds what was gathered to the stream at the prompts' last position."""
@@ -171,14 +162,3 @@ class _Added:
         extra = torch.zeros(len(v), pattern.shape[1], v.shape[-1], dtype=wide, device=v.device)
         extra[:, heads] = torch.einsum("bhs,bshd->bhd", weighted, values)
         return extra
-
-    def _through(
-        self, layer: int, written: Float[Tensor, "batch d_model"], scale: Tensor | None
-    ) -> Float[Tensor, "batch d_model"]:
-        """What heads wrote as it enters the stream: through the post-norm, its scale frozen, and the multiplier."""
-        block = self.model.blocks[layer]
-        after, multiplier = post_norm_name(block, "attn"), getattr(block, "residual_contribution_scale", None) or 1.0
-        if scale is not None:
-            norm = replace(unit_norm(getattr(block, after), written.dtype), scale=scale[:, 0].to(written.dtype))
-            written = norm(written)
-        return written * float(multiplier)

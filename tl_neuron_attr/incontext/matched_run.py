@@ -4,7 +4,7 @@ A generated text grows behind the prompt. Without a key-value cache every step r
 the new ones; the prompt's last position, counted from the left, is the same in both.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,12 +106,3 @@ def dropped(keys: int) -> str:
         "lost on the way (TransformerLens 4.3 with transformers 5.24, most architectures) or slides; generate with "
         "use_past_kv_cache=False"
     )
-
-
-def keep(kept: dict[str, Tensor], name: str, shaped: Callable[[Tensor], Tensor] | None = None) -> Callable[..., None]:
-    """A hook that keeps what passes, shaped if need be, and changes nothing."""
-
-    def of_hook(value: Tensor, hook: Any) -> None:
-        kept[name] = value if shaped is None else shaped(value)
-
-    return of_hook

@@ -14,9 +14,9 @@ position with itself, an ALiBi score up to a line, a GPT-2 score with its positi
 refused.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,15 +24,11 @@ from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext.majority_correction import CORRECTED
-from tl_neuron_attr.incontext.matched_run import Watch, dropped, keep
-from tl_neuron_attr.incontext.outcomes import Hook
+from tl_neuron_attr.incontext.matched_run import Watch, dropped
 from tl_neuron_attr.incontext.prompts import IclPrompt
-from tl_neuron_attr.model import dimensions
+from tl_neuron_attr.model.attention_scores import agrees
 from tl_neuron_attr.model.components import NamedHeads, required_heads
-from tl_neuron_attr.model.weights import pre_norm_name, unit_norm
-
-_CLOSE = {torch.float64: 1e-5, torch.float32: 1e-3}
-"""How near recomputed scores must be to the model's own, relative to the largest; 0.05 in half precision."""
+from tl_neuron_attr.model.live_attention import Hook, LiveAttention
 
 _KINDS = ("rotary", "alibi", "standard")
 
@@ -77,13 +73,10 @@ def position_free_attention(
         raise ValueError(f"the model's positions are of the kind {kind!r}; position-free attention knows {_KINDS}")
     watch = None if prompts is None else Watch.of(model, prompts)
     hooks: list[Hook] = [] if watch is None else [watch.hook()]
-    positions: dict[str, Tensor] = {}
-    if kind == "standard":
-        hooks.append(("hook_pos_embed", keep(positions, "embedding")))
     for layer in sorted({layer for layer, _ in named}):
         of_layer = [head for at, head in named if at == layer]
-        free = _Layer(model, layer, of_layer, kind, float(share), 0 if watch is None else watch.last, positions)
-        hooks += free.hooks()
+        first = 0 if watch is None else watch.last
+        hooks += _Layer(LiveAttention.of(model, layer), of_layer, kind, float(share), first).hooks()
     return hooks
 
 
@@ -91,139 +84,107 @@ def position_free_attention(
 class _Layer:
     """One layer's heads in a run, and the keys of the positions before it."""
 
-    model: Any
-    layer: int
+    live: LiveAttention
     heads: list[int]
     kind: str
     share: float
     first: int
-    positions: dict[str, Tensor]
-    kept: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    before: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    new: Tensor | None = None
+    dead: Tensor | None = None
 
     def hooks(self) -> list[Hook]:
-        """Queries and keys are kept, new attention is made of them when the scores come, and put into the pattern.
-
-        Where queries and keys pass a norm (Qwen-3, Gemma-3, OLMo-2), what leaves it is kept instead.
-        """
-        attn = self.model.blocks[self.layer].attn
-        kept: list[tuple[str, Callable[..., Tensor | None]]] = []
-        for side in ("q", "k"):
-            kept.append((f"attn.hook_{side}", keep(self.kept, side, lambda value: value.transpose(1, 2))))
-            if hasattr(attn, f"hook_{side}_normed"):
-                kept.append((f"attn.hook_{side}_normed", keep(self.kept, side, self._split)))
-        if self.kind == "standard":
-            norm = pre_norm_name(self.model.blocks[self.layer], "attn")
-            kept.append((f"{norm}.hook_scale", keep(self.kept, "scale")))
-        kept += [("attn.hook_attn_scores", self._attend), ("attn.hook_pattern", self._put)]
-        return [(f"blocks.{self.layer}.{name}", hook) for name, hook in kept]
-
-    def _split(self, normed: Tensor) -> Float[Tensor, "batch head pos d_head"]:
-        """Queries or keys behind their norm: OLMo-2 norms all heads together, the others each."""
-        if normed.ndim == 4:
-            return normed
-        return normed.unflatten(-1, (-1, dimensions.d_head(self.model, self.layer))).transpose(1, 2)
+        """Keep queries and keys, make new attention of them when the scores come, and put it into the pattern."""
+        kept = [*self.live.queries_and_keys(), *(self.live.positions() if self.kind == "standard" else [])]
+        return [*kept, self.live.at("scores", self._attend), self.live.at("pattern", self._put)]
 
     def _attend(self, scores: Float[Tensor, "batch head query key"], hook: Any) -> None:
-        """Keeps what the heads attend to without positions."""
+        """Make what the heads attend to without positions."""
         if scores.shape[-1] == 1 or scores.shape[-1] <= self.first:
             raise ValueError(dropped(scores.shape[-1]))
         own = scores[:, self.heads]
-        masked = own <= torch.finfo(scores.dtype).min / 2
-        q, k, total = self.kept["q"], self.kept["k"], scores.shape[-1]
-        wide = torch.promote_types(q.dtype, torch.float32)
-        q, k = q.to(wide), k.to(wide)
-        plain_q, plain_k = (q, k) if self.kind != "standard" else (self._without(q, "W_Q"), self._without(k, "W_K"))
+        masked = ~(own > torch.finfo(scores.dtype).min / 2)  # not a number where a prompt's padding attends to nothing
+        total = scores.shape[-1]
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        q, k = self.live.kept["q"].to(wide), self.live.kept["k"].to(wide)
         if self.kind == "standard":
-            self._require(own, self._scores(q, self._all_keys("with", k, total)), masked)
-        new = self._scores(plain_q, self._all_keys("without", plain_k, total))
-        if self.kind != "standard":
-            self._require(own, new, masked)
-        attention = new.masked_fill(masked, torch.finfo(wide).min).softmax(-1)
-        self.kept["new"] = attention
-        self.kept["dead"] = masked.all(-1, keepdim=True)
+            self._require(own, q, self._all_keys("with positions", k, total), masked)
+            new = self._scores(*self._without_positions(q, k, total))
+        else:
+            keys = self._all_keys("as they are", k, total)
+            self._require(own, q, keys, masked)
+            new = self._scores(q, keys)
+        self.new = new.masked_fill(masked, torch.finfo(wide).min).softmax(-1)
+        self.dead = masked.all(-1, keepdim=True)
 
     def _put(self, pattern: Float[Tensor, "batch head query key"], hook: Any) -> Tensor:
-        """The pattern with the heads' new attention, where queries are corrected at all."""
-        if "new" not in self.kept:
+        """Return the pattern with the heads' new attention, where queries are corrected at all."""
+        if self.new is None or self.dead is None:
             self._refuse()
-        old, attention = pattern[:, self.heads], self.kept.pop("new")
+        old, attention, self.new = pattern[:, self.heads], self.new, None
         start = max(0, self.first - (pattern.shape[-1] - pattern.shape[-2]))
         new = self.share * attention + (1 - self.share) * old
-        new = torch.where(self.kept["dead"], old, new).to(pattern.dtype)
+        new = torch.where(self.dead, old, new).to(pattern.dtype)
         pattern = pattern.clone()
         pattern[:, self.heads, start:] = new[:, :, start:]
         return pattern
 
     def _all_keys(self, name: str, new: Float[Tensor, "batch kv pos d_head"], total: int) -> Tensor:
-        """The keys of all positions attended to: those kept from earlier steps, and the new ones.
+        """Return the keys of all positions attended to: those kept from earlier steps, and the new ones.
 
         Raises:
             ValueError: If the run goes on with a cache whose keys were not seen.
         """
         if new.shape[2] < total:
-            before = self.kept.get(name)
+            before = self.before.get(name)
             if before is None or before.shape[2] + new.shape[2] != total or len(before) != len(new):
                 raise ValueError(
-                    f"layer {self.layer} attends to {total} positions, of which {total - new.shape[2]} are in a "
+                    f"layer {self.live.layer} attends to {total} positions, of which {total - new.shape[2]} are in a "
                     "key-value cache that these hooks have not seen, or that has dropped some: start generation under "
                     "the hooks, or generate with use_past_kv_cache=False"
                 )
             new = torch.cat([before, new], dim=2)
-        self.kept[name] = new
+        self.before[name] = new
         return new
+
+    def _without_positions(
+        self, q: Float[Tensor, "batch head query d_head"], k: Float[Tensor, "batch head key d_head"], total: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return queries, and keys of all positions, without what the position embedding brings to them."""
+        keys = self._all_keys("without positions", k - self.live.of_positions("k").to(k.dtype), total)
+        return q - self.live.of_positions("q").to(q.dtype), keys
 
     def _scores(
         self, q: Float[Tensor, "batch head query d_head"], k: Float[Tensor, "batch kv key d_head"]
     ) -> Float[Tensor, "batch chosen query key"]:
-        attn: Any = self.model.blocks[self.layer].attn
-        k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-        scores = torch.einsum("bhqd,bhkd->bhqk", q[:, self.heads], k[:, self.heads]) * _scale(attn, q.shape[-1])
-        cap = getattr(attn.original_component, "attn_logit_softcapping", None)
-        return scores if cap is None else cap * (scores / cap).tanh()
-
-    def _without(self, vectors: Float[Tensor, "batch head pos d_head"], weight: str) -> Tensor:
-        """Queries or keys without what the position embedding brings to the head's input, the norm frozen."""
-        block = self.model.blocks[self.layer]
-        embedding = self.positions["embedding"].to(vectors.dtype).expand(len(vectors), -1, -1)
-        norm = unit_norm(getattr(block, pre_norm_name(block, "attn")), vectors.dtype)
-        brought = replace(norm, scale=torch.ones(1, dtype=vectors.dtype, device=vectors.device)).apply_unscaled(
-            embedding
-        )
-        brought = brought / self.kept["scale"].to(vectors.dtype)
-        return vectors - torch.einsum("bpe,hed->bhpd", brought, getattr(block.attn, weight).to(vectors.dtype))
+        score = self.live.score
+        return score.capped(score.products(q, k)[:, self.heads])
 
     def _require(
         self,
         scores: Float[Tensor, "batch chosen query key"],
-        ours: Float[Tensor, "batch chosen query key"],
+        q: Float[Tensor, "batch head query d_head"],
+        k: Float[Tensor, "batch kv key d_head"],
         masked: Bool[Tensor, "batch chosen query key"],
     ) -> None:
-        """Refuses where what queries and keys give is not the model's score, where positions cancel.
+        """Refuse where what queries and keys give is not the model's score, where positions cancel.
 
         Raises:
             ValueError: Naming the layer.
         """
-        apart = (scores - ours).masked_fill(masked, 0)
+        apart = (scores - self._scores(q, k)).masked_fill(masked, 0)
         if self.kind == "rotary":
             apart = apart.diagonal(scores.shape[-1] - scores.shape[-2], -2, -1)
         elif self.kind == "alibi":
             behind_masked = masked[:, :, -1].cumsum(-1)[..., 2:] < masked[:, :, -1].sum(-1, keepdim=True)
             apart = apart[:, :, -1].diff(n=2).masked_fill(behind_masked | masked[:, :, -1, :-2], 0)
-        largest = 1 + float(scores.masked_fill(masked, 0).abs().max())
-        if bool((apart.abs() > _CLOSE.get(scores.dtype, 0.05) * largest).any()):
+        sizes = self.live.score.products(q.norm(dim=-1, keepdim=True), k.norm(dim=-1, keepdim=True))[:, self.heads]
+        if not agrees(apart, sizes.masked_fill(masked, 0), scores.dtype):
             self._refuse()
 
-    def _refuse(self) -> None:
+    def _refuse(self) -> NoReturn:
         raise ValueError(
-            f"layer {self.layer}: the attention scores are not what queries and keys give, so position-free ones "
+            f"layer {self.live.layer}: the attention scores are not what queries and keys give, so position-free ones "
             "cannot be put in their place; OPT, GPT-J and GPT-Neo leave attention to Hugging Face, where hooks on "
             "scores change nothing"
         )
-
-
-def _scale(attn: Any, d_head: int) -> float:
-    """What the model multiplies scores with."""
-    for name in ("scaling", "inv_norm_factor"):
-        if (value := getattr(attn.original_component, name, None)) is not None:
-            return float(value)
-    return d_head**-0.5

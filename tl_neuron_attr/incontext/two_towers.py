@@ -41,7 +41,7 @@ class TwoTowers(PrintsAsTable):
         layer: The head's layer.
         head: The head.
         components: What wrote the stream that the head reads, and ``bias``: what no component wrote.
-        query: The query tower's vector as it enters the product, turned by its position.
+        query: The query tower's vector as it enters the product, rotated by its position.
         key: The key tower's vector at each label.
         score: The model's own scores, before the softmax.
         attention: The model's own attention.
@@ -117,7 +117,7 @@ def two_towers(
 ) -> TwoTowers:
     """What a head compares at the last position and at each label, and the split of its scores by component.
 
-    Scores and attention are read from the cache. The vectors are the cache's queries and keys, turned by their
+    Scores and attention are read from the cache. The vectors are the cache's queries and keys, rotated by their
     positions where the model does that; that their products are the scores, and that the parts add up to them, is
     checked.
 
@@ -159,18 +159,20 @@ def two_towers(
 
     names, query_parts = _parts(stream, "q", layer, head, last, heads)
     key_parts = _parts(stream, "k", layer, head, places, heads)[1].unflatten(1, (batch, labels))
-    query = attention_scores.read(stream, "q", layer, head, last)
-    key = attention_scores.read(stream, "k", layer, head, places).unflatten(0, (batch, labels))
-    form = attention_scores.form(stream, layer, head)
-    pairs = form.scale * torch.einsum("abd,cbld->blac", query_parts, key_parts)
+    query = attention_scores.cached_vector(stream, "q", layer, head, last)
+    key = attention_scores.cached_vector(stream, "k", layer, head, places).unflatten(0, (batch, labels))
+    attention_scores.require_projection(stream, query_parts, query, "q", layer)
+    attention_scores.require_projection(stream, key_parts, key, "k", layer)
+    formula = attention_scores.AttentionScore.of(stream.model, layer)
+    pairs = formula.scale * torch.einsum("abd,cbld->blac", query_parts, key_parts)
     require_finite(stream, pairs, "the towers' products")
     own = torch.tensor([prompt.label_positions for prompt in group], device=score.device)
-    position = (form.slope * own).to(score)
-    product = form.scale * torch.einsum("bd,bld->bl", query, key)
+    position = (own * (0 if formula.slopes is None else formula.slopes[head])).to(score)
+    product = formula.scale * torch.einsum("bd,bld->bl", query, key)
     for whole in (product, pairs.sum((-1, -2))):
-        attention_scores.require_formula(stream, pairs.abs().sum((-1, -2)), form.score(whole, position), score)
+        attention_scores.require_formula(stream, pairs.abs().sum((-1, -2)), formula.capped(whole + position), score)
 
-    def shaped(values: Tensor) -> Tensor:
+    def as_cached(values: Tensor) -> Tensor:
         return values if stream.batched else values[0]
 
     shown = tuple(tuple((text, p.labels[label]) for text, label in p.demonstrations) for p in group)
@@ -178,13 +180,13 @@ def two_towers(
         layer=layer,
         head=head,
         components=names,
-        query=shaped(query),
-        key=shaped(key),
-        score=shaped(score),
-        attention=shaped(attention),
-        pairs=shaped(pairs),
-        position=shaped(position),
-        cap=form.cap,
+        query=as_cached(query),
+        key=as_cached(key),
+        score=as_cached(score),
+        attention=as_cached(attention),
+        pairs=as_cached(pairs),
+        position=as_cached(position),
+        cap=formula.cap,
         demonstrations=shown,
     )
 
@@ -226,7 +228,7 @@ def needed_by_towers(name: str) -> bool:
 
 
 def _last_scores(stream: Stream, layer: int) -> Float[Tensor, "batch head source"]:
-    return stream.get(f"blocks.{layer}.attn.hook_attn_scores")[:, :, -1]
+    return attention_scores.cached_scores(stream, layer)[:, :, -1]
 
 
 def _require_seen(score: Float[Tensor, "batch label"], layer: int) -> None:

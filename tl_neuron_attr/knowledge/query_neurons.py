@@ -179,8 +179,10 @@ def contributions(
         site = _BOTH[depth % 2]
         fed = rows if site == "mlp" else rows.only(rows.is_mlp)
         if site in sites and len(fed.depth) and depth < int(fed.depth.max()):
-            sublayer = stream.sublayer(site, depth // 2, fed.places)
-            yield sublayer, fed, sublayer.project_onto(fed.above(depth))
+            sublayer, direction = stream.sublayer(site, depth // 2, fed.places), fed.above(depth)
+            written = sublayer.project_onto(direction)
+            cache_checks.require_neurons_add_up(stream, sublayer, direction, written)
+            yield sublayer, fed, written
 
 
 def _best(stream: Stream, rows: Subkeys, prompts: Int[Tensor, "batch"], sites: Sequence[Site], k: int) -> Neurons:

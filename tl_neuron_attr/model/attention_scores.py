@@ -1,10 +1,10 @@
-"""A head's score as the model makes it from what its query and key read; with the stream, a file that knows models.
+"""How a head makes its score of a query and a key, and what vectors of the stream are in either.
 
     score = cap(scale * (R norm(q)) . (R norm(k)) + bias)      q = W_Q ln(h) + b_Q,  k = W_K ln(h) + b_K
 
-``R`` turns by the position (rotary), ``norm`` is that of queries and keys (Qwen-3, Gemma-3, OLMo-2), ``cap`` a softcap
+``R`` rotates by the position (RoPE), ``norm`` is that of queries and keys (Qwen-3, Gemma-3, OLMo-2), ``cap`` a softcap
 (Gemma-2), ``bias`` a term of the position alone (ALiBi). With the norms' scales frozen all but the cap is linear in
-what was written into the stream. Scores are read from the cache; wherever the formula is used it is checked on them.
+what was written into the stream. Wherever the formula is used it is checked on the model's own scores.
 """
 
 from dataclasses import dataclass
@@ -18,43 +18,109 @@ from transformer_lens.model_bridge.generalized_components.alibi_utils import bui
 from tl_neuron_attr.model.cache_checks import tolerance
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.weights import pre_norm_name, unit_norm
+from tl_neuron_attr.model.weights import unit_norm
 
 Side = Literal["q", "k"]
 HOOKS = ("attn.hook_attn_scores", "attn.hook_q", "attn.hook_k", "attn.hook_cos", "attn.hook_sin",
          "attn.hook_q_normed", "attn.hook_k_normed", "q_norm.hook_scale", "k_norm.hook_scale")  # fmt: skip
 """What scores are read from; of the last six, those that the architecture has."""
 
+_SCALES = ("scaling", "inv_norm_factor")
+"""What attention modules of transformers call the factor of their scores (the second is BLOOM's and Falcon's)."""
+
 
 @dataclass(frozen=True)
-class Form:
-    """What becomes of a product of a head's query and key.
+class AttentionScore:
+    """What becomes of a product of a query and a key in the heads of one layer.
 
     Attributes:
         scale: What the product is multiplied with.
         cap: The softcap, if there is one.
-        slope: What a position adds to the score of a key there, for each token from the prompt's start (ALiBi).
+        slopes: By head, what each token from the prompt's start adds to the score of the key there (ALiBi); else None.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> score = AttentionScore.of(tna.demo.load(), 0)
+        >>> q, k = torch.ones(1, 8, 1, 16), torch.ones(1, 8, 1, 16)
+        >>> float(score.products(q, k)[0, 0, 0, 0]) == 16 * 16**-0.5  # 16 dimensions a head
+        True
     """
 
     scale: float
     cap: float | None
-    slope: float
+    slopes: Float[Tensor, "head"] | None
 
-    def score(self, product: Float[Tensor, "*n"], position: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """The score of scaled products."""
-        whole = product + position
-        return whole if self.cap is None else self.cap * (whole / self.cap).tanh()
+    @classmethod
+    def of(cls, model: Any, layer: int) -> "AttentionScore":
+        """Return how the heads of a layer make their scores."""
+        attn = model.blocks[layer].attn
+        own, (heads, d_head) = attn.original_component, attn.W_O.shape[:2]
+        named = [value for name in _SCALES if (value := getattr(own, name, None)) is not None]
+        alibi = getattr(model.cfg, "positional_embedding_type", "") == "alibi"
+        return cls(
+            scale=float(named[0]) if named else d_head**-0.5,
+            cap=getattr(own, "attn_logit_softcapping", None),
+            slopes=build_alibi_slopes(heads, attn.W_O.device) if alibi else None,
+        )
+
+    def capped(self, scores: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """Return scores after the softcap, if the model has one."""
+        return scores if self.cap is None else self.cap * (scores / self.cap).tanh()
+
+    def products(
+        self, q: Float[Tensor, "batch head query d_head"], k: Float[Tensor, "batch kv key d_head"]
+    ) -> Float[Tensor, "batch head query key"]:
+        """Return scaled products of queries with keys that heads may share, before position and cap."""
+        return self.scale * torch.einsum("bhqd,bhkd->bhqk", q, k.repeat_interleave(q.shape[1] // k.shape[1], dim=1))
 
 
-def form(stream: Stream, layer: int, head: int) -> Form:
-    """How a head of the model makes its scores."""
-    block, cfg = stream.block(layer), stream.model.cfg
-    own: Any = block.attn.original_component
-    heads, d_head = block.attn.W_O.shape[:2]
-    scale = getattr(own, "scaling", None) or d_head**-0.5
-    alibi = getattr(cfg, "positional_embedding_type", "") == "alibi"
-    slope = float(build_alibi_slopes(heads, stream.device)[head]) if alibi else 0.0
-    return Form(float(scale), getattr(own, "attn_logit_softcapping", None), slope)
+def agrees(apart: Float[Tensor, "*n"], size: Float[Tensor, "*m"], dtype: torch.dtype) -> bool:
+    """Return whether scores by the formula are the model's own, for activations of ``dtype``.
+
+    Args:
+        apart: The differences.
+        size: The sizes of the products that were added: what their sum's rounding is relative to.
+        dtype: The dtype of the model's activations.
+    """
+    return bool(apart.abs().max() <= tolerance(dtype) * (1 + size.max())) if apart.numel() else True
+
+
+def require_formula(
+    stream: Stream, product: Float[Tensor, "*n"], formed: Float[Tensor, "*n"], score: Float[Tensor, "*n"]
+) -> None:
+    """Refuse where the formula does not give the cached scores.
+
+    Args:
+        stream: The stream.
+        product: The sizes of the products that were added.
+        formed: The scores by the formula.
+        score: The cached scores.
+
+    Raises:
+        ValueError: With the largest difference.
+    """
+    if not agrees(formed - score, product, stream.cache["blocks.0.hook_resid_pre"].dtype):
+        raise ValueError(
+            "this architecture makes its attention scores in another way: the towers' product is off by "
+            f"{float((formed - score).abs().max()):.2g}; label_scores and label_attention still give what the model "
+            "has. If a hook edits queries, keys or scores, make the cache without it"
+        )
+
+
+def require_projection(
+    stream: Stream, parts: Float[Tensor, "part *n d_head"], vector: Float[Tensor, "*n d_head"], side: Side, layer: int
+) -> None:
+    """Refuse where the parts of a head's queries or keys, which the weights give, do not sum to the cached ones.
+
+    Raises:
+        ValueError: Saying that the weights are not those of the run.
+    """
+    if not agrees(parts.sum(0) - vector, parts.abs().sum(0), stream.cache["blocks.0.hook_resid_pre"].dtype):
+        name = {"q": "queries", "k": "keys"}[side]
+        raise ValueError(
+            f"the model's weights do not give the cached {name} of layer {layer}. They were changed since the run, an "
+            f"adapter is attached (merge it, and make the cache anew), or this architecture makes its {name} otherwise"
+        )
 
 
 def require_scores(stream: Stream, layer: int) -> None:
@@ -78,97 +144,87 @@ def require_scores(stream: Stream, layer: int) -> None:
         )
 
 
-def read(stream: Stream, side: Side, layer: int, head: int, places: Positions) -> Float[Tensor, "batch d_head"]:
-    """The head's query or key at each place as the model multiplies it: normed where it is, turned by its position."""
+def cached_scores(stream: Stream, layer: int) -> Float[Tensor, "batch head query source"]:
+    """Return the model's own scores, before the softmax."""
+    return stream.get(f"blocks.{layer}.attn.hook_attn_scores")
+
+
+def cached_vector(
+    stream: Stream, side: Side, layer: int, head: int, places: Positions
+) -> Float[Tensor, "batch d_head"]:
+    """Return the head's query or key at each place as the model multiplies it: after its norm, if any, and rotated."""
     own = _own(stream, side, layer, head)
     name = f"blocks.{layer}.attn.hook_{side}"
     if not stream.has(f"{name}_normed"):
-        return turned(stream, layer, stream.at(name, places)[:, own], places)
-    normed = stream.get(f"{name}_normed")
-    heads, d_head = stream.get(name).shape[2:]
-    if normed.ndim == 3:  # all heads in a row (OLMo-2)
-        normed = normed.unflatten(-1, (heads, d_head)).transpose(1, 2)
-    return turned(stream, layer, normed[places.row, own, places.pos], places)
+        return rotated(stream, layer, stream.at(name, places)[:, own], places)
+    normed = split_heads(stream.get(f"{name}_normed"), stream.get(name).shape[-1])
+    return rotated(stream, layer, normed[places.row, own, places.pos], places)
+
+
+def split_heads(normed: Tensor, d_head: int) -> Float[Tensor, "batch head pos d_head"]:
+    """Return queries or keys after their norm by head: OLMo-2 norms all heads in a row, the others each."""
+    return normed if normed.ndim == 4 else normed.unflatten(-1, (-1, d_head)).transpose(1, 2)
 
 
 def project(
     stream: Stream, side: Side, layer: int, head: int, places: Positions, vectors: Float[Tensor, "part batch d_model"]
 ) -> Float[Tensor, "component batch d_head"]:
-    """What vectors of the stream at each place are in the head's query or key, the norms' scales frozen.
+    """Return what vectors of the stream at each place are in the head's query or key, the norms' scales frozen.
 
     The last row is what nothing in the stream wrote: the biases of the norm and of the projection.
     """
-    block, own = stream.block(layer), _own(stream, side, layer, head)
-    W = getattr(block.attn, f"W_{side.upper()}")[own].to(stream.dtype)
-    bias = getattr(block.attn, f"b_{side.upper()}", None)
-    constant = torch.zeros(len(places), W.shape[1]).to(vectors)
+    weights = stream.weights(layer)
+    weight, bias = weights.projection(side, head)
+    weight = weight.to(stream.dtype)
+    constant = torch.zeros(len(places), weight.shape[1]).to(vectors)
     if bias is not None:
-        constant = constant + bias.reshape(-1, W.shape[1])[own].to(stream.dtype)
-    if name := pre_norm_name(block, "attn"):
-        norm, norm_bias = stream.norm(layer, name, places), getattr(getattr(block, name), "b", None)
+        constant = constant + bias.to(stream.dtype)
+    if name := weights.pre_norm["attn"]:
+        norm, norm_bias = stream.norm(layer, name, places), weights.norm_bias(name)
         vectors = norm.apply_unscaled(vectors) / norm.scale[:, None]
-        constant = constant if norm_bias is None else constant + norm_bias.to(stream.dtype) @ W
-    parts = torch.cat([vectors @ W, constant[None]])
-    return turned(stream, layer, _normed(stream, side, layer, head, places, parts), places)
+        constant = constant if norm_bias is None else constant + norm_bias.to(stream.dtype) @ weight
+    parts = torch.cat([vectors @ weight, constant[None]])
+    return rotated(stream, layer, _normed(stream, side, layer, head, places, parts), places)
 
 
-def turned(
+def rotated(
     stream: Stream, layer: int, vectors: Float[Tensor, "*n batch d_head"], places: Positions
 ) -> Float[Tensor, "*n batch d_head"]:
-    """Queries or keys turned by their positions, as far as the model does that."""
+    """Return queries or keys rotated by their positions, where the model does that."""
     if not stream.has(f"blocks.{layer}.attn.hook_cos"):
         return vectors
     cos, sin = (_at_places(stream, f"blocks.{layer}.attn.hook_{name}", places) for name in ("cos", "sin"))
-    turning, still = vectors[..., : cos.shape[-1]], vectors[..., cos.shape[-1] :]
-    if getattr(stream.model.cfg, "rotary_interleaved_cos_sin", False):  # Cohere turns neighbours, others the halves
-        partner = torch.stack((-turning[..., 1::2], turning[..., ::2]), dim=-1).flatten(-2)
+    moving, still = vectors[..., : cos.shape[-1]], vectors[..., cos.shape[-1] :]
+    if getattr(stream.model.cfg, "rotary_interleaved_cos_sin", False):  # Cohere rotates neighbours, others the halves
+        partner = torch.stack((-moving[..., 1::2], moving[..., ::2]), dim=-1).flatten(-2)
     else:
-        first, second = turning.chunk(2, dim=-1)
+        first, second = moving.chunk(2, dim=-1)
         partner = torch.cat((-second, first), dim=-1)
-    return torch.cat((turning * cos + partner * sin, still), dim=-1)
-
-
-def require_formula(
-    stream: Stream, product: Float[Tensor, "*n"], formed: Float[Tensor, "*n"], score: Float[Tensor, "*n"]
-) -> None:
-    """Refuse where the formula does not give the cached scores.
-
-    Raises:
-        ValueError: With the largest difference.
-    """
-    allowed = tolerance(stream.cache["blocks.0.hook_resid_pre"].dtype)
-    off = float((formed - score).abs().max())
-    if not off <= allowed * (1 + float(product.abs().max())):
-        raise ValueError(
-            f"this architecture makes its attention scores in another way: the towers' product is off by {off:.2g}; "
-            "label_scores and label_attention still give what the model has. If a hook edits queries, keys or scores, "
-            "make the cache without it"
-        )
+    return torch.cat((moving * cos + partner * sin, still), dim=-1)
 
 
 def _normed(
     stream: Stream, side: Side, layer: int, head: int, places: Positions, parts: Float[Tensor, "part batch d_head"]
 ) -> Float[Tensor, "part batch d_head"]:
-    """Parts of queries or keys behind their norm, if the model has one, its scale frozen."""
+    """Return parts of queries or keys after their norm, if the model has one, its scale frozen."""
     module = getattr(stream.block(layer).attn, f"{side}_norm", None)
     name = f"blocks.{layer}.attn.{side}_norm.hook_scale"
     if module is None or not stream.has(name):
         return parts
     own, scale, d_head = _own(stream, side, layer, head), stream.get(name), parts.shape[-1]
-    norm = unit_norm(module, stream.dtype)
-    if scale.ndim == 3:  # one scale for all heads in a row (OLMo-2)
-        return parts * norm.weight.reshape(-1, d_head)[own] / scale[places.row, places.pos]
+    if scale.ndim == 3:  # one scale for all heads in a row (OLMo-2), whose weights are in a row too
+        weight = unit_norm(module, stream.dtype, parts[0, 0].repeat(stream.weights(layer).n_heads)).weight
+        return parts * weight.reshape(-1, d_head)[own] / scale[places.row, places.pos]
+    norm = unit_norm(module, stream.dtype, parts[0, 0])
     return norm.apply_unscaled(parts) / scale[places.row, own, places.pos]
 
 
 def _own(stream: Stream, side: Side, layer: int, head: int) -> int:
-    """Which of the cached queries or keys is the head's: heads may share keys."""
-    if side == "q":
-        return head
-    return head // (len(stream.block(layer).attn.W_O) // stream.get(f"blocks.{layer}.attn.hook_k").shape[2])
+    """Return which of the cached queries or keys is the head's: heads may share keys."""
+    return head // stream.weights(layer).shared_by(side)
 
 
 def _at_places(stream: Stream, name: str, places: Positions) -> Float[Tensor, "batch d_rotary"]:
-    """A cosine or sine, cached once for all prompts or for each."""
+    """Return a cosine or sine, cached once for all prompts or for each."""
     value = stream.get(name)
     return value.expand(stream.shape[0], -1, -1)[places.row, places.pos]

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.weights import pre_norm_name
 from tl_neuron_attr.numerics.readout import Readout
 from tl_neuron_attr.numerics.sublayer import Site, Sublayer
 
@@ -66,7 +65,8 @@ def needed_by(sites: tuple[Site, ...]) -> Callable[[str], bool]:
 
 
 def _needed(sites: tuple[Site, ...]) -> tuple[str, ...]:
-    return (*_block_hooks(sites), "hook_resid_mid", "hook_scale", "unembed.hook_out", "embed.hook_in")
+    keys = ("mlp.hook_pre", "mlp.hook_pre_linear") if "mlp" in sites else ()  # query scores check subkeys on them
+    return (*_block_hooks(sites), *keys, "hook_resid_mid", "hook_scale", "unembed.hook_out", "embed.hook_in")
 
 
 def _block_hooks(sites: tuple[Site, ...]) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ def _block_hooks(sites: tuple[Site, ...]) -> tuple[str, ...]:
 
 
 def _norms_read_through(stream: Stream, sites: tuple[Site, ...]) -> list[str]:
-    named = [(layer, pre_norm_name(stream.block(layer), site)) for layer in range(stream.n_layers) for site in sites]
+    named = [(layer, stream.weights(layer).pre_norm[site]) for layer in range(stream.n_layers) for site in sites]
     return [f"blocks.{layer}.{name}" for layer, name in named if name]
 
 

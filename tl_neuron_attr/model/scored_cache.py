@@ -39,7 +39,7 @@ class Question:
 
     def increase(self, site: Site, layer: int) -> Increase:
         """Scores of what is added to the stream the sublayer read."""
-        base = self.stream.at(self.stream.base_hook(site, layer), self.places)
+        base = self.stream.base(site, layer, self.places)
         return Increase(self.readout, base, self.target, self.contrast)
 
     def checked_sublayers(self, sites: tuple[Site, ...], layers: Sequence[int] | None = None) -> Iterator[Sublayer]:

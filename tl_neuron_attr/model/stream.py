@@ -22,7 +22,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from tl_neuron_attr.model.positions import Pos, Positions, from_start
-from tl_neuron_attr.model.weights import directions, post_norm_name, unembedding, unit_norm
+from tl_neuron_attr.model.weights import BlockWeights, unembedding
 from tl_neuron_attr.numerics.readout import Norm, Readout
 from tl_neuron_attr.numerics.sublayer import Site, Sublayer, score_dtype
 
@@ -48,6 +48,7 @@ class Stream:
         self.model: Any = model if model is not None else cache.model
         self.batched = bool(cache.has_batch_dim)
         self.n_layers = int(self.model.cfg.n_layers)
+        self._weights: dict[int, BlockWeights] = {}
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -77,17 +78,17 @@ class Stream:
         return Positions(torch.arange(batch, device=self.device), at.expand(batch))
 
     def tokens(self) -> Int[Tensor, "batch pos"] | None:
-        """The prompts' token ids; None where the cache was made without ``embed.hook_in``."""
+        """Return the prompts' token ids; None where the cache was made without ``embed.hook_in``."""
         if not self.has("embed.hook_in"):
             return None
         return self._batch("embed.hook_in")
 
     def get(self, name: str) -> Tensor:
-        """A cached activation with a batch dimension, in the dtype scores are computed in."""
+        """Return a cached activation with a batch dimension, in the dtype scores are computed in."""
         return self._batch(name).to(self.dtype)
 
     def has(self, name: str) -> bool:
-        """Whether the cache holds ``name``."""
+        """Return whether the cache holds ``name``."""
         return name in self.cache
 
     def _raw(self, name: str) -> Tensor:
@@ -98,7 +99,7 @@ class Stream:
         return value if self.batched else value[None]
 
     def at(self, name: str, places: Positions) -> Tensor:
-        """The activation ``name`` at each place."""
+        """Return the activation ``name`` at each place."""
         value = self._raw(name)
         if name.endswith("hook_scale") and value.ndim == 2 and self.batched:  # OPT flattens batch and position
             value = value.reshape(self.shape[0], self.shape[1], 1)
@@ -106,61 +107,80 @@ class Stream:
         return value[places.row, places.pos].to(self.dtype)
 
     def block(self, layer: int) -> Any:
-        """The block's module."""
+        """Return the block's module."""
         return self.model.blocks[layer]
 
-    def base_hook(self, site: Site, layer: int) -> str:
-        """The hook a sublayer's scores start from: what the sublayer added its output to."""
-        mid = f"blocks.{layer}.hook_resid_mid"
-        return mid if site == "mlp" and self.has(mid) else f"blocks.{layer}.hook_resid_pre"
+    def weights(self, layer: int) -> BlockWeights:
+        """Return the block's weights, made once per layer."""
+        if layer not in self._weights:
+            self._weights[layer] = BlockWeights(self.block(layer))
+        return self._weights[layer]
+
+    def base(self, site: Site, layer: int, places: Positions) -> Float[Tensor, "batch d_model"]:
+        """Return the stream a sublayer's scores start from: what it added its output to.
+
+        The stream between attention and MLP is computed where the cache was made without it.
+        """
+        before = f"blocks.{layer}.hook_resid_pre"
+        if site == "attn" or self.weights(layer).parallel:
+            return self.at(before, places)
+        between = f"blocks.{layer}.hook_resid_mid"
+        if self.has(between):
+            return self.at(between, places)
+        return self.at(before, places) + self.out("attn", layer, places)
 
     def has_mlp_neurons(self, layer: int) -> bool:
-        """Whether the block's MLP is made of neurons, rather than of routed experts."""
-        W_out = getattr(self.block(layer).mlp, "W_out", None)
-        name = f"blocks.{layer}.mlp.hook_post"
-        return W_out is not None and self.has(name) and self._raw(name).shape[-1] == W_out.shape[0]
+        """Return whether the block's MLP is made of neurons, rather than of routed experts, or is missing."""
+        name, weights = f"blocks.{layer}.mlp.hook_post", self.weights(layer)
+        if not (weights.has_mlp_neurons and self.has(name)):
+            return False
+        return self._raw(name).shape[-1] == len(weights.directions("mlp"))
 
     def neuron_count(self, sites: Sequence[Site]) -> int:
-        """How many neurons the sublayers of ``sites`` have, an attention neuron once for each source position."""
-        blocks = [self.block(layer) for layer in range(self.n_layers)]
-        attn = self.shape[1] * sum(len(directions(b, "attn")) for b in blocks) if "attn" in sites else 0
-        return attn + (sum(len(directions(b, "mlp")) for b in blocks) if "mlp" in sites else 0)
+        """Return how many neurons the sublayers of ``sites`` have, an attention neuron once for each source position.
+
+        An MLP of routed experts counts for none.
+        """
+        every = [self.weights(layer) for layer in range(self.n_layers)]
+        attn = self.shape[1] * sum(w.n_heads * w.d_head for w in every) if "attn" in sites else 0
+        mlp = sum(len(w.directions("mlp")) for w in every if w.has_mlp_neurons) if "mlp" in sites else 0
+        return attn + mlp
 
     def sublayers(self, places: Positions, sites: tuple[Site, ...] = ("attn", "mlp")) -> Iterator[Sublayer]:
-        """Every sublayer of ``sites``, in the order of the stream."""
+        """Yield every sublayer of ``sites``, in the order of the stream."""
         for layer in range(self.n_layers):
             for site in ("attn", "mlp"):
                 if site in sites:
                     yield self.sublayer(site, layer, places)
 
     def sublayer(self, site: Site, layer: int, places: Positions) -> Sublayer:
-        """What one sublayer read and wrote at each place."""
-        attn = site == "attn"
-        block = self.block(layer)
+        """Return what one sublayer read and wrote at each place."""
+        attn, weights = site == "attn", self.weights(layer)
         post = self._post_norm(site, layer, places)
-        multiplier = float(getattr(block, "residual_contribution_scale", None) or 1.0)
         coefficients = (
             self.attn_coefficients(layer, places) if attn else self.mlp_coefficients(layer, places)[..., None]
         )
         return Sublayer(
             site=site,
             layer=layer,
-            base=self.at(self.base_hook(site, layer), places),
+            base=self.base(site, layer, places),
             out=self.out(site, layer, places),
-            bias=self._bias(site, layer, post, len(places)) * multiplier,
-            directions=directions(block, site),
+            bias=self._bias(site, layer, post, len(places)) * weights.multiplier,
+            directions=weights.directions(site),
             coefficients=coefficients.flatten(1, -2),
-            heads=block.attn.W_O.shape[0] if attn else 1,
+            heads=weights.n_heads if attn else 1,
             post=post,
-            multiplier=multiplier,
+            multiplier=weights.multiplier,
         )
 
     def out(self, site: Site, layer: int, places: Positions) -> Float[Tensor, "batch d_model"]:
-        """What a sublayer wrote in all, biases included."""
+        """Return what a sublayer wrote in all, biases included; zeros where an attention-only model has no MLP."""
+        if site == "mlp" and not self.weights(layer).has_mlp:
+            return torch.zeros(len(places), self.shape[2], dtype=self.dtype, device=self.device)
         return self.at(f"blocks.{layer}.hook_{site}_out", places)
 
     def attn_coefficients(self, layer: int, places: Positions) -> Float[Tensor, "batch head d_head source"]:
-        """``pattern * v``: what an attention neuron's direction is multiplied with, by source (paper 1, Eq. 7).
+        """Return ``pattern * v``: what an attention neuron's direction is multiplied with, by source (paper 1, Eq. 7).
 
         Where :func:`~tl_neuron_attr.ablate` zeroed a head or neuron for the run, pattern and ``v`` do not show it but
         ``z``, which they make, does: zero.
@@ -171,37 +191,37 @@ class Stream:
         return coefficients.masked_fill((self.at(z, places) == 0)[..., None], 0) if self.has(z) else coefficients
 
     def attn_values(self, layer: int, places: Positions) -> Float[Tensor, "batch head d_head source"]:
-        """``v`` at every source position of each place's prompt, for the heads that read it."""
+        """Return ``v`` at every source position of each place's prompt, for the heads that read it."""
         v = self._batch(f"blocks.{layer}.attn.hook_v")[places.row].to(self.dtype).permute(0, 2, 3, 1)
-        return v.repeat_interleave(len(self.block(layer).attn.W_O) // v.shape[1], dim=1)
+        return v.repeat_interleave(self.weights(layer).n_heads // v.shape[1], dim=1)
 
     def mlp_coefficients(self, layer: int, places: Positions) -> Float[Tensor, "batch d_mlp"]:
-        """The MLP's post-activations (paper 1, Eq. 6)."""
+        """Return the MLP's post-activations (paper 1, Eq. 6)."""
         return self.at(f"blocks.{layer}.mlp.hook_post", places)
 
     def readout(self, places: Positions) -> Readout:
-        """The readout at each place."""
+        """Return the readout at each place."""
         plain = unembedding(self.model, self.dtype)
-        return replace(plain, norm=self._frozen(self.model.ln_final, "ln_final", places))
+        return replace(plain, norm=self._frozen(plain.norm, "ln_final", places))
 
     def norm(self, layer: int, name: str, places: Positions) -> Norm:
-        """A norm of a block (``"ln1"``, ``"ln2"``) with its scale frozen at each place."""
-        return self._frozen(getattr(self.block(layer), name), f"blocks.{layer}.{name}", places)
+        """Return a norm of a block (``"ln1"``, ``"ln2"``) with its scale frozen at each place."""
+        return self._frozen(self.weights(layer).norm(name, self.dtype), f"blocks.{layer}.{name}", places)
 
     def _bias(self, site: Site, layer: int, post: Norm | None, n: int) -> Float[Tensor, "batch d_model"]:
-        """The sublayer's bias as it enters the stream: through the post-norm, whose own bias it includes."""
-        block = self.block(layer)
-        own = getattr(block.attn, "b_O", None) if site == "attn" else getattr(block.mlp, "b_out", None)
+        """Return the sublayer's bias as it enters the stream: through the post-norm, whose own bias it includes."""
+        weights = self.weights(layer)
+        own = weights.bias(site)
         zeros = torch.zeros(n, self.shape[2], dtype=self.dtype, device=self.device)
         bias = zeros if own is None else zeros + own.to(self.dtype)
         if post is None:
             return bias
-        norm_bias = getattr(getattr(block, post_norm_name(block, site)), "b", None)
+        norm_bias = weights.norm_bias(weights.post_norm[site])
         return post(bias) + (0 if norm_bias is None else norm_bias.to(self.dtype))
 
     def _post_norm(self, site: Site, layer: int, places: Positions) -> Norm | None:
-        name = post_norm_name(self.block(layer), site)
+        name = self.weights(layer).post_norm[site]
         return self.norm(layer, name, places) if name else None
 
-    def _frozen(self, module: Any, name: str, places: Positions) -> Norm:
-        return replace(unit_norm(module, self.dtype), scale=self.at(f"{name}.hook_scale", places)[:, 0])
+    def _frozen(self, norm: Norm, name: str, places: Positions) -> Norm:
+        return replace(norm, scale=self.at(f"{name}.hook_scale", places)[:, 0])

@@ -2,24 +2,32 @@
 
 A neuron's pre-activation is ``norm(h) @ key + bias``. With the norm's scale frozen that is ``h @ u`` plus a constant,
 and ``h`` is the sum of everything earlier components wrote: ``u @ component`` says how much each of them contributed.
+
+``u`` is computed from the weights the model has now, and everything else is read from the cache. So the pre-activation
+is computed from ``u`` for each neuron asked for, and compared with the one that was cached: weights edited since the
+run, an adapter that the weights do not show, or a norm that works otherwise are refused.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tl_neuron_attr.model.cache_checks import tolerance
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.weights import pre_norm_name
+from tl_neuron_attr.model.weights import BlockWeights
 from tl_neuron_attr.numerics.sublayer import SITES, Site
 from tl_neuron_attr.results.neurons import Neurons
 
 Key = Literal["gate", "up", "both"]
 """Which subkey of a gated MLP neuron: of ``W_gate``, of ``W_in``, or half of each one's share."""
+
+PRE_ACTIVATIONS = ("mlp.hook_pre", "mlp.hook_pre_linear", "attn.hook_v")
+"""What computed pre-activations are compared with; the second in gated MLPs only."""
 
 ILL_CONDITIONED = 1e-3
 """Inner products that cancel to less than this part of their sizes' sum give shares that mean nothing."""
@@ -27,10 +35,10 @@ ILL_CONDITIONED = 1e-3
 
 @dataclass(frozen=True)
 class Subkeys:
-    """One row a value neuron and subkey.
+    """Subkeys of value neurons: one row per neuron and subkey.
 
     Attributes:
-        neuron: Which value neuron, prompts in a row.
+        neuron: Which value neuron, counted through all prompts.
         u: The subkey behind the norm: ``h @ u`` is the pre-activation but for a constant.
         places: The different places read.
         place: Which of them each row reads.
@@ -48,13 +56,13 @@ class Subkeys:
     score: Float[Tensor, "n"]
 
     def only(self, wanted: Bool[Tensor, "n"]) -> "Subkeys":
-        """The wanted rows, and the places they read."""
+        """Return the wanted rows, and the places they read."""
         used, place = self.place[wanted].unique(return_inverse=True)
         rows = {name: getattr(self, name)[wanted] for name in ("neuron", "u", "depth", "is_mlp", "score")}
         return Subkeys(**rows, places=Positions(self.places.row[used], self.places.pos[used]), place=place)
 
     def total(self, stream: Stream) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-        """The sum of a row's inner products with all components that feed it, and of their sizes."""
+        """Return the sum of each row's inner products with all components that feed it, and of their sizes."""
         signed, size = torch.zeros_like(self.score), torch.zeros_like(self.score)
         for depth, component in components(stream, self.places):
             inner = (component[self.place] * self.u).sum(-1) * (depth < self.depth)
@@ -62,13 +70,13 @@ class Subkeys:
         return signed, size
 
     def above(self, depth: int) -> Float[Tensor, "batch d_model"]:
-        """By place, the sum of the directions of all rows that the component ``depth`` feeds."""
+        """Return, by place, the sum of the directions of all rows that the component ``depth`` feeds."""
         fed = (depth < self.depth)[:, None] * self.u
         return torch.zeros(len(self.places), self.u.shape[1]).to(fed).index_add(0, self.place, fed)
 
 
 def components(stream: Stream, places: Positions) -> Sequence[tuple[int, Float[Tensor, "batch d_model"]]]:
-    """The embedding (depth -1) and every sublayer's output (``2 * layer``, ``2 * layer + 1``) at each place."""
+    """Return the embedding (depth -1) and every sublayer's output (``2 * layer``, ``2 * layer + 1``) at each place."""
     outs = [
         (depth_of(site, layer), stream.out(site, layer, places))
         for layer in range(stream.n_layers)
@@ -78,15 +86,16 @@ def components(stream: Stream, places: Positions) -> Sequence[tuple[int, Float[T
 
 
 def depth_of(site: Site, layer: int) -> int:
-    """A sublayer's place in the stream."""
+    """Return a sublayer's depth: its number in the stream, counted from 0 at the bottom."""
     return 2 * layer + (site == "mlp")
 
 
 def subkeys(stream: Stream, value: Neurons, pos: Int[Tensor, "batch"], key: Key) -> Subkeys:
-    """The subkeys of ``value``, prompts in a row; MLP neurons read ``pos``, attention neurons their source.
+    """Return the subkeys of ``value``; MLP neurons read ``pos``, attention neurons their source.
 
     Raises:
-        ValueError: If a neuron's coefficient is not the cache's, or a model without gates is asked for one.
+        ValueError: If a neuron's coefficient is not the cache's, a model without gates is asked for one, or the model's
+            weights do not give the cached pre-activations.
     """
     k = len(value)
     row = torch.arange(value.score.numel() // max(k, 1), device=stream.device).repeat_interleave(k)
@@ -103,17 +112,105 @@ def subkeys(stream: Stream, value: Neurons, pos: Int[Tensor, "batch"], key: Key)
 def subkey_directions(
     stream: Stream, site: Site, layer: int, index: Int[Tensor, "n"], places: Positions, which: str
 ) -> Float[Tensor, "n d_model"]:
-    """Subkeys of one sublayer as directions of the stream; place ``i`` for neuron ``index[i]``.
+    """Return subkeys of one sublayer as directions of the stream; place ``i`` for neuron ``index[i]``.
 
     An attention neuron's index counts dimensions through all heads. ``which`` is ``"gate"``, ``"in"`` or ``"v"``.
+
+    Raises:
+        ValueError: If the cache lacks a pre-activation, or the model's weights do not give it.
     """
-    block = stream.block(layer)
-    keys = _weight(block, which)[:, index].T.to(stream.dtype)
-    name = pre_norm_name(block, site)
-    if not name:
-        return keys
-    norm = stream.norm(layer, name, places)
-    return norm.adjoint(keys) / norm.scale[:, None]
+    weights = stream.weights(layer)
+    keys, biases = weights.keys(which)
+    directions = keys[:, index].T.to(stream.dtype)
+    constant = torch.zeros(len(index)).to(directions) if biases is None else biases[index].to(stream.dtype)
+    if name := weights.pre_norm[site]:
+        norm, norm_bias = stream.norm(layer, name, places), weights.norm_bias(name)
+        if norm_bias is not None:
+            constant = constant + directions @ norm_bias.to(stream.dtype)
+        directions = norm.adjoint(directions) / norm.scale[:, None]
+    products = directions * stream.base(site, layer, places)
+    cached = _cached_pre_activations(stream, layer, index, places, which)
+    names = [_neuron_name(stream, site, layer, i) for i in index.tolist()]
+    _require_same(stream, products.sum(-1) + constant, cached, products.norm(dim=-1) + constant.abs(), names)
+    return directions
+
+
+def require_values(stream: Stream, layer: int, places: Positions) -> None:
+    """Refuse weights that do not give the cached values of a layer's heads at each place.
+
+    Raises:
+        ValueError: Naming the attention neuron, and the two values.
+    """
+    weights, heads = stream.weights(layer), range(stream.weights(layer).n_heads)
+    read = stream.base("attn", layer, places)
+    if name := weights.pre_norm["attn"]:
+        norm_bias = weights.norm_bias(name)
+        read = stream.norm(layer, name, places)(read)
+        read = read if norm_bias is None else read + norm_bias.to(stream.dtype)
+    cached = stream.at(f"blocks.{layer}.attn.hook_v", places)
+    for head in heads[:: weights.shared_by("v")]:
+        projection, bias = weights.projection("v", head)
+        W_V, constant = projection.to(stream.dtype), 0.0 if bias is None else bias.to(stream.dtype)
+        size = (read.square() @ W_V.square()).sqrt()
+        names = [f"L{layer}H{head}D{i}" for _ in range(len(places)) for i in range(weights.d_head)]
+        own = cached[:, head // weights.shared_by("v")]
+        _require_same(stream, (read @ W_V + constant).flatten(), own.flatten(), size.flatten(), names)
+
+
+def _require_same(
+    stream: Stream, computed: Float[Tensor, "n"], cached: Float[Tensor, "n"], size: Float[Tensor, "n"], names: list[str]
+) -> None:
+    """Refuse pre-activations computed from the weights that are not the cached ones.
+
+    Args:
+        stream: The stream.
+        computed: What the weights give.
+        cached: What the cache holds.
+        size: The root sum of squares of the products that were added: their sum is off by that times the rounding of
+            one of them, whatever it cancels to.
+        names: The neurons.
+
+    Raises:
+        ValueError: Naming the first neuron, and the two values.
+    """
+    allowed = tolerance(stream.cache["blocks.0.hook_resid_pre"].dtype) * (size + cached.abs())
+    wrong = ~((computed - cached).abs() <= allowed)
+    if bool(wrong.any()):
+        i = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"the model's weights do not give the cached activations: {names[i]} reads {float(cached[i]):.4g} in the "
+            f"cache and {float(computed[i]):.4g} by its weights. They were changed since the run, or an adapter is "
+            "attached: merge it, and make the cache anew"
+        )
+
+
+def _cached_pre_activations(
+    stream: Stream, layer: int, index: Int[Tensor, "n"], places: Positions, which: str
+) -> Float[Tensor, "n"]:
+    hook = _pre_activation_hook(stream, layer, which)
+    if not stream.has(hook):
+        raise ValueError(
+            f"cache lacks {hook}, which shows whether the weights are still those of the run: run_with_cache without "
+            f"names_filter, or let names that end in {PRE_ACTIVATIONS} through too"
+        )
+    cached = stream.at(hook, places)
+    if which == "v":
+        cached = cached.repeat_interleave(stream.weights(layer).n_heads // cached.shape[1], dim=1).flatten(1)
+    return cached[torch.arange(len(index), device=stream.device), index]
+
+
+def _pre_activation_hook(stream: Stream, layer: int, which: str) -> str:
+    if which == "v":
+        return f"blocks.{layer}.attn.hook_v"
+    second = which == "in" and stream.weights(layer).gated
+    return f"blocks.{layer}.mlp.{'hook_pre_linear' if second else 'hook_pre'}"
+
+
+def _neuron_name(stream: Stream, site: Site, layer: int, index: int) -> str:
+    if site == "mlp":
+        return f"L{layer}N{index}"
+    head, dimension = divmod(index, stream.weights(layer).d_head)
+    return f"L{layer}H{head}D{dimension}"
 
 
 def _sublayers(site: Tensor, layer: Tensor) -> list[tuple[Site, int]]:
@@ -124,44 +221,35 @@ def _sublayers(site: Tensor, layer: Tensor) -> list[tuple[Site, int]]:
 def _of_sublayer(
     stream: Stream, value: Neurons, read: Positions, site: Site, layer: int, key: Key
 ) -> dict[str, Tensor]:
-    """The rows of the value neurons of one sublayer."""
+    """Return the rows of the value neurons of one sublayer."""
     mine = ((value.site == SITES.index(site)) & (value.layer == layer)).flatten().nonzero()[:, 0]
-    block, index = stream.block(layer), value.index.flatten()[mine]
+    weights, index = stream.weights(layer), value.index.flatten()[mine]
     if site == "attn":
-        index = index + value.head.flatten()[mine] * block.attn.W_O.shape[1]
-    places, which = Positions(read.row[mine], read.pos[mine]), key_weights(block, site, key)
-    parallel = site == "mlp" and stream.base_hook(site, layer).endswith("hook_resid_pre")
+        index = index + value.head.flatten()[mine] * weights.d_head
+    places, which = Positions(read.row[mine], read.pos[mine]), key_weights(weights, site, key)
     neuron = mine.repeat(len(which))
     return {
         "neuron": neuron,
         "u": torch.cat([subkey_directions(stream, site, layer, index, places, each) for each in which]),
-        "depth": torch.full_like(neuron, 2 * layer if parallel else depth_of(site, layer)),
+        "depth": torch.full_like(neuron, 2 * layer if weights.parallel else depth_of(site, layer)),
         "is_mlp": torch.full_like(neuron, site == "mlp", dtype=torch.bool),
         "score": value.score.flatten()[neuron].to(stream.dtype) / len(which),
     }
 
 
-def key_weights(block: Any, site: Site, key: Key) -> tuple[str, ...]:
-    """Which weights hold the subkeys asked for: ``"gate"``, ``"in"``, both, or ``"v"``.
+def key_weights(weights: BlockWeights, site: Site, key: Key) -> tuple[str, ...]:
+    """Return which weights hold the subkeys asked for: ``"gate"``, ``"in"``, both, or ``"v"``.
 
     Raises:
         ValueError: If a model without gates is asked for its gates.
     """
     if site == "attn":
         return ("v",)
-    if getattr(block.mlp, "W_gate", None) is not None:
+    if weights.gated:
         return {"gate": ("gate",), "up": ("in",), "both": ("gate", "in")}[key]
     if key == "gate":
         raise ValueError("key='gate': this model's MLPs have no gate; use key='up' or 'both'")
     return ("in",)
-
-
-def _weight(block: Any, which: str) -> Float[Tensor, "d_model neuron"]:
-    if which != "v":
-        return block.mlp.W_gate if which == "gate" else block.mlp.W_in
-    heads, d_head = block.attn.W_O.shape[:2]
-    W_V = block.attn.W_V
-    return W_V.repeat_interleave(heads // len(W_V), dim=0).transpose(0, 1).reshape(-1, heads * d_head)
 
 
 def _require_same_cache(stream: Stream, value: Neurons, scored: Positions) -> None:

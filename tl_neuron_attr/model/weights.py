@@ -1,105 +1,221 @@
-"""A model's weights as the decomposition needs them: write directions, norms, the unembedding; live views, no copies.
+"""A model's weights as the decomposition needs them, read off its modules; live views, nothing stacked.
 
-With :mod:`tl_neuron_attr.model.stream`, the only place that knows how TransformerLens names things.
+With :mod:`tl_neuron_attr.model.stream`, the place that knows how TransformerLens names weights.
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformer_lens.model_bridge.generalized_components.block import ParallelBlockBridge
 
 from tl_neuron_attr.model.components import within
 from tl_neuron_attr.numerics.readout import Norm, Readout
-from tl_neuron_attr.numerics.sublayer import Site, score_dtype
+from tl_neuron_attr.numerics.sublayer import SITES, Site, score_dtype
+
+Side = Literal["q", "k", "v"]
+"""What a head projects the stream to: its query, key or value."""
 
 
-def unit_norm(module: Any, dtype: torch.dtype) -> Norm:
-    """A norm module with a scale of one: what it does to every vector alike."""
-    weight = module.w.to(dtype)
-    return Norm(
-        weight=1 + weight if getattr(module, "uses_weight_offset", False) else weight,
-        scale=torch.ones(1, dtype=dtype, device=weight.device),
-        centred=not module.uses_rms_norm,
-    )
+class BlockWeights:
+    """The weights of one block, and how its two sublayers stand to the stream.
+
+    Weights are looked up in the modules at each use, so they are the ones the model has now.
+
+    Args:
+        block: A block of a ``TransformerBridge``.
+
+    Attributes:
+        parallel: Whether attention and MLP both read the block's input (NeoX, Phi, GPT-J, Falcon, Cohere). Read off
+            the block's class: a config may claim it of a model that is not built so.
+        multiplier: What both sublayers' outputs are multiplied with (Granite); 1 elsewhere.
+        post_norm: By site, the name of the norm between the sublayer and the stream (Gemma-2/3, OLMo-2), or "".
+        pre_norm: By site, the name of the norm the sublayer reads the stream through; "" where it reads it bare.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> weights = BlockWeights(tna.demo.load().blocks[0])
+        >>> weights.parallel, weights.pre_norm, weights.post_norm
+        (False, {'attn': 'ln1', 'mlp': 'ln2'}, {'attn': '', 'mlp': ''})
+    """
+
+    def __init__(self, block: Any) -> None:
+        self.block = block
+        self.parallel = isinstance(block, ParallelBlockBridge)
+        self.multiplier = float(getattr(block, "residual_contribution_scale", None) or 1.0)
+        self.post_norm: dict[Site, str] = {site: _post_norm(block, site) for site in SITES}
+        self.pre_norm: dict[Site, str] = {site: self._pre_norm(site) for site in SITES}
+
+    @cached_property
+    def has_mlp(self) -> bool:
+        """Whether the block has an MLP at all: attention-only models have none."""
+        return hasattr(self.block, "mlp")
+
+    @cached_property
+    def has_mlp_neurons(self) -> bool:
+        """Whether the block's MLP is one of neurons, rather than of routed experts."""
+        return self.has_mlp and getattr(self.block.mlp, "W_out", None) is not None
+
+    @property
+    def gated(self) -> bool:
+        """Whether MLP neurons have a gate beside their input projection."""
+        return getattr(self.block.mlp, "W_gate", None) is not None
+
+    @property
+    def W_O(self) -> Float[Tensor, "head d_head d_model"]:
+        """The output projection of each head."""
+        return self.block.attn.W_O
+
+    @property
+    def n_heads(self) -> int:
+        """The number of heads."""
+        return len(self.W_O)
+
+    @property
+    def d_head(self) -> int:
+        """The number of dimensions, or attention neurons, of each head."""
+        return self.W_O.shape[1]
+
+    def directions(self, site: Site) -> Float[Tensor, "neuron d_model"]:
+        """Return each neuron's write direction: rows of ``W_out``, or of ``W_O`` head after head."""
+        return self.block.mlp.W_out if site == "mlp" else self.W_O.flatten(0, 1)
+
+    def bias(self, site: Site) -> Float[Tensor, "d_model"] | None:
+        """Return what the sublayer adds whatever it reads, before the post-norm; None where it has no bias."""
+        return getattr(self.block.attn, "b_O", None) if site == "attn" else getattr(self.block.mlp, "b_out", None)
+
+    def shared_by(self, side: Side) -> int:
+        """Return how many heads share a projection: 1, or more where queries are grouped."""
+        return self.n_heads // len(self._projections(side))
+
+    def projection(self, side: Side, head: int) -> tuple[Float[Tensor, "d_model d_head"], Tensor | None]:
+        """Return the weight and bias of a head's query, key or value; heads may share the latter two."""
+        own, bias = head // self.shared_by(side), getattr(self.block.attn, f"b_{side.upper()}", None)
+        return self._projections(side)[own], None if bias is None else bias.reshape(-1, self.d_head)[own]
+
+    def by_head(self, side: Side) -> Float[Tensor, "head d_model d_head"]:
+        """Return the projection of every head, shared ones repeated (a copy where they are)."""
+        shared = self.shared_by(side)
+        return self._projections(side) if shared == 1 else self._projections(side).repeat_interleave(shared, dim=0)
+
+    def keys(self, which: str) -> tuple[Float[Tensor, "d_model neuron"], Float[Tensor, "neuron"] | None]:
+        """Return the subkey of every neuron and its bias: those of the gate, the input (``"in"``) or the value."""
+        if which != "v":
+            mlp = self.block.mlp
+            return (mlp.W_gate, _or_none(mlp, "b_gate")) if which == "gate" else (mlp.W_in, _or_none(mlp, "b_in"))
+        bias = getattr(self.block.attn, "b_V", None)
+        if bias is not None:
+            bias = bias.reshape(-1, self.d_head).repeat_interleave(self.shared_by("v"), dim=0).flatten()
+        return self.by_head("v").transpose(0, 1).flatten(1), bias
+
+    def norm(self, name: str, dtype: torch.dtype) -> Norm:
+        """Return a norm of the block (``"ln1"``) with a scale of one."""
+        return unit_norm(getattr(self.block, name), dtype, self.W_O[0, 0])
+
+    def norm_bias(self, name: str) -> Float[Tensor, "d_model"] | None:
+        """Return a norm's bias; None where it has none."""
+        return _or_none(getattr(self.block, name), "b")
+
+    def as_written(self, site: Site, rows: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
+        """Return write directions as they enter the stream, up to a positive factor: through the post-norm, if any."""
+        name = self.post_norm[site]
+        return self.norm(name, rows.dtype).apply_unscaled(rows) if name else rows
+
+    def _projections(self, side: Side) -> Float[Tensor, "kv d_model d_head"]:
+        return getattr(self.block.attn, f"W_{side.upper()}")
+
+    def _pre_norm(self, site: Site) -> str:
+        names = ("ln2", "ln1") if site == "mlp" else ("ln1",)  # a parallel MLP without a norm of its own shares ln1
+        after = self.post_norm.values()
+        return next((name for name in names if hasattr(self.block, name) and name not in after), "")
 
 
-def post_norm_name(block: Any, site: Site) -> str:
-    """The norm between a sublayer's output and the stream (Gemma-2/3, OLMo-2), or the empty string."""
+def _post_norm(block: Any, site: Site) -> str:
     owner = str(block.hook_aliases.get(f"hook_{site}_out", "")).split(".")[0]
     return owner if owner.startswith("ln") else ""
 
 
-def pre_norm_name(block: Any, site: Site) -> str:
-    """The norm a sublayer reads the stream through; the empty string where it reads it bare (OLMo-2)."""
-    after = {post_norm_name(block, "attn"), post_norm_name(block, "mlp")}
-    names = ("ln2", "ln1") if site == "mlp" else ("ln1",)  # a parallel MLP without a norm of its own shares ln1
-    return next((name for name in names if hasattr(block, name) and name not in after), "")
+def _or_none(module: Any, name: str) -> Tensor | None:
+    return getattr(module, name, None)
 
 
-def directions(block: Any, site: Site) -> Float[Tensor, "neuron d_model"]:
-    """The write direction of every neuron of a sublayer: rows of ``W_out``, or of ``W_O`` head after head."""
-    return block.mlp.W_out if site == "mlp" else block.attn.W_O.flatten(0, 1)
+def block_weights(model: Any, layer: int) -> BlockWeights:
+    """Return the weights of a layer.
+
+    Raises:
+        IndexError: If there is no such layer, with the valid range.
+    """
+    within("layer", layer, model.cfg.n_layers)
+    return BlockWeights(model.blocks[layer])
+
+
+def unit_norm(module: Any, dtype: torch.dtype, like: Float[Tensor, "d"]) -> Norm:
+    """Return a norm with a scale of one: what it does to every vector alike.
+
+    A norm without parameters (NanoChat, OLMo 1, TransformerLens' ``LNPre`` and ``RMSPre``) has a weight of one.
+
+    Args:
+        module: The norm's module.
+        dtype: The dtype of scores.
+        like: A vector of the norm's width, where the weights live.
+    """
+    weight = _or_none(module, "w")
+    ones = torch.ones(like.shape, dtype=dtype, device=like.device)
+    if weight is not None:
+        ones = ones + weight.to(dtype) if getattr(module, "uses_weight_offset", False) else weight.to(dtype)
+    return Norm(weight=ones, scale=torch.ones(1, dtype=dtype, device=ones.device), centred=not module.uses_rms_norm)
 
 
 def direction(model: Any, site: Site, layer: int, head: int, index: int) -> Float[Tensor, "d_model"]:
-    """One neuron's write direction as it enters the stream, up to a positive factor.
+    """Return one neuron's write direction as it enters the stream, up to a positive factor.
 
     Raises:
         IndexError: If there is no such neuron, with the valid range.
     """
-    within("layer", layer, model.cfg.n_layers)
-    block = model.blocks[layer]
+    weights = block_weights(model, layer)
     if site == "attn":
-        within("head", head, len(block.attn.W_O))
-    rows = block.mlp.W_out if site == "mlp" else block.attn.W_O[head]
+        within("head", head, weights.n_heads)
+    rows = weights.directions("mlp") if site == "mlp" else weights.W_O[head]
     within(f"neuron index in layer {layer}", index, len(rows))
     row = rows[index].to(score_dtype(rows.dtype))
-    return as_written(block, site, row)
-
-
-def as_written(block: Any, site: Site, rows: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
-    """Write directions as they enter the stream, up to a positive factor: through the post-norm, if there is one."""
-    name = post_norm_name(block, site)
-    return unit_norm(getattr(block, name), rows.dtype).apply_unscaled(rows) if name else rows
+    return weights.as_written(site, row)
 
 
 def through_head(
     model: Any, vectors: Float[Tensor, "*n d_model"], layer: int, head: int | None
 ) -> Float[Tensor, "*n d_model"]:
-    """Vectors of the stream as a head moves them, ``W_O W_V norm(v)``, up to positive factors (the norms' scales).
+    """Return vectors of the stream as a head moves them, ``W_O W_V norm(v)``, up to positive factors (norms' scales).
 
     Without a head, as all heads of the layer do, each attending fully.
 
     Raises:
-        IndexError: If there is no such head, with the valid range.
+        IndexError: If there is no such layer or head, with the valid range.
     """
-    within("layer", layer, model.cfg.n_layers)
-    block = model.blocks[layer]
-    heads, kv_heads = len(block.attn.W_O), len(block.attn.W_V)
+    weights = block_weights(model, layer)
     if head is not None:
-        within("head", head, heads)
-    before = pre_norm_name(block, "attn")
-    normed = unit_norm(getattr(block, before), vectors.dtype).apply_unscaled(vectors) if before else vectors
-    chosen = list(range(heads)) if head is None else [head]
-    W_V = block.attn.W_V[[each // (heads // kv_heads) for each in chosen]].transpose(0, 1).flatten(1)
-    W_O = block.attn.W_O[chosen].flatten(0, 1)
-    moved = normed @ W_V.to(vectors.dtype) @ W_O.to(vectors.dtype)
-    return as_written(block, "attn", moved)
+        within("head", head, weights.n_heads)
+    name = weights.pre_norm["attn"]
+    normed = weights.norm(name, vectors.dtype).apply_unscaled(vectors) if name else vectors
+    W_V, W_O = weights.by_head("v"), weights.W_O
+    chosen = slice(None) if head is None else slice(head, head + 1)
+    values = normed @ W_V[chosen].transpose(0, 1).flatten(1).to(vectors.dtype)
+    return weights.as_written("attn", values @ W_O[chosen].flatten(0, 1).to(vectors.dtype))
 
 
 def unembedding(model: Any, dtype: torch.dtype) -> Readout:
-    """The model's readout with the final norm's scale at one."""
-    norm, own = unit_norm(model.ln_final, dtype), getattr(model.ln_final, "b", None)
+    """Return the model's readout with the final norm's scale at one."""
+    norm, own = unit_norm(model.ln_final, dtype, model.W_U[:, 0]), _or_none(model.ln_final, "b")
     norm_bias = torch.zeros_like(norm.weight) if own is None else own.to(dtype)
     return Readout(model.W_U, norm, norm_bias, model.b_U.to(dtype), *_output_transform(model, dtype))
 
 
 def _output_transform(model: Any, dtype: torch.dtype) -> tuple[float, Callable[[Tensor], Tensor] | None]:
-    """The adapter's output transform as a multiplier if it is linear, else as a function."""
+    """Return the adapter's output transform as a multiplier if it is linear, else as a function."""
     transform = model.adapter.apply_output_logits_transform
     probe = torch.tensor([-64.0, -1.0, 0.0, 1.0, 64.0], dtype=dtype, device=model.W_U.device)
     multiplier = float(transform(probe)[3])
-    linear = torch.allclose(transform(probe), probe * multiplier, rtol=1e-6, atol=0)
+    linear = torch.allclose(transform(probe), probe * multiplier, rtol=1e-6, atol=0)  # a few float32 roundings
     return (multiplier, None) if linear else (1.0, transform)
