@@ -1,7 +1,10 @@
 """Results: their tables, frames, files, and what a malformed file is answered with."""
 
+import copy
+import gc
 import json
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,8 +42,90 @@ def test_a_batch_is_indexed_by_prompt(batch):
     assert batch[0].evaluated.ndim == 0
     with pytest.raises(IndexError, match="prompt must lie between -2 and 1, got 2"):
         batch[2]
+    for at in (0, slice(2)):
+        with pytest.raises(TypeError, match=r"single prompt.* use top\(k\)"):
+            batch[0][at]
+    for at in (True, "0", 0.0):
+        with pytest.raises(TypeError, match="prompt must be a number or a slice"):
+            batch[at]
+
+
+def test_a_slice_of_prompts_is_a_batch_of_them(batch):
+    assert batch[:1].batched and batch[:1][0] == batch[0]
+    assert batch[::-1] != batch and batch[::-1][0] == batch[1]
+    assert str(batch[1:][0]) == str(batch[1])
+    with pytest.raises(IndexError, match="none of the 2 prompts"):
+        batch[5:]
+
+
+def test_iterating_goes_over_the_prompts_and_ends(batch, one):
+    assert list(batch) == [batch[0], batch[1]]
     with pytest.raises(TypeError, match="single prompt"):
-        batch[0][0]
+        list(one)
+
+
+def test_copies_are_equal_and_say_the_same(batch):
+    for again in (pickle.loads(pickle.dumps(batch)), copy.deepcopy(batch), copy.copy(batch)):
+        assert again == batch and str(again) == str(batch)
+        assert again.to_frame().equals(batch.to_frame())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda n: {"score": n.score + 1},
+        lambda n: {"coefficient": -n.coefficient},
+        lambda n: {"layer": n.layer.flip(-1)},
+        lambda n: {"score": n.score.double()},
+        lambda n: {"text": None},
+        lambda n: {"text": replace(n.text, promoted={})},
+    ],
+)
+def test_neurons_that_differ_in_anything_said_are_not_equal(batch, change):
+    assert replace(batch, **change(batch)) != batch
+    assert batch != batch.labels and not batch == 5
+    assert batch[0] != batch[0].top(3)
+
+
+def test_attention_neurons_that_read_other_tokens_are_not_equal():
+    _, cache = architectures.run("gpt2", dtype=torch.float32)
+    found = tna.value_neurons(cache, 5, 6, sites=("attn",))
+    assert replace(found, text=replace(found.text, sources=found.text.sources[::-1])) != found
+    assert found == tna.value_neurons(cache, 5, 6, sites=("attn",))
+
+
+def test_a_result_says_the_same_after_its_model_was_edited_or_freed(tmp_path):
+    model, tokens = architectures.build("gpt2", dtype=torch.float32), architectures.prompts()
+    model = copy.deepcopy(model)
+    _, cache = model.run_with_cache(tokens)
+    value = tna.value_neurons(cache, 5, 6)
+    query = tna.query_neurons(cache, value, 6)
+    compared = tna.cna.compare_neurons(cache, cache, 5)
+    results = (value, query, compared, compared.top(3), tna.attribute_layers(cache, 5))
+    before = [(str(r), r._repr_html_(), r.to_frame()) for r in results]
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    after = [(str(r), r._repr_html_(), r.to_frame()) for r in results]
+    del model, cache
+    gc.collect()
+    freed = [(str(r), r._repr_html_(), r.to_frame()) for r in results]
+    for (text, html, frame), *others in zip(before, after, freed, strict=True):
+        assert all(text == t and html == h and frame.equals(f) for t, h, f in others)
+    value.save(tmp_path / "late")
+    assert str(tna.Neurons.load(tmp_path / "late")) == before[0][0]
+
+
+def test_promoted_tokens_are_those_of_top_tokens(batch):
+    model = architectures.build("gpt2", dtype=torch.float32)
+    expected = tna.top_tokens(model, batch, 6).promoted
+    assert [tuple(tokens) for tokens in batch.to_frame()["promoted"]] == list(expected)
+
+
+def test_neurons_by_layer_and_index(batch):
+    one = batch[0].of_site("mlp")
+    again = tna.Neurons.of_mlp(one.layer, one.index, coefficient=one.coefficient, score=one.score, text=one.text)
+    assert again == one
 
 
 def test_top_takes_the_first(one):
@@ -119,6 +204,10 @@ def spoiled(path, tmp_path, *, tensors=None, header=None):
         (lambda h: "{", "header field 'tl_neuron_attr' is missing or malformed"),
         (lambda h: h | {"schema": "other"}, "field 'schema' is 'other'"),
         (lambda h: h | {"version": 99}, "field 'version' is 99, this release reads 1"),
+        (lambda h: h | {"version": True}, "field 'version' is True, this release reads 1"),
+        (lambda h: "[" * 10**5, "header field 'tl_neuron_attr' is missing or malformed"),
+        (lambda h: h | {"text": h["text"] | {"order": "any"}}, "field 'text.order' is 'any'"),
+        (lambda h: h | {"text": h["text"] | {"order": "ascending"}}, "field 'score' is descending, the header says asc"),
         (lambda h: h | {"text": []}, "field 'text' must be an object"),
         (lambda h: h | {"text": {"sources": 5, "promoted": {}}}, "field 'text.sources' must hold lists"),
         (lambda h: h | {"text": {"sources": [], "promoted": {"a": 5}}}, "field 'text.promoted' must map names"),
@@ -138,6 +227,17 @@ def test_a_malformed_header_is_named(one, tmp_path, header, message):
         (lambda t: t.update(extra=torch.ones(1)), "field 'extra' is unknown"),
         (lambda t: t.update(score=torch.ones(2)), r"field 'score' is torch.float32 \(2,\), expected a float \(6,\)"),
         (lambda t: t.update(layer=torch.ones(6)), "field 'layer' is torch.float32"),
+        (lambda t: t["score"].__setitem__(2, torch.nan), "field 'score' holds NaN or Inf"),
+        (lambda t: t["coefficient"].__setitem__(0, torch.inf), "field 'coefficient' holds NaN or Inf"),
+        (lambda t: t.update(score=t["score"].roll(1)), "field 'score' is unsorted, the header says descending"),
+        (lambda t: t.update(score=t["score"].flip(0).clone()), "field 'score' is ascending"),
+        (lambda t: t["site"].__setitem__(0, 2), "field 'site' holds 2, expected 0 for attention or 1 for MLP"),
+        (lambda t: t["layer"].__setitem__(0, -1), "field 'layer' holds -1, expected 0 or above"),
+        (lambda t: t["index"].__setitem__(5, -3), "field 'index' holds -3"),
+        (lambda t: t["head"].sub_(2), "field 'head' holds"),
+        (lambda t: t["source"].sub_(5), "field 'source' holds"),
+        (lambda t: t.update(evaluated=torch.ones(2, dtype=torch.int64)), r"field 'evaluated' is torch.int64 \(2,\)"),
+        (lambda t: t.update({n: x[None, None].clone() for n, x in t.items()}), r"has shape \(1, 1, 6\), expected"),
     ],
 )
 def test_a_malformed_field_is_named(one, tmp_path, change, message):
@@ -169,6 +269,22 @@ def test_a_failed_save_leaves_nothing_behind(one, tmp_path, monkeypatch):
         one.save(tmp_path / "kept")
     assert (tmp_path / "kept").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_file_without_its_order_must_be_sorted(one, tmp_path):
+    one.save(tmp_path / "good")
+    bare = spoiled(tmp_path / "good", tmp_path, header=lambda h: h | {"text": {}})
+    assert tna.Neurons.load(bare).labels == one.labels
+    spoilt = spoiled(tmp_path / "bad", tmp_path, tensors=lambda t: t.update(score=t["score"].roll(1)))
+    with pytest.raises(ValueError, match="field 'score' is not sorted"):
+        tna.Neurons.load(spoilt)
+
+
+def test_neurons_in_any_order_are_saved_and_loaded(batch, tmp_path):
+    _, cache = architectures.run("gpt2", dtype=torch.float32)
+    for neurons in (batch[0].pick([3, 0, 5]), tna.value_neurons(cache, 5, 6, largest=False), batch.top(1)):
+        neurons.save(tmp_path / "any")
+        assert tna.Neurons.load(tmp_path / "any") == neurons
 
 
 def test_results_are_frozen(one):

@@ -60,7 +60,7 @@ def test_pages_of_other_models(name):
 
 
 def test_many_deep_layers_share_columns(chain):
-    deep = replace(chain.predicting.neurons.top(12), layer=torch.arange(12), words=None)
+    deep = replace(chain.predicting.neurons.top(12), layer=torch.arange(12), text=None)
     inner = {name: part[:12, :12] for name, part in chain.enhancing.inner.items()}
     predicting, enhancing = replace(chain.predicting, neurons=deep), replace(chain.enhancing, neurons=deep, inner=inner)
     body = vis.chain_flow(replace(chain, predicting=predicting, enhancing=enhancing)).body

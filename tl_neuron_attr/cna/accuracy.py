@@ -24,7 +24,7 @@ UNTOUCHED = "untouched"
 """The name of the run without a head zeroed."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class HeadAccuracy(PrintsAsTable):
     """What share of cases is answered with each head zeroed, by group and kind of case.
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.cna.compare_neurons import compare_neurons
+from tl_neuron_attr.cna.compare_neurons import compare_without_text
+from tl_neuron_attr.knowledge.vocabulary import neuron_text
 from tl_neuron_attr.model.batches import of_tokens
 from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.targets import token_id
@@ -76,17 +77,16 @@ def bias_neurons(
     if len(others) != len(ids):
         raise ValueError(f"contrasts must be one for each of the {len(ids)} targets, got {len(others)}")
     sums: dict[Site, tuple[Tensor, Tensor]] = {}
-    words: Any = None
     for _, tokens in batches(model, prompt_pairs):
         caches = [_neuron_cache(model, tokens[side], sites) for side in (0, 1)]
         for target, contrast, side in zip(ids.tolist(), others, sides, strict=True):
             for site in sites:
-                found = compare_neurons(caches[side], caches[1 - side], target, site=site, contrast=contrast)
-                words = words or found.words
+                found = compare_without_text(caches[side], caches[1 - side], target, site=site, contrast=contrast)
                 change, coefficient = (_by_neuron(grid, site) for grid in (found.change, found.coefficient))
                 before = sums.get(site, (0.0, 0.0))
                 sums[site] = (before[0] + change, before[1] + coefficient)
-    return replace(_best(sums, n, len(prompt_pairs) * len(ids)), words=words)
+    best = _best(sums, n, len(prompt_pairs) * len(ids))
+    return replace(best, text=neuron_text(model, best))
 
 
 def _neuron_cache(model: Any, tokens: Int[Tensor, "batch pos"], sites: tuple[Site, ...]) -> ActivationCache:

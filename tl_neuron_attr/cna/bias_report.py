@@ -17,7 +17,7 @@ from tl_neuron_attr.results.table import PrintsAsTable, Table
 _COLUMNS = ("before", "after")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class BiasReport(PrintsAsTable):
     """A bias and what the model can do, before and after an edit (Table 13).
 

@@ -67,7 +67,7 @@ class Guard:
         return failed
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class SafeNeurons(PrintsAsTable):
     """Neurons that may be edited together, and those that may not.
 

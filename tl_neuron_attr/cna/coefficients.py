@@ -35,7 +35,7 @@ KS = (50, 30, 20, 10)
 ORIGINAL = "original"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class CoefficientIncrease(PrintsAsTable):
     """How much larger the coefficients of the neurons that other models use more are in them.
 

@@ -9,7 +9,7 @@ another prompt, or of another model: fine-tuned, pruned, with an adapter.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.knowledge.vocabulary import reader
+from tl_neuron_attr.knowledge.vocabulary import neuron_text
 from tl_neuron_attr.model import cache_checks, dimensions
 from tl_neuron_attr.model.positions import Pos
 from tl_neuron_attr.model.scored_cache import Question, ask, checked_stream
@@ -28,7 +28,8 @@ from tl_neuron_attr.numerics.every_neuron import neuron_scores
 from tl_neuron_attr.numerics.flat_index import best_of
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import SITES, Site
-from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.neuron_text import NeuronText
+from tl_neuron_attr.results.neurons import COLUMNS, Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_lists import listed
 
@@ -36,10 +37,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SHOWN = 20
+_WORTH_TEXT = 100
+"""How many neurons of the largest and of the smallest change have their tokens read out: all that a frame shows by
+default. Those of every neuron would cost more than the comparison."""
 _GRIDS = ("increase", "other_increase", "coefficient", "other_coefficient")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class NeuronComparison(PrintsAsTable):
     """Every neuron of a site in two runs.
 
@@ -53,7 +57,7 @@ class NeuronComparison(PrintsAsTable):
         coefficient: How far each neuron moved along its direction in the first run.
         other_coefficient: The same in the other run.
         batched: Whether there is a batch dimension.
-        words: What reads the neurons' tokens on demand.
+        text: The tokens of the neurons that changed most, either way.
     """
 
     site: Site
@@ -62,7 +66,7 @@ class NeuronComparison(PrintsAsTable):
     coefficient: Float[Tensor, "*b_layer_neuron"]
     other_coefficient: Float[Tensor, "*b_layer_neuron"]
     batched: bool
-    words: Any = field(default=None, compare=False)
+    text: NeuronText | None = None
 
     @property
     def change(self) -> Float[Tensor, "*b_layer_neuron"]:
@@ -127,7 +131,8 @@ class NeuronComparison(PrintsAsTable):
         if len({(part.site, part.batched, part.increase.shape[1:]) for part in parts}) > 1:
             raise ValueError("parts are not of one site and shape")
         grids: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in _GRIDS}
-        return replace(parts[0], **grids)
+        text = [part.text for part in parts if part.text is not None]
+        return replace(parts[0], **grids, text=NeuronText.joined(text) if text else None)
 
     def table(self) -> Table:
         """The neurons of the largest change, in both runs; of a batch, all cases summed."""
@@ -181,7 +186,7 @@ class NeuronComparison(PrintsAsTable):
             index=at[-1],
             coefficient=self._flat(self.coefficient).gather(1, flat),
             score=score,
-            words=self.words,
+            text=self.text,
         )
 
 
@@ -235,6 +240,25 @@ def compare_neurons(
         (10, True)
     """
     mine = ask(cache, target, (site,), pos=pos, contrast=contrast, model=model)
+    found = _compared(mine, other, site, pos, other_model, max_bytes)
+    return replace(found, text=_text(mine.stream, found))
+
+
+def compare_without_text(
+    cache: ActivationCache,
+    other: ActivationCache,
+    target: Target,
+    *,
+    site: Site = "mlp",
+    contrast: Target | None = None,
+) -> NeuronComparison:
+    """Return :func:`compare_neurons` without tokens: for what runs over many cases and shows none of them."""
+    return _compared(ask(cache, target, (site,), contrast=contrast), other, site, -1, None, MAX_BYTES)
+
+
+def _compared(
+    mine: Question, other: ActivationCache, site: Site, pos: Pos, other_model: Any, max_bytes: int
+) -> NeuronComparison:
     stream = Stream(other, other_model)
     cache_checks.require_hooks(stream, (site,))
     _require_alike(mine.stream, stream, site)
@@ -252,8 +276,17 @@ def compare_neurons(
         mine.finish(coefficient),
         mine.finish(other_coefficient),
         batched=mine.stream.batched,
-        words=reader(mine.stream),
     )
+
+
+def _text(stream: Stream, found: NeuronComparison) -> NeuronText:
+    """Return the text of the neurons of the largest and smallest change: of all cases summed, and of each case."""
+    whole = found.summed()
+    n = whole.increase.numel()
+    shown = [whole.top(min(_WORTH_TEXT, n), largest=largest) for largest in (True, False)]
+    shown += [found.top(min(_SHOWN, n), largest=largest).flattened() for largest in (True, False)]
+    columns: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in shown]) for name in COLUMNS}
+    return neuron_text(stream.model, Neurons(**columns), stream.tokens())
 
 
 def _scored(

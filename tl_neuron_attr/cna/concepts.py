@@ -33,7 +33,7 @@ TOP = 50
 """How many tokens are looked at."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class ConceptNeurons(PrintsAsTable):
     """How many concept words each MLP neuron promotes once attention has moved it.
 
@@ -152,7 +152,7 @@ def concept_neurons(
     return ConceptNeurons(tuple(wanted), torch.stack(counts), torch.stack(unmoved), found, missing)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class ZeroShot(PrintsAsTable):
     """What zeroing the neurons of a concept costs (Table 8).
 

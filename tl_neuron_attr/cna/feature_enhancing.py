@@ -23,7 +23,6 @@ from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.scored_cache import checked_stream
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.numerics.sublayer import SITES
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_lists import TokenLists, listed
@@ -32,7 +31,7 @@ from tl_neuron_attr.results.token_text import visible
 _TOKENS = 6
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class FeatureEnhancing(PrintsAsTable):
     """Shallow neurons, each at a position and by a hop, those that fed the root most first.
 
@@ -146,7 +145,8 @@ def feature_enhancing(
     )
     names = transferring.hops[0].parts
     inner = {name: torch.cat([best.inner[name] for best in found])[order] for name in names}
-    neurons = _neurons(layer, index, coefficient, torch.stack(list(inner.values())).sum(0))
+    score = torch.stack(list(inner.values())).sum(0)
+    neurons = Neurons.of_mlp(layer, index, coefficient=coefficient, score=score)
     tokens = transferring.hops[0].tokens
     return FeatureEnhancing(
         root=transferring.root,
@@ -188,12 +188,6 @@ def _best(stream: Stream, hop: Hop, k: int) -> _Best:
     return _Best(
         layer, index, pos, coefficient, {name: part[layer, pos, index] for name, part in inner.items()}, best.values
     )
-
-
-def _neurons(layer: Tensor, index: Tensor, coefficient: Tensor, score: Tensor) -> Neurons:
-    none = torch.full_like(layer, -1)
-    site = torch.full_like(layer, SITES.index("mlp"))
-    return Neurons(site, layer, none, none, index, coefficient, score)
 
 
 def _after(model: Any, neurons: Neurons, hop: Int[Tensor, "k"], hops: tuple[Hop, ...]) -> TokenLists:

@@ -27,7 +27,7 @@ KS = (99, 50, 30, 20, 10)
 """The numbers of neurons of the paper's tables."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class FeaturePredicting(PrintsAsTable):
     """A prediction's most important head, and what zeroing it does to the MLP neurons.
 
@@ -94,7 +94,7 @@ def feature_predicting(
     return FeaturePredicting(chosen, effects, comparison, comparison.top(k))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class MaskKeepCoef(PrintsAsTable):
     """How much the neurons of the largest change matter, by their number (Table 5).
 

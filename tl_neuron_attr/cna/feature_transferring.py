@@ -38,7 +38,7 @@ from tl_neuron_attr.results.token_text import visible
 _SHOWN = 20
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Hop(PrintsAsTable):
     """What one head, or all heads of a layer, carried to a position, by source and component.
 
@@ -105,7 +105,7 @@ class Hop(PrintsAsTable):
         return Table(("component", "source", *keys), rows, caption)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class FeatureTransferring(PrintsAsTable):
     """How what a root neuron reads came to the scored position.
 

@@ -31,7 +31,7 @@ ZEROED = "give at least one (layer, head) pair, or None for all"
 _SHOWN = 20  # rows of a printed table: one screen
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class HeadEffects(PrintsAsTable):
     """The target's probability and log-probability (nats) with each head zeroed, and untouched.
 

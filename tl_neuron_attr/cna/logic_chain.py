@@ -23,7 +23,7 @@ from tl_neuron_attr.results.token_text import token_text, visible
 _SHOWN = 5
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class LogicChain(PrintsAsTable):
     """How a prompt's tokens became the answer.
 

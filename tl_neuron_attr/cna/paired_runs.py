@@ -10,7 +10,7 @@ from tqdm import tqdm
 from transformer_lens import ActivationCache
 
 from tl_neuron_attr.cna.arithmetic_cases import Case, case_batches, require_cases
-from tl_neuron_attr.cna.compare_neurons import NeuronComparison, compare_neurons
+from tl_neuron_attr.cna.compare_neurons import NeuronComparison, compare_without_text
 from tl_neuron_attr.model import cache_checks
 from tl_neuron_attr.model.components import Components
 from tl_neuron_attr.model.intervene import ablate
@@ -43,5 +43,5 @@ def compared(
         for batch in case_batches(cases, batch_size=batch_size):
             answers = torch.tensor([cases[i].answer for i in batch.indices])
             cache = mine(batch.tokens)
-            yield batch.indices, batch.tokens, answers, compare_neurons(cache, other(batch.tokens), answers)
+            yield batch.indices, batch.tokens, answers, compare_without_text(cache, other(batch.tokens), answers)
             bar.update(len(batch.indices))

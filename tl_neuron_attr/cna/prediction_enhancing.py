@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class PredictionEnhancing(PrintsAsTable):
     """What deep neurons of one prompt fed each other.
 
@@ -139,7 +139,7 @@ def prediction_enhancing(
     return PredictionEnhancing(one, {name: (written @ u.T) * feeds for name, u in read.items()})
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class RootMasking(PrintsAsTable):
     """What zeroing one low neuron takes from the coefficients of the others (Table 6).
 

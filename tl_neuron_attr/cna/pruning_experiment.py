@@ -27,7 +27,7 @@ Kept = Mapping[int, Sequence[int]]
 """Neurons by layer."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class PruningExperiment(PrintsAsTable):
     """Accuracies of pruned and fine-tuned models (Table 11).
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from tl_neuron_attr.cna.compare_neurons import NeuronComparison
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.numerics.sublayer import SITES
 from tl_neuron_attr.results.neurons import COLUMNS, Neurons
 
 
@@ -39,13 +38,10 @@ def random_neurons(
     active = (comparison.coefficient != 0) & allowed
     drawn = [_uniform(active.shape[1:], seed * 1_000_003 + i) for i in indices]
     best = torch.stack(drawn).where(active, -1).flatten(1).topk(k)
-    none, width = torch.full_like(best.indices, -1), active.shape[2]
-    return Neurons(
-        site=torch.full_like(none, SITES.index("mlp")),
-        layer=best.indices // width,
-        head=none,
-        source=none,
-        index=best.indices % width,
+    width = active.shape[2]
+    return Neurons.of_mlp(
+        best.indices // width,
+        best.indices % width,
         coefficient=comparison.coefficient.flatten(1).gather(1, best.indices),
         score=best.values,
     )

@@ -20,7 +20,6 @@ from tl_neuron_attr.model.batches import Batch, batches
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.targets import token_id
-from tl_neuron_attr.numerics.sublayer import SITES
 from tl_neuron_attr.results.intervals import interval, named_interval
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
@@ -35,7 +34,7 @@ UNTOUCHED = "none"
 _METRICS = ("reciprocal_rank", "prob", "log_prob")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Faithfulness(PrintsAsTable):
     """What was left of each prompt's answer after zeroing each method's best neurons.
 
@@ -174,9 +173,8 @@ def _ranked(
         scores = method_scores(model, cache, batch.tokens, target, method)
     best = scores.flatten(1).topk(k)
     layer, index = best.indices // post.shape[2], best.indices % post.shape[2]
-    none = torch.full_like(layer, -1)
-    site = torch.full_like(layer, SITES.index("mlp"))
-    return Neurons(site, layer, none, none, index, post.flatten(1).gather(1, best.indices), best.values)
+    coefficient = post.flatten(1).gather(1, best.indices)
+    return Neurons.of_mlp(layer, index, coefficient=coefficient, score=best.values)
 
 
 def _noise(shape: torch.Size, prompt: int, seed: int) -> Tensor:

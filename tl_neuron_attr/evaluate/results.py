@@ -14,7 +14,7 @@ from tl_neuron_attr.results.table import PrintsAsTable, Table
 METRICS = ("reciprocal_rank", "prob", "log_prob")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class KnowledgeStudy(PrintsAsTable):
     """A study of where types of knowledge live. Scores in nats; ``prompt`` numbers the rows of ``selection``.
 

@@ -28,7 +28,7 @@ from tl_neuron_attr.results.table import PrintsAsTable, Table
 QUANTITIES = ("attention", "weighted", "unweighted")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class AttentionShift(PrintsAsTable):
     """Attention to labels and what is copied from them, before and after labels were reversed.
 

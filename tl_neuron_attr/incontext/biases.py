@@ -40,7 +40,7 @@ MOST_ORDERS = 24
 _STYLES = (("before", ".3f"), ("after", ".3f"), ("change", "+.0f"))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class BiasReport(PrintsAsTable):
     """Both biases before and after, with 95 % bootstrap intervals over prompts.
 

@@ -26,7 +26,7 @@ NOTHING = "nothing"
 """What is zeroed in the untouched model."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class InContextHeads(PrintsAsTable):
     """The heads found, every head's scores, and what zeroing costs.
 

@@ -89,7 +89,7 @@ class FunctionVector:
         return [(f"blocks.{at}.hook_resid_post", _adder(total)) for at, total in totals.items()]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class VectorEffect(PrintsAsTable):
     """Zero-shot prompts (the query alone) before and after a function vector is added.
 

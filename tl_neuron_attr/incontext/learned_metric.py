@@ -33,7 +33,7 @@ MEASURES = ("score", "cosine", "centred")
 _SHOWN = 12
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class LearnedMetric(PrintsAsTable):
     """Scores and cosines of query and demonstration, pair by pair.
 

@@ -33,7 +33,7 @@ from tl_neuron_attr.model.subkeys import components, depth_of
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class TwoTowers(PrintsAsTable):
     """A head's towers at the last position and at the labels; everything in the units of its scores.
 

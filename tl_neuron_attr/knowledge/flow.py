@@ -35,7 +35,6 @@ from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.subkeys import Key
 from tl_neuron_attr.model.targets import Target, token_ids
 from tl_neuron_attr.numerics.increase import MAX_BYTES
-from tl_neuron_attr.numerics.sublayer import SITES
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_text import token_text, visible
@@ -48,7 +47,7 @@ else:
 ANSWER = "answer"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Flow(PrintsAsTable):
     """A prediction as a weighted graph.
 
@@ -223,13 +222,9 @@ def _promoted(stream: Stream, neurons: Neurons) -> list[tuple[str, ...]]:
 
 
 def _as_neurons(shallow: Sequence[ShallowNeuron]) -> Neurons:
-    none = torch.full((len(shallow),), -1)
-    return Neurons(
-        site=torch.full((len(shallow),), SITES.index("mlp")),
-        layer=torch.tensor([s.layer for s in shallow], dtype=torch.long),
-        head=none,
-        source=none,
-        index=torch.tensor([s.index for s in shallow], dtype=torch.long),
+    return Neurons.of_mlp(
+        torch.tensor([s.layer for s in shallow], dtype=torch.long),
+        torch.tensor([s.index for s in shallow], dtype=torch.long),
         coefficient=torch.tensor([s.coefficient for s in shallow]),
         score=torch.tensor([sum(s.to.values()) for s in shallow]),
     )

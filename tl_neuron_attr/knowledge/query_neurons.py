@@ -18,7 +18,7 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.value_neurons import ordered
-from tl_neuron_attr.knowledge.vocabulary import reader
+from tl_neuron_attr.knowledge.vocabulary import with_text
 from tl_neuron_attr.model import cache_checks
 from tl_neuron_attr.model.positions import Pos
 from tl_neuron_attr.model.scored_cache import checked_stream
@@ -28,7 +28,6 @@ from tl_neuron_attr.numerics.flat_index import best_of, locate
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
 from tl_neuron_attr.results.layer_scores import LayerScores
-from tl_neuron_attr.results.named_neurons import joined, named
 from tl_neuron_attr.results.neurons import Neurons
 
 _BOTH: tuple[Site, ...] = ("attn", "mlp")
@@ -143,7 +142,7 @@ def query_neurons(
         _best(stream, _of_prompts(rows, group), group, wanted, k)
         for group in prompts.split(_prompts_within(max_bytes, stream, len(value), wanted))
     ]
-    return joined(found).squeeze(batched=value.batched)
+    return with_text(Neurons.joined(found), stream).squeeze(batched=value.batched)
 
 
 def weighted_subkeys(
@@ -194,12 +193,11 @@ def _best(stream: Stream, rows: Subkeys, prompts: Int[Tensor, "batch"], sites: S
     cache_checks.require_finite(stream, scores, "the query scores")
     k = min(k, scores.shape[1])
     flat = torch.stack([best_of(row, k) for row in scores]) if k else scores.long()
-    return named(
+    return Neurons.of_sublayers(
         sublayers,
         flat,
         coefficient=_coefficients(everything, prompts, flat).to(scores.dtype),
         score=scores.gather(1, flat),
-        words=reader(stream) if k else None,
     )
 
 

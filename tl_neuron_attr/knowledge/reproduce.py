@@ -46,7 +46,7 @@ class Line:
         return float("inf") if self.ours is None else abs(self.ours - self.paper)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Reproduction(PrintsAsTable):
     """Every number compared.
 

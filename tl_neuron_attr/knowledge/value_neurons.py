@@ -10,7 +10,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.knowledge.vocabulary import reader
+from tl_neuron_attr.knowledge.vocabulary import with_text
 from tl_neuron_attr.model import cache_checks
 from tl_neuron_attr.model.positions import Pos
 from tl_neuron_attr.model.scored_cache import Question, ask
@@ -20,7 +20,6 @@ from tl_neuron_attr.numerics.flat_index import best_of
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
 from tl_neuron_attr.numerics.topk import TopK, certified_topk, gradient
-from tl_neuron_attr.results.named_neurons import joined, named
 from tl_neuron_attr.results.neurons import Neurons
 
 
@@ -87,8 +86,8 @@ def value_neurons(
     for prompts in q.places.row.split(_prompts_within(max_bytes, q, wanted)):
         sublayers = list(q.stream.sublayers(q.places.select(prompts), wanted))
         top = _search(q, sublayers, prompts, k, largest, max_bytes)
-        found.append(_as_neurons(q, sublayers, top))
-    return joined(found).squeeze(batched=q.stream.batched)
+        found.append(_as_neurons(sublayers, top))
+    return with_text(Neurons.joined(found), q.stream).squeeze(batched=q.stream.batched)
 
 
 def _search(
@@ -128,15 +127,14 @@ def _ranked(scores: Float[Tensor, "batch neuron_source"], k: int, largest: bool)
     return TopK(flat, scores.gather(1, flat), torch.full((len(scores),), scores.shape[1]))
 
 
-def _as_neurons(q: Question, sublayers: Sequence[Sublayer], top: TopK) -> Neurons:
+def _as_neurons(sublayers: Sequence[Sublayer], top: TopK) -> Neurons:
     coefficients = torch.cat([s.coefficients.flatten(1) for s in sublayers], dim=1)
-    return named(
+    return Neurons.of_sublayers(
         sublayers,
         top.flat,
         coefficient=coefficients.gather(1, top.flat),
         score=top.score,
         evaluated=top.evaluated,
-        words=reader(q.stream),
     )
 
 

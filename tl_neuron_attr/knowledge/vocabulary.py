@@ -1,5 +1,7 @@
 """The tokens that neurons and positions stand for, read out over the vocabulary (paper 1, section 3.3)."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -15,7 +17,8 @@ from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.weights import direction, through_head, unembedding
 from tl_neuron_attr.numerics.sublayer import SITES, score_dtype
 from tl_neuron_attr.results.neurons import Neurons
-from tl_neuron_attr.results.token_lists import TokenLists, Words
+from tl_neuron_attr.results.neuron_text import NeuronText
+from tl_neuron_attr.results.token_lists import TokenLists
 from tl_neuron_attr.results.token_text import token_text, visible
 
 View = Literal["stream", "key", "value"]
@@ -128,15 +131,21 @@ def position_tokens(
     return _lists(stream.model, written, tuple(f"@{i} {visible(t)}".strip() for i, t in enumerate(tokens)), k)
 
 
-def reader(stream: Stream) -> Any:
-    """What reads the :class:`Words` of neurons found in ``stream``; keeps model and token ids, not the cache."""
-    model, ids = stream.model, stream.tokens()
+@torch.no_grad()
+def neuron_text(model: Any, neurons: Neurons, ids: Int[Tensor, "batch pos"] | None = None) -> NeuronText:
+    """Return the text of neurons: the tokens they promote, and those of their prompts where ``ids`` are known.
 
-    def read(neurons: Neurons) -> Words:
-        promoted = top_tokens(model, neurons, k=min(_SHOWN, dimensions.d_vocab(model))).promoted
-        return Words(() if ids is None else prompt_tokens(model, ids), dict(zip(neurons.keys, promoted, strict=True)))
+    Each direction is read out once however often the neurons name it, all of them in one product with ``W_U``.
+    """
+    first = {key: i for i, key in reversed(list(enumerate(neurons.keys)))}
+    promoted = _promoted(model, _writes(model, neurons.flattened().pick(list(first.values())))) if first else []
+    sources = () if ids is None else prompt_tokens(model, ids)
+    return NeuronText(sources, dict(zip(first, promoted, strict=True)))
 
-    return read
+
+def with_text(neurons: Neurons, stream: Stream) -> Neurons:
+    """Return neurons found in ``stream`` with their text."""
+    return replace(neurons, text=neuron_text(stream.model, neurons, stream.tokens()))
 
 
 def prompt_tokens(model: Any, ids: Int[Tensor, "batch pos"]) -> tuple[tuple[str, ...], ...]:
@@ -156,14 +165,23 @@ def _lists(model: Any, vectors: Float[Tensor, "n d_model"], labels: tuple[str, .
     d_vocab = dimensions.d_vocab(model)
     if not 1 <= k <= d_vocab:
         raise ValueError(f"k must be between 1 and the vocabulary's {d_vocab} tokens, got {k}")
-    readout = unembedding(model, score_dtype(dimensions.dtype_of(model)))
     ups: list[tuple[str, ...]] = []
     downs: list[tuple[str, ...]] = []
-    for part in vectors.split(_TILE):
-        logits = readout.project(part)
+    for logits in _logits(model, vectors):
         ups += _texts(model, logits.topk(k).indices)
         downs += _texts(model, (-logits).topk(k).indices)
     return TokenLists(labels, tuple(ups), tuple(downs))
+
+
+def _promoted(model: Any, vectors: Float[Tensor, "n d_model"]) -> list[tuple[str, ...]]:
+    k = min(_SHOWN, dimensions.d_vocab(model))
+    return [tokens for logits in _logits(model, vectors) for tokens in _texts(model, logits.topk(k).indices)]
+
+
+def _logits(model: Any, vectors: Float[Tensor, "n d_model"]) -> Iterator[Float[Tensor, "_n d_vocab"]]:
+    """Yield the logits of vectors, some at a time, by the final norm's weight and the unembedding."""
+    readout = unembedding(model, score_dtype(dimensions.dtype_of(model)))
+    yield from (readout.project(part) for part in vectors.split(_TILE))
 
 
 def _model(cache_or_model: Any) -> Any:
@@ -171,4 +189,6 @@ def _model(cache_or_model: Any) -> Any:
 
 
 def _texts(model: Any, ids: Int[Tensor, "n k"]) -> list[tuple[str, ...]]:
-    return [tuple(token_text(model, token) for token in row) for row in ids.tolist()]
+    rows: list[list[int]] = ids.tolist()
+    text = {token: token_text(model, token) for token in {token for row in rows for token in row}}
+    return [tuple(text[token] for token in row) for row in rows]

@@ -1,8 +1,7 @@
-"""The results: frozen, printed as tables, turned into data frames, saved without pickle."""
+"""Neurons found: pure data, printed as tables, turned into data frames, saved without pickle."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,25 +9,30 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_neuron_attr.numerics.sublayer import SITES, Site
-from tl_neuron_attr.results import storage
+from tl_neuron_attr.numerics.flat_index import locate
+from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
+from tl_neuron_attr.results import neuron_file
+from tl_neuron_attr.results.equality import same
+from tl_neuron_attr.results.neuron_text import NeuronText
 from tl_neuron_attr.results.table import PrintsAsTable, Table
-from tl_neuron_attr.results.token_lists import Words, listed
+from tl_neuron_attr.results.token_lists import listed
 from tl_neuron_attr.results.token_text import visible
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PLACE = ("site", "layer", "head", "source", "index")
-"""The fields of :class:`Neurons` that say which neuron it is."""
-
+PLACE = neuron_file.PLACE
 COLUMNS = (*PLACE, "coefficient", "score")
 """The fields of :class:`Neurons` with a number for every neuron."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Neurons(PrintsAsTable):
     """Neurons in descending order of score (ascending for the most suppressing ones), ties by index.
+
+    Pure data: copied, pickled, sent to a worker, printed and saved without a model. Two are equal if they are the same
+    neurons with the same coefficients, scores and text. ``neurons[i]`` is prompt ``i`` of a batch, ``neurons[a:b]`` a
+    batch of some prompts, and iterating goes over prompts; of a single prompt take :meth:`top`.
 
     Attributes:
         site: 0 for attention, 1 for MLP (:data:`SITES`).
@@ -39,7 +43,7 @@ class Neurons(PrintsAsTable):
         coefficient: How far the neuron moved along its direction: ``pattern * v``, or the post-activation.
         score: In nats.
         evaluated: How many neurons were scored exactly to certify the result, where it came from a search.
-        words: Text for the tables, read on demand.
+        text: The tokens the neurons read and promote, where they are known.
     """
 
     site: Int[Tensor, "*b k"]
@@ -50,10 +54,85 @@ class Neurons(PrintsAsTable):
     coefficient: Float[Tensor, "*b k"]
     score: Float[Tensor, "*b k"]
     evaluated: Int[Tensor, "*b"] | None = None
-    words: "Callable[[Neurons], Words] | None" = field(default=None, compare=False)
+    text: NeuronText | None = None
+
+    @classmethod
+    def of_mlp(
+        cls,
+        layer: Int[Tensor, "*b k"],
+        index: Int[Tensor, "*b k"],
+        *,
+        coefficient: Float[Tensor, "*b k"],
+        score: Float[Tensor, "*b k"],
+        text: NeuronText | None = None,
+    ) -> "Neurons":
+        """Return MLP neurons, given by layer and index.
+
+        Examples:
+            >>> one = torch.ones(1)
+            >>> Neurons.of_mlp(torch.tensor([23]), torch.tensor([6740]), coefficient=one, score=one).labels
+            ['L23N6740']
+        """
+        none = torch.full_like(layer, -1)
+        site = torch.full_like(layer, SITES.index("mlp"))
+        return cls(site, layer, none, none, index, coefficient, score, text=text)
+
+    @classmethod
+    def of_sublayers(
+        cls,
+        sublayers: Sequence[Sublayer],
+        flat: Int[Tensor, "batch k"],
+        *,
+        coefficient: Float[Tensor, "batch k"],
+        score: Float[Tensor, "batch k"],
+        evaluated: Int[Tensor, "batch"] | None = None,
+    ) -> "Neurons":
+        """Return the neurons at some places of a list of sublayers.
+
+        Neurons, each with its sources, are numbered through the list: the first sublayer's neuron 0 at source 0, at
+        source 1, ..., its neuron 1, ..., then the next sublayer's (:mod:`tl_neuron_attr.numerics.flat_index`).
+        """
+        where, neuron, source = locate(sublayers, flat)
+
+        def of(values: Sequence[int]) -> Int[Tensor, "batch k"]:
+            return torch.tensor(values, dtype=torch.long, device=flat.device)[where]
+
+        attn, width = of([s.site == "attn" for s in sublayers]).bool(), of([s.width // s.heads for s in sublayers])
+        minus = torch.full_like(neuron, -1)
+        return cls(
+            site=torch.where(attn, SITES.index("attn"), SITES.index("mlp")),
+            layer=of([s.layer for s in sublayers]),
+            head=torch.where(attn, neuron // width, minus),
+            source=torch.where(attn, source, minus),
+            index=neuron % width,
+            coefficient=coefficient,
+            score=score,
+            evaluated=evaluated,
+        )
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Neurons]") -> "Neurons":
+        """Return the neurons of several groups of prompts as one batch; as many of each prompt as all have."""
+        if len(parts) == 1:
+            return parts[0]
+        k = min(len(part) for part in parts)
+        tensors = {name: torch.cat([getattr(part, name)[:, :k] for part in parts]) for name in COLUMNS}
+        evaluated = [part.evaluated for part in parts if part.evaluated is not None]
+        text = [part.text for part in parts if part.text is not None]
+        return cls(
+            **tensors,
+            evaluated=torch.cat(evaluated) if evaluated else None,
+            text=NeuronText.joined(text) if text else None,
+        )
 
     def __len__(self) -> int:
         return self.score.shape[-1]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Neurons):
+            return NotImplemented
+        mine, theirs = ([getattr(n, name) for name in COLUMNS] for n in (self, other))
+        return same(mine, theirs) and self._said() == other._said()
 
     @property
     def batched(self) -> bool:
@@ -62,12 +141,12 @@ class Neurons(PrintsAsTable):
 
     @property
     def labels(self) -> list[str] | list[list[str]]:
-        """``L23N6740`` for an MLP neuron, ``L21H0D79@3`` for dimension 79 of head 0 at source 3; a list a prompt."""
+        """``L23N6740`` for an MLP neuron, ``L21H0D79@3`` for dimension 79 of head 0 at source 3; one list per prompt."""
         names, k = self.flat_labels, len(self)
         return [names[i * k : (i + 1) * k] for i in range(len(self.score))] if self.batched else names
 
     def top(self, k: int) -> "Neurons":
-        """The first ``k``.
+        """Return the first ``k``.
 
         Raises:
             ValueError: If ``k`` is not between 1 and the number of neurons.
@@ -77,67 +156,80 @@ class Neurons(PrintsAsTable):
         return self._select((..., slice(k)))
 
     def pick(self, places: Sequence[int]) -> "Neurons":
-        """The neurons at some places of the ranking."""
+        """Return the neurons at some places of the ranking."""
         return self._select((..., list(places)))
 
-    def __getitem__(self, prompt: int) -> "Neurons":
-        """The neurons of one prompt of a batch."""
+    def __getitem__(self, prompt: Any) -> "Neurons":
+        """Return the neurons of one prompt of a batch, or a batch of a slice of prompts.
+
+        Raises:
+            TypeError: If these neurons are of a single prompt, or ``prompt`` is neither a number nor a slice.
+            IndexError: If there is no such prompt.
+        """
         if not self.batched:
-            raise TypeError("these neurons are of a single prompt; use top(k)")
-        batch = self.score.shape[0]
-        if not -batch <= prompt < batch:
-            raise IndexError(f"prompt must lie between {-batch} and {batch - 1}, got {prompt}")
-        return replace(
-            self._select(prompt), words=None if self.words is None else partial(_of_prompt, self.words, prompt)
-        )
+            raise TypeError(f"these neurons are of a single prompt, so [{prompt!r}] has no meaning; use top(k) or pick")
+        if isinstance(prompt, slice):
+            chosen = list(range(len(self.score)))[prompt]
+            if not chosen:
+                raise IndexError(f"prompts {prompt} are none of the {len(self.score)} prompts")
+            text = None if self.text is None else NeuronText.joined([self.text.of_prompt(i) for i in chosen])
+            return replace(self._select(chosen), text=text)
+        if isinstance(prompt, bool) or not hasattr(prompt, "__index__"):
+            raise TypeError(f"prompt must be a number or a slice, got {type(prompt).__name__}")
+        at, batch = prompt.__index__(), len(self.score)
+        if not -batch <= at < batch:
+            raise IndexError(f"prompt must lie between {-batch} and {batch - 1}, got {at}")
+        return replace(self._select(at), text=None if self.text is None else self.text.of_prompt(at % batch))
 
     @property
     def keys(self) -> list[str]:
-        """What :class:`Words` knows each neuron by: its direction and the sign of its coefficient, prompts in a row."""
-        signs = ("-" if c < 0 else "+" for c in self.coefficient.flatten().tolist())
+        """What :class:`NeuronText` knows each neuron by: its direction and its coefficient's sign, prompts in a row."""
+        signs = ("-" if c < 0 else "+" for c in self.flat("coefficient"))
         return [label.split("@")[0] + sign for label, sign in zip(self.flat_labels, signs, strict=True)]
 
     def table(self) -> Table:
-        """Rank, neuron, source token, coefficient, score and promoted tokens; the prompt where there are several."""
+        """Return one row per neuron: rank, neuron, source token, coefficient, score, promoted tokens.
+
+        Of several prompts, the prompt comes first.
+        """
         k, names, keys, cells = len(self), self.flat_labels, self.keys, self._columns()
         several = len(names) > k
-        words = self.words(self) if self.words else None
         rows = [
             (
                 *((at // k,) if several else ()),
                 at % k + 1,
                 name,
-                self._source_text(words, at // k, int(cells["source"][at])),
+                self._source_text(at // k, int(cells["source"][at])),
                 cells["coefficient"][at],
                 cells["score"][at],
-                *((listed(words.promoted[keys[at]]),) if words else ()),
+                *((listed(self.text.of(keys[at])),) if self.text else ()),
             )
             for at, name in enumerate(names)
         ]
-        headings = ("rank", "neuron", "source", "coefficient", "score", *(("promotes",) if words else ()))
+        headings = ("rank", "neuron", "source", "coefficient", "score", *(("promotes",) if self.text else ()))
         return Table((*(("prompt",) if several else ()), *headings), rows, "scores in nats")
 
     def to_frame(self) -> "pd.DataFrame":
-        """A row a neuron, in order, with everything the table shows."""
+        """Return one row per neuron, in order, with everything the table shows."""
         import pandas as pd
 
         k, cells = len(self), self._columns()
-        words = self.words(self) if self.words else None
         frame = pd.DataFrame({**cells, "site": [SITES[i] for i in cells["site"]]})
         frame.insert(0, "neuron", self.flat_labels)
         frame.insert(0, "rank", [i % k + 1 for i in range(len(frame))])
         if self.batched:
             frame.insert(0, "prompt", [i // k for i in range(len(frame))])
-        if words:
-            frame["source_token"] = [words.source(i // k, int(s)) for i, s in enumerate(cells["source"])]
-            frame["promoted"] = [list(words.promoted[key]) for key in self.keys]
+        if self.text:
+            said = self._said()
+            frame["source_token"] = [source for source, _ in said]
+            frame["promoted"] = [list(promoted) for _, promoted in said]
         return frame
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with a JSON header; never a pickle, never half a file."""
-        words = self.words(self) if self.words else None
-        text = {} if words is None else {"sources": words.sources, "promoted": words.promoted}
-        storage.save(path, "neurons", {name: getattr(self, name) for name in self._saved()}, text)
+        promoted = {} if self.text is None else {key: self.text.of(key) for key in self.keys}
+        text = None if self.text is None else NeuronText(self.text.sources, promoted)
+        neuron_file.write(path, {name: getattr(self, name) for name in self._saved()}, text)
 
     @classmethod
     def load(cls, path: str | Path) -> "Neurons":
@@ -147,24 +239,17 @@ class Neurons(PrintsAsTable):
             FileNotFoundError: If there is no such file.
             ValueError: If the file is malformed, naming the field.
         """
-        required = dict.fromkeys(PLACE, torch.int64)
-        tensors, text = storage.load(path, "neurons", {**required, "coefficient": None, "score": None}, ("evaluated",))
+        tensors, text = neuron_file.read(path)
         stored: dict[str, Any] = dict(tensors)
         neurons = cls(**stored)
-        if not text:
-            return neurons
-        words = Words(
-            storage.string_lists(path, text, "sources"),
-            storage.string_map(path, text, "promoted", required=neurons.keys),
-        )
-        return replace(neurons, words=partial(_same, words))
+        return neurons if text is None else replace(neurons, text=neuron_file.read_text(path, text, neurons.keys))
 
     def squeeze(self, *, batched: bool) -> "Neurons":
-        """Without the batch dimension, unless ``batched``."""
+        """Return them without the batch dimension, unless ``batched``."""
         return self if batched else self[0]
 
     def of_site(self, site: Site) -> "Neurons":
-        """One prompt's neurons of a site, in order.
+        """Return one prompt's neurons of a site, in order.
 
         Raises:
             TypeError: If the neurons are of several prompts.
@@ -175,7 +260,7 @@ class Neurons(PrintsAsTable):
         return one._select(one.site == SITES.index(site))
 
     def mlp_indices(self, layer: int) -> Int[Tensor, "n"]:
-        """One prompt's MLP neurons of a layer, in order: what TransformerLens' ``neuron_basis`` takes.
+        """Return one prompt's MLP neurons of a layer, in order: what TransformerLens' ``neuron_basis`` takes.
 
         Raises:
             TypeError: If the neurons are of several prompts.
@@ -193,21 +278,17 @@ class Neurons(PrintsAsTable):
         attn = self.of_site("attn")
         return list(dict.fromkeys(zip(attn.flat("layer"), attn.flat("head"), strict=True)))
 
+    def flattened(self) -> "Neurons":
+        """Return the neurons of all prompts as those of one, without their text."""
+        columns: dict[str, Any] = {name: getattr(self, name).flatten() for name in COLUMNS}
+        return Neurons(**columns)
+
     def unsqueeze(self) -> "Neurons":
-        """The neurons as a batch of one prompt."""
+        """Return the neurons as a batch of one prompt."""
         return self._select(None)
 
-    def _saved(self) -> list[str]:
-        return [f.name for f in fields(self) if f.name != "words" and getattr(self, f.name) is not None]
-
-    def _select(self, at: object) -> "Neurons":
-        cut: dict[str, Any] = {name: getattr(self, name)[at] for name in self._saved() if name != "evaluated"}
-        if (at is None or isinstance(at, int)) and self.evaluated is not None:
-            cut["evaluated"] = self.evaluated[at]
-        return replace(self, **cut)
-
     def flat(self, name: str) -> list[Any]:
-        """A field as a list, prompts in a row."""
+        """Return a field as a list, prompts in a row."""
         return getattr(self, name).flatten().tolist()
 
     @property
@@ -219,20 +300,27 @@ class Neurons(PrintsAsTable):
             for s, la, h, p, i in rows
         ]
 
+    def _saved(self) -> list[str]:
+        return [f.name for f in fields(self) if f.name != "text" and getattr(self, f.name) is not None]
+
+    def _select(self, at: object) -> "Neurons":
+        cut: dict[str, Any] = {name: getattr(self, name)[at] for name in COLUMNS}
+        if (at is None or isinstance(at, int | list)) and self.evaluated is not None:
+            cut["evaluated"] = self.evaluated[at]
+        return replace(self, **cut)
+
     def _columns(self) -> dict[str, list[Any]]:
         return {name: self.flat(name) for name in COLUMNS}
 
-    @staticmethod
-    def _source_text(words: Words | None, prompt: int, source: int) -> str:
-        token = words.source(prompt, source) if words else ""
+    def _said(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Return what is known of each neuron's text: the token it read, and those it promotes."""
+        if self.text is None:
+            return []
+        k, sources = len(self), enumerate(self.flat("source"))
+        return [
+            (self.text.source(i // k, s), self.text.of(key)) for (i, s), key in zip(sources, self.keys, strict=True)
+        ]
+
+    def _source_text(self, prompt: int, source: int) -> str:
+        token = self.text.source(prompt, source) if self.text else ""
         return "" if source < 0 else f"{visible(token)} @{source}".strip()
-
-
-def _of_prompt(words: "Callable[[Neurons], Words]", prompt: int, neurons: Neurons) -> Words:
-    """The words of one prompt's neurons."""
-    found = words(neurons)
-    return replace(found, sources=found.sources[prompt:][:1])
-
-
-def _same(words: Words, _: Neurons) -> Words:
-    return words

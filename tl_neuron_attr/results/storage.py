@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,41 +14,76 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 VERSION = 1
+"""The version of the files: a release that reads others says so by its number."""
 
 
 def save(path: str | Path, kind: str, tensors: Mapping[str, Tensor], text: Mapping[str, Any]) -> None:
-    """Write ``tensors`` and ``text``; the file appears whole or not at all."""
+    """Write ``tensors`` and ``text``; the file appears whole or not at all.
+
+    Raises:
+        OSError: If the file can't be written, naming it; nothing is left behind.
+    """
     header = json.dumps({"schema": f"tl_neuron_attr.{kind}", "version": VERSION, "text": text})
     stored = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    with _whole(Path(path)) as partial:
+    with whole(path) as partial:
         save_file(stored, partial, {"tl_neuron_attr": header})
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a text file; it appears whole or not at all."""
-    with _whole(Path(path)) as partial:
-        partial.write_text(text, encoding="utf-8")
+    """Write a text file in UTF-8; it appears whole or not at all.
+
+    A lone surrogate, which no encoding can hold, is written as its escape (``\\ud800``).
+
+    Raises:
+        OSError: If the file can't be written, naming it; nothing is left behind.
+    """
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
 
 
 @contextmanager
-def _whole(path: Path) -> Generator[Path]:
-    """A name to write to that becomes ``path`` once everything is written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+def whole(path: str | Path) -> Generator[Path]:
+    """Yield a name to write to, which becomes ``path`` once everything is written.
+
+    A symbolic link is written through: the file it names is replaced, and the link stays. The file has the mode that a
+    new file has here, or that of the file it replaces. The name is the process's own, so that two that save one path
+    don't meet. What is neither file nor folder (``/dev/stdout``) is written to as it is.
+
+    Raises:
+        OSError: If the file can't be written, naming it; nothing is left behind.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file() and not target.is_dir():
+        yield target
+        return
+    partial = target.with_name(f".{target.name[:_NAME]}.{os.getpid()}.{uuid4().hex[:8]}.partial")
     try:
+        partial.touch()
+        mode = (target if target.exists() else partial).stat().st_mode & 0o777
         yield partial
-        partial.replace(path)
+        partial.chmod(mode)  # safetensors makes files that only their owner can read
+        os.replace(partial, target)
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise OSError(f"{path} could not be written: {error}") from error
+    except OSError as error:
+        said = f"{path} could not be written: {error.strerror or error}"
+        raise type(error)(*((said,) if error.errno is None else (error.errno, said))) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+_NAME = 200
+"""Characters of a file's name kept in the partial one's: names are at most 255 bytes on every common system."""
 
 
 def load(
     path: str | Path, kind: str, required: Mapping[str, torch.dtype | None] | None = None, optional: Sequence[str] = ()
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and text of a file written by :func:`save`.
+    """Read tensors and text of a file written by :func:`save`.
 
     ``required`` tensors must be there, of one shape, and of the dtype given (None: any float), and no others but
-    ``optional`` ones; without it any tensors will do.
+    ``optional`` ones; without it any tensors are accepted.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -59,7 +95,7 @@ def load(
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, OverflowError, TypeError) as error:
         raise ValueError(f"{path} is not a result file: {error}") from error
     text = _header(path, kind, metadata)
     if required is not None:
@@ -68,7 +104,7 @@ def load(
 
 
 def string_lists(path: str | Path, text: Mapping[str, Any], field: str) -> tuple[tuple[str, ...], ...]:
-    """``text[field]`` as lists of strings.
+    """Return ``text[field]``, lists of strings.
 
     Raises:
         ValueError: If it is anything else.
@@ -82,7 +118,7 @@ def string_lists(path: str | Path, text: Mapping[str, Any], field: str) -> tuple
 def string_map(
     path: str | Path, text: Mapping[str, Any], field: str, *, required: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
-    """``text[field]`` as lists of strings by key.
+    """Return ``text[field]``, lists of strings by key.
 
     Raises:
         ValueError: If it is anything else, or a required key is missing.
@@ -103,11 +139,11 @@ def _header(path: str | Path, kind: str, metadata: Mapping[str, str]) -> dict[st
     try:
         header = json.loads(metadata["tl_neuron_attr"])
         schema, version, text = header["schema"], header["version"], header["text"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: the header field 'tl_neuron_attr' is missing or malformed ({error})") from error
     if schema != f"tl_neuron_attr.{kind}":
         raise ValueError(f"{path}: field 'schema' is {schema!r}, expected 'tl_neuron_attr.{kind}'")
-    if version != VERSION:
+    if type(version) is not int or version != VERSION:  # True equals 1
         raise ValueError(f"{path}: field 'version' is {version!r}, this release reads {VERSION}")
     if not isinstance(text, dict):
         raise ValueError(f"{path}: field 'text' must be an object, got {type(text).__name__}")

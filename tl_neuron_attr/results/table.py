@@ -8,6 +8,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from tl_neuron_attr.results.equality import same_fields
+
 
 @dataclass(frozen=True)
 class Table:
@@ -66,11 +68,18 @@ def _is_number(text: str) -> bool:
 
 
 class PrintsAsTable:
-    """Mixin: whatever has a ``table()`` prints as it, in a terminal and in a notebook."""
+    """Mixin of every result: it prints as its ``table()``, and equals another whose data are the same.
+
+    Results hold tensors and frames, which Python's own ``==`` of dataclasses can't compare: they are decorated with
+    ``dataclass(frozen=True, repr=False, eq=False)``.
+    """
 
     def table(self) -> Table:
-        """The object as a table."""
+        """Return the object as a table."""
         raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        return same_fields(self, other) if type(self) is type(other) else NotImplemented
 
     def __repr__(self) -> str:
         return str(self.table())

@@ -1,0 +1,97 @@
+"""The file of :class:`~tl_neuron_attr.Neurons`: what it must hold to be read."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_neuron_attr.numerics.sublayer import SITES
+from tl_neuron_attr.results import storage
+from tl_neuron_attr.results.neuron_text import NeuronText
+
+PLACE = ("site", "layer", "head", "source", "index")
+"""The fields that say which neuron it is."""
+
+_ORDERS = ("descending", "ascending", "unsorted")
+"""How the scores of a file may be sorted; most suppressing neurons are ascending, picked ones may be unsorted."""
+
+
+def write(path: str | Path, tensors: Mapping[str, Tensor], text: NeuronText | None) -> None:
+    """Write the neurons' fields and their text."""
+    said = {} if text is None else {"sources": text.sources, "promoted": text.promoted}
+    storage.save(path, "neurons", tensors, {**said, "order": _order(tensors["score"])})
+
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Read the fields of a file written by :func:`write`, and the text of its header, None if it has none.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a field is missing, unknown, of the wrong shape or dtype, out of range or not finite, or the
+            scores are not sorted as the header says, naming the field.
+    """
+    required: dict[str, torch.dtype | None] = dict.fromkeys(PLACE, torch.int64)
+    tensors, text = storage.load(path, "neurons", {**required, "coefficient": None, "score": None}, ("evaluated",))
+    _require_shapes(path, tensors)
+    _require_places(path, tensors)
+    for name in ("coefficient", "score"):
+        if not bool(tensors[name].isfinite().all()):
+            raise ValueError(f"{path}: field {name!r} holds NaN or Inf")
+    _require_order(path, tensors["score"], text.pop("order", None))
+    return tensors, text or None
+
+
+def read_text(path: str | Path, text: Mapping[str, Any], keys: list[str]) -> NeuronText:
+    """Read the text of neurons known by ``keys`` from a header.
+
+    Raises:
+        ValueError: If it is not as :func:`write` left it, naming the field.
+    """
+    sources = storage.string_lists(path, text, "sources")
+    return NeuronText(sources, storage.string_map(path, text, "promoted", required=keys))
+
+
+def _order(score: Tensor) -> str:
+    steps = score.diff(dim=-1)
+    if bool((steps <= 0).all()):
+        return "descending"
+    return "ascending" if bool((steps >= 0).all()) else "unsorted"
+
+
+def _require_order(path: str | Path, score: Tensor, said: object) -> None:
+    found = _order(score)
+    if said is None and found == "unsorted":  # files of before the header said how they are sorted: always sorted
+        raise ValueError(f"{path}: field 'score' is not sorted")
+    if said not in (None, *_ORDERS):
+        raise ValueError(f"{path}: field 'text.order' is {said!r}, expected one of {', '.join(_ORDERS)}")
+    if said not in (None, "unsorted", found) and bool((score.diff(dim=-1) != 0).any()):
+        raise ValueError(f"{path}: field 'score' is {found}, the header says {said}")
+
+
+def _require_shapes(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    shape = tensors["score"].shape
+    if len(shape) not in (1, 2):
+        raise ValueError(f"{path}: field 'score' has shape {tuple(shape)}, expected (k,) or (batch, k)")
+    evaluated = tensors.get("evaluated")
+    if evaluated is not None and (evaluated.dtype != torch.int64 or evaluated.shape != shape[:-1]):
+        raise ValueError(
+            f"{path}: field 'evaluated' is {evaluated.dtype} {tuple(evaluated.shape)}, expected torch.int64 "
+            f"{tuple(shape[:-1])}"
+        )
+
+
+def _require_places(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse neurons that no model has: an MLP neuron has neither head nor source, an attention neuron has a head."""
+    site, head, source = (tensors[name] for name in ("site", "head", "source"))
+    mlp = site == SITES.index("mlp")
+    for name, wrong, expected in (
+        ("site", (site < 0) | (site >= len(SITES)), "0 for attention or 1 for MLP"),
+        ("layer", tensors["layer"] < 0, "0 or above"),
+        ("index", tensors["index"] < 0, "0 or above"),
+        ("head", torch.where(mlp, head != -1, head < 0), "-1 for an MLP neuron, 0 or above for an attention neuron"),
+        ("source", torch.where(mlp, source != -1, source < -1), "-1 for an MLP neuron, -1 or above for attention"),
+    ):
+        if bool(wrong.any()):
+            raise ValueError(f"{path}: field {name!r} holds {int(tensors[name][wrong][0])}, expected {expected}")

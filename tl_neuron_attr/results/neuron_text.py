@@ -1,0 +1,42 @@
+"""The text that goes with neurons: the tokens they read and the tokens they promote, as plain data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+
+@dataclass(frozen=True)
+class NeuronText:
+    """Token text of neurons, resolved once, so that a result says the same after its model was edited or freed.
+
+    Attributes:
+        sources: The tokens of each prompt; empty where they are not known.
+        promoted: The tokens each neuron promotes, by :attr:`~tl_neuron_attr.Neurons.keys`; not every neuron need be
+            there.
+
+    Examples:
+        >>> text = NeuronText((("<bos>", " Rome"),), {"L3N7+": (" Italy",)})
+        >>> text.source(0, 1), text.of("L3N7+"), text.of("L3N7-")
+        (' Rome', (' Italy',), ())
+    """
+
+    sources: tuple[tuple[str, ...], ...] = ()
+    promoted: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+
+    def source(self, prompt: int, position: int) -> str:
+        """Return the token at a position of a prompt, or the empty string where it is not known."""
+        tokens = self.sources[prompt] if prompt < len(self.sources) else ()
+        return tokens[position] if 0 <= position < len(tokens) else ""
+
+    def of(self, key: str) -> tuple[str, ...]:
+        """Return the tokens a neuron promotes; none where they are not known."""
+        return self.promoted.get(key, ())
+
+    def of_prompt(self, prompt: int) -> "NeuronText":
+        """Return the text of one prompt of a batch."""
+        return replace(self, sources=self.sources[prompt:][:1])
+
+    @classmethod
+    def joined(cls, parts: "Sequence[NeuronText]") -> "NeuronText":
+        """Return the text of several groups of prompts as that of one batch."""
+        promoted = {key: tokens for part in parts for key, tokens in part.promoted.items()}
+        return cls(tuple(tokens for part in parts for tokens in part.sources), promoted)
