@@ -207,7 +207,10 @@ def spoiled(path, tmp_path, *, tensors=None, header=None):
         (lambda h: h | {"version": True}, "field 'version' is True, this release reads 1"),
         (lambda h: "[" * 10**5, "header field 'tl_neuron_attr' is missing or malformed"),
         (lambda h: h | {"text": h["text"] | {"order": "any"}}, "field 'text.order' is 'any'"),
-        (lambda h: h | {"text": h["text"] | {"order": "ascending"}}, "field 'score' is descending, the header says asc"),
+        (
+            lambda h: h | {"text": h["text"] | {"order": "ascending"}},
+            "field 'score' is descending, the header says asc",
+        ),
         (lambda h: h | {"text": []}, "field 'text' must be an object"),
         (lambda h: h | {"text": {"sources": 5, "promoted": {}}}, "field 'text.sources' must hold lists"),
         (lambda h: h | {"text": {"sources": [], "promoted": {"a": 5}}}, "field 'text.promoted' must map names"),

@@ -16,8 +16,8 @@ from tl_neuron_attr.model.components import head_name, within
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.weights import direction, through_head, unembedding
 from tl_neuron_attr.numerics.sublayer import SITES, score_dtype
-from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.neuron_text import NeuronText
+from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.token_lists import TokenLists
 from tl_neuron_attr.results.token_text import token_text, visible
 

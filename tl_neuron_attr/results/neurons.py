@@ -141,7 +141,7 @@ class Neurons(PrintsAsTable):
 
     @property
     def labels(self) -> list[str] | list[list[str]]:
-        """``L23N6740`` for an MLP neuron, ``L21H0D79@3`` for dimension 79 of head 0 at source 3; one list per prompt."""
+        """``L23N6740`` (an MLP neuron), ``L21H0D79@3`` (dimension 79 of head 0 at source 3); one list per prompt."""
         names, k = self.flat_labels, len(self)
         return [names[i * k : (i + 1) * k] for i in range(len(self.score))] if self.batched else names
 

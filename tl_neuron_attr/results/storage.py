@@ -63,7 +63,7 @@ def whole(path: str | Path) -> Generator[Path]:
         mode = (target if target.exists() else partial).stat().st_mode & 0o777
         yield partial
         partial.chmod(mode)  # safetensors makes files that only their owner can read
-        os.replace(partial, target)
+        partial.replace(target)
     except SafetensorError as error:  # what safetensors makes of a full disk
         raise OSError(f"{path} could not be written: {error}") from error
     except OSError as error:
