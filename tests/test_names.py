@@ -25,14 +25,14 @@ BANNED_MODULES = {"cases", "changes", "checked", "effects", "guard", "naming", "
 
 TWICE_NOT_YET = set(
     """
-    Batch BiasReport FIRST_SHARE HELD_OUT Hook KS Kind NEW_TEMPLATES Record Side State TEMPLATES TOP TUNING
+    BiasReport FIRST_SHARE HELD_OUT Hook KS Kind NEW_TEMPLATES Record TEMPLATES TOP TUNING
     UNTOUCHED Where add arithmetic batches batches.py bias_report compared facts gradient keep listed load
     outcomes pick prompts.py vocabulary.py
     """.split()
 )
 AXES_NOT_YET = set(
     """
-    T allowed b_layer_neuron b_n chosen columns gates group in known layers length out part rows tile width word
+    allowed b_layer_neuron b_n chosen columns group in known length out part rows tile width
     """.split()
 )
 BANNED_NOT_YET = {
@@ -42,9 +42,7 @@ BANNED_NOT_YET = {
     "cna/concepts.py: tile",
     "cna/feature_predicting.py: parts",
     "cna/feature_transferring.py: parts",
-    "cna/paired_runs.py: parts",
     "cna/prediction_enhancing.py: parts",
-    "cna/pruning.py: parts",
     "cna/pruning.py: reader",
     "cna/pruning.py: readers",
     "cna/pruning_experiment.py: _parts",
@@ -90,9 +88,6 @@ BANNED_NOT_YET = {
     "model/attention_scores.py: turned",
     "model/cache_checks.py: parts",
     "model/cache_checks.py: reach",
-    "model/components.py: Parts",
-    "model/components.py: parts",
-    "model/intervene.py: parts",
     "model/scored_cache.py: Question",
     "model/scored_cache.py: ask",
     "model/subkeys.py: parts",
@@ -107,19 +102,6 @@ BANNED_NOT_YET = {
     "numerics/topk.py: TILE",
     "numerics/topk.py: parts",
     "results/named_neurons.py: parts",
-    "srnn/cells.py: shut",
-    "srnn/fused.py: Held",
-    "srnn/fused.py: _TILE_ROWS",
-    "srnn/fused.py: _TILE_STATES",
-    "srnn/fused.py: _tile_rows",
-    "srnn/fused.py: _tiles",
-    "srnn/fused.py: held",
-    "srnn/fused.py: parts",
-    "srnn/fused.py: tile",
-    "srnn/level.py: _TILE",
-    "srnn/level.py: held",
-    "srnn/level.py: parts",
-    "srnn/slicing.py: beyond",
     "vis/chain.py: _said",
     "vis/chain.py: said",
     "vis/in_context.py: parts",

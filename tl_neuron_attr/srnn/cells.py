@@ -84,7 +84,7 @@ class Recurrence(nn.Module):
 
     @staticmethod
     def step(
-        projected: Float[Tensor, "row gates"], h: Float[Tensor, "row hidden"], weight_hh: Float[Tensor, "gates hidden"]
+        projected: Float[Tensor, "row gate"], h: Float[Tensor, "row hidden"], weight_hh: Float[Tensor, "gate hidden"]
     ) -> Float[Tensor, "row hidden"]:
         """Return the next state, given the projected input (input weights and bias applied) and the state before."""
         raise NotImplementedError
@@ -92,10 +92,10 @@ class Recurrence(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "row step input"],
-        h_0: Float[Tensor, "layers row hidden"] | None = None,
+        h_0: Float[Tensor, "layer row hidden"] | None = None,
         *,
         steps: Int[Tensor, "row"] | None = None,
-    ) -> tuple[Float[Tensor, "row step output"], Float[Tensor, "layers row hidden"]]:
+    ) -> tuple[Float[Tensor, "row step output"], Float[Tensor, "layer row hidden"]]:
         """Return the last layer's states at every step, and every layer's state after the last step.
 
         Args:
@@ -185,7 +185,7 @@ class KerasGRU(Recurrence):
 
     @staticmethod
     def step(
-        projected: Float[Tensor, "row gates"], h: Float[Tensor, "row hidden"], weight_hh: Float[Tensor, "gates hidden"]
+        projected: Float[Tensor, "row gate"], h: Float[Tensor, "row hidden"], weight_hh: Float[Tensor, "gate hidden"]
     ) -> Float[Tensor, "row hidden"]:
         """Return the next state: Eq. 1, Eq. 2, Eq. 3 with a linear candidate, Eq. 4."""
         H = h.shape[1]
@@ -210,7 +210,7 @@ class LinearRNN(Recurrence):
 
     @staticmethod
     def step(
-        projected: Float[Tensor, "row gates"], h: Float[Tensor, "row hidden"], weight_hh: Float[Tensor, "gates hidden"]
+        projected: Float[Tensor, "row gate"], h: Float[Tensor, "row hidden"], weight_hh: Float[Tensor, "gate hidden"]
     ) -> Float[Tensor, "row hidden"]:
         """Return the next state (Eq. 24)."""
         return torch.addmm(projected, h, weight_hh.t())

@@ -91,7 +91,7 @@ class SRNNClassifier(nn.Module):
         if vectors is not None:
             self._start_from(vectors)
 
-    def forward(self, ids: Int[Tensor, "batch word"]) -> Float[Tensor, "batch class"]:
+    def forward(self, ids: Int[Tensor, "batch step"]) -> Float[Tensor, "batch class"]:
         """Return the logits of each document's classes.
 
         Args:
@@ -110,7 +110,7 @@ class SRNNClassifier(nn.Module):
             last, _ = self.srnn(self.embedding(self.fit(ids)))
         return self.head(last)
 
-    def fit(self, ids: Int[Tensor, "batch word"]) -> Int[Tensor, "batch T"]:
+    def fit(self, ids: Int[Tensor, "batch step"]) -> Int[Tensor, "batch _"]:
         """Return the documents padded with 0 or cut to T words, on the side given by ``padding``.
 
         Examples:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from tl_neuron_attr.srnn.cells import KerasGRU
 
-Columns = Float[Tensor, "*row columns"]
+Columns = Float[Tensor, "*row column"]
 State = Float[Tensor, "*row hidden"]
-Recurrent = Float[Tensor, "gates hidden"]
+Recurrent = Float[Tensor, "gate hidden"]
 
 
 class Weights(NamedTuple):
@@ -24,9 +24,9 @@ class Weights(NamedTuple):
         bias: One number per column.
     """
 
-    w_x: Float[Tensor, "gates input"]
+    w_x: Float[Tensor, "gate input"]
     w_h: Recurrent
-    bias: Float[Tensor, "columns"]
+    bias: Float[Tensor, "column"]
 
 
 class Equations(ABC):

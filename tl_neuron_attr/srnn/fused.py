@@ -61,7 +61,7 @@ def last_states(cell: nn.Module, x: _Input, h_0: State | None = None, mask: _Mas
 class _Tape(NamedTuple):
     """The activated gates and the state before each step, of all rows for a backward pass, else of a chunk."""
 
-    gates: Float[Tensor, "row step columns"]
+    gates: Float[Tensor, "row step column"]
     before: Float[Tensor, "row step hidden"]
 
     @classmethod

@@ -135,7 +135,7 @@ def time_ratio(T: int, factors: Sequence[int]) -> float:
 
 def fold(
     x: Float[Tensor, "batch step feature"], counts: Int[Tensor, "batch"] | None, slices: int, length: int
-) -> tuple[Float[Tensor, "row length feature"], Int[Tensor, "row"] | None]:
+) -> tuple[Float[Tensor, "row _ feature"], Int[Tensor, "row"] | None]:
     """Return the slices of all sequences as rows of one batch, and the number of steps in each row if some are padding.
 
     The rows are a view if ``x`` is contiguous and fills the slices; otherwise zeros are added at the end.
@@ -156,7 +156,7 @@ def fold(
     return rows, (counts[:, None] - starts).clamp(0, length).flatten()
 
 
-def padding_mask(steps: Int[Tensor, "*rows"], length: int) -> Bool[Tensor, "*rows step"]:
+def padding_mask(steps: Int[Tensor, "*n"], length: int) -> Bool[Tensor, "*n step"]:
     """Return True for each of ``length`` steps that comes after the first ``steps``, False for the others.
 
     Examples:
