@@ -1,12 +1,23 @@
 """A padded batch gives what each prompt gives alone, on every architecture."""
 
+import copy
+
 import pytest
 import torch
 
 from tests import architectures
 from tl_neuron_attr import demo
-from tl_neuron_attr.incontext import batch_of, from_demo, icl_batches, icl_prompt, label_attention
+from tl_neuron_attr.incontext import (
+    batch_of,
+    from_demo,
+    icl_batches,
+    icl_prompt,
+    label_attention,
+    outcomes,
+    outcomes_without,
+)
 from tl_neuron_attr.incontext.batches import label_places
+from tl_neuron_attr.incontext.static_scores import static_scores
 from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.stream import Stream
 
@@ -36,6 +47,35 @@ def test_padding_changes_nothing(name):
         for layer in range(architectures.LAYERS):
             pattern = own[f"blocks.{layer}.attn.hook_pattern"][0, :, -1, list(prompt.label_positions)]
             torch.testing.assert_close(of_labels[row, layer], pattern, atol=1e-5, rtol=1e-5)
+
+
+def with_pad(model, pad):
+    """The model with a tokenizer whose pad token is another one, or none."""
+    model.tokenizer = copy.deepcopy(model.tokenizer)
+    model.tokenizer.pad_token = None if pad is None else getattr(model.tokenizer, f"{pad}_token")
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pad", ["eos", "bos", None])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bloom", "gemma3", "neox_parallel"])
+def test_each_prompt_gets_its_own_numbers_whatever_pads(name, pad):
+    """Prompts that begin with the token that pads the others, and prompts that do not."""
+    model = with_pad(architectures.build(name, dtype=torch.float32), pad)
+    prompts = tiny_prompts(model)
+    assert batch_of(model, prompts).mask is not None
+    together, alone = (outcomes(model, prompts, batch_size=n) for n in (8, 1))
+    static, own_static = (static_scores(model, prompts, batch_size=n) for n in (8, 1))
+    sets = [[(0, 1)], [(2, 0), (1, 3)]]
+    zeroed, own_zeroed = (outcomes_without(model, prompts, sets, batch_size=n) for n in (8, 1))
+    for one, other in ((together, alone), (zeroed, own_zeroed)):
+        torch.testing.assert_close(one.log_prob, other.log_prob, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(one.log_odds, other.log_odds, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(static.increase, own_static.increase, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(static.attention, own_static.attention, atol=1e-5, rtol=1e-5)
+    for i, prompt in enumerate(prompts):
+        log_p = model(torch.tensor([prompt.tokens]))[0, -1].log_softmax(-1)
+        torch.testing.assert_close(together.log_prob[i], log_p[prompt.label_ids[prompt.gold]], atol=1e-5, rtol=1e-5)
 
 
 def test_batches_hold_every_prompt_once_the_shortest_first():

@@ -1,10 +1,22 @@
+import random
+
 import pytest
 import torch
+import transformers as hf
+from transformer_lens.head_detector import detect_head, get_induction_head_detection_pattern
+from transformer_lens.model_bridge import TransformerBridge
 
 from tests import architectures
 from tests.incontext import handmade
 from tl_neuron_attr import demo
-from tl_neuron_attr.incontext import FunctionVector, from_demo, function_vector, prefix_matching, vector_effect
+from tl_neuron_attr.incontext import (
+    FunctionVector,
+    from_demo,
+    function_vector,
+    induction,
+    prefix_matching,
+    vector_effect,
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +54,52 @@ def test_an_induction_head_scores_one(monkeypatch):
 
     monkeypatch.setattr(model, "run_with_cache", inducing)
     torch.testing.assert_close(prefix_matching(model, length=9), torch.ones(3, 4, dtype=torch.float64))
+
+
+@torch.no_grad()
+def test_scores_are_those_of_transformerlens(model):
+    """Its detector on the same words, over what a perfect induction head has there."""
+    rng = random.Random(3)
+    texts = [" ".join(induction._words(model, rng, 8) * 2) for _ in range(4)]
+    perfect = [(get_induction_head_detection_pattern(model.to_tokens(t)).sum(1) > 0).double().mean() for t in texts]
+    scores = [
+        detect_head(model, text, "induction_head").double() / best for text, best in zip(texts, perfect, strict=True)
+    ]
+    torch.testing.assert_close(prefix_matching(model, length=8, seed=3), torch.stack(scores).mean(0))
+
+
+def of_ten_tokens():
+    """A model with an embedding for w0 to w9 only; its tokenizer knows more, and puts token 93 first."""
+    config = hf.LlamaConfig(
+        vocab_size=10, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    raw = hf.LlamaForCausalLM(config).eval()
+    raw.config.architectures = ["LlamaForCausalLM"]
+    tokenizer = architectures.tokenizer()
+    return TransformerBridge.boot_transformers("tiny", hf_model=raw, tokenizer=tokenizer, device="cpu")
+
+
+def test_a_vocabulary_of_too_few_words_is_refused():
+    with pytest.raises(ValueError, match=r"length must be at most 10, the number of words .* vocabulary of 10, got 20"):
+        prefix_matching(of_ten_tokens())
+
+
+def test_a_bos_without_an_embedding_is_refused_and_can_be_left_out():
+    model = of_ten_tokens()
+    with pytest.raises(
+        ValueError, match="the tokenizer puts token 93 before a text, outside the model's vocabulary of"
+    ):
+        prefix_matching(model, length=10)
+    model.cfg.default_prepend_bos = False
+    scores = prefix_matching(model, length=10)
+    assert scores.shape == (2, 4) and bool(((scores > 0) & (scores < 0.5)).all())
+
+
+def test_a_sequence_longer_than_the_context_is_refused(model):
+    too_long = int(model.cfg.n_ctx) // 2 + 1
+    with pytest.raises(ValueError, match=rf"the prompt is {2 * too_long + 1} tokens, the model's context"):
+        prefix_matching(model, length=too_long)
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import transformers as hf
+from transformer_lens.model_bridge import TransformerBridge
 
 from tests import architectures, oracle
 from tests.incontext.test_batches import tiny_prompts
@@ -42,6 +44,25 @@ def test_differences_are_those_of_the_writes(name, compat, dtype):
             torch.testing.assert_close(weighted[row, layer].double(), expected, atol=1e-5, rtol=1e-4)
             attention = cache[f"blocks.{layer}.attn.hook_pattern"][row, :, -1, at].double()
             torch.testing.assert_close(plain[row, layer].double() * attention, expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_model_of_one_layer_has_differences_too():
+    config = hf.LlamaConfig(
+        vocab_size=architectures.VOCAB, hidden_size=32, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+    )  # fmt: skip
+    raw = hf.LlamaForCausalLM(config).eval().double()
+    raw.config.architectures = ["LlamaForCausalLM"]
+    tokenizer = architectures.tokenizer()
+    model = TransformerBridge.boot_transformers("tiny", hf_model=raw, tokenizer=tokenizer, device="cpu")
+    prompt = tiny_prompts(model)[0]
+    _, cache = model.run_with_cache(torch.tensor([prompt.tokens]))
+    writes = oracle.writes(cache, 0, "attn", 0, -1).sum(2)[:, list(prompt.label_positions)]
+    for pair in ((0, 1), (1, 0)):
+        expected = difference(cache, 0, writes, *(prompt.label_ids[label] for label in pair))
+        found = label_logit_difference(cache, prompt, pair=pair)
+        torch.testing.assert_close(found[0, 0], expected, atol=1e-9, rtol=1e-7)
 
 
 @torch.no_grad()
