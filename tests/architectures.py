@@ -10,6 +10,7 @@ import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformer_lens import ActivationCache
+from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
 VOCAB = 97
@@ -97,6 +98,10 @@ BUILDERS: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "cohere": _of("Cohere", _GQA, logit_scale=0.5),
     "mixtral": _of("Mixtral", _GQA, num_local_experts=4),
 }
+UNWEIGHTED = {"olmo": _of("Olmo", _GQA), "nanochat": _of("NanoChat", _GQA)}
+"""Architectures whose norms have no parameters, tried in fewer places."""
+
+PARALLEL = {"neox_parallel", "phi", "gptj", "falcon", "cohere"}
 DENSE = [name for name in BUILDERS if name != "mixtral"]
 HAS_VALUE_BIAS = {"gpt2", "neox_parallel", "neox_sequential", "qwen2", "phi", "opt", "bloom", "falcon"}
 
@@ -119,7 +124,7 @@ def tokenizer() -> Any:
 def build(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float64, compat: bool = False) -> TransformerBridge:
     """A model with norms and biases perturbed, so that none of them is trivially one or zero."""
     torch.manual_seed(seed)
-    model = BUILDERS[name]().eval()
+    model = (BUILDERS | UNWEIGHTED)[name]().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -129,6 +134,14 @@ def build(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float64, compa
     if compat:
         bridge.enable_compatibility_mode()
     return bridge
+
+
+def native(**options: Any) -> TransformerBridge:
+    """A model of TransformerLens' own, in float32."""
+    sizes = {"d_model": D_MODEL, "d_head": 8, "n_heads": HEADS, "n_layers": LAYERS, "d_mlp": D_MLP, "d_vocab": VOCAB}
+    torch.manual_seed(0)
+    config = TransformerBridgeConfig(**sizes, n_ctx=64, act_fn="gelu", architecture="TransformerLensNative", **options)
+    return TransformerBridge.boot_native(config)
 
 
 def prompts(batch: int = 2, length: int = 7, *, seed: int = 1) -> torch.Tensor:

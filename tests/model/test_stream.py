@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+import transformers as hf
+from transformer_lens.model_bridge import TransformerBridge
 
+import tl_neuron_attr as tna
 from tests import architectures
 from tl_neuron_attr.model.stream import Stream
 
@@ -64,6 +67,65 @@ def test_single_writes_are_the_products_of_direction_and_coefficient(name):
         close(sublayer.project_onto(along), everything)
 
 
+SEQUENTIAL = ["gpt2", "llama", "gemma2", "bloom", "olmo2", "granite", "opt"]
+NEEDED = (
+    "hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post", "hook_pattern", "hook_v", "hook_post",
+    "hook_pre", "hook_pre_linear", "hook_scale",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEQUENTIAL)
+def test_a_cache_without_the_stream_between_attention_and_mlp_gives_the_same_numbers(name):
+    model = architectures.build(name)
+    _, full = model.run_with_cache(architectures.prompts())
+    _, partial = model.run_with_cache(architectures.prompts(), names_filter=lambda hook: hook.endswith(NEEDED))
+    assert "blocks.1.hook_resid_mid" in full and "blocks.1.hook_resid_mid" not in partial
+    stream, bare = Stream(full), Stream(partial)
+    for layer in range(architectures.LAYERS):
+        for site in ("attn", "mlp"):
+            close(bare.base(site, layer, bare.positions(POS)), stream.base(site, layer, stream.positions(POS)))
+    close(tna.attribute_mlp_neurons(partial, 5, pos=POS), tna.attribute_mlp_neurons(full, 5, pos=POS))
+    found = [tna.value_neurons(cache, 5, 8, pos=POS) for cache in (full, partial)]
+    queries = [
+        tna.query_neurons(cache, value, 30, pos=POS) for cache, value in zip((full, partial), found, strict=True)
+    ]
+    assert queries[0].labels == queries[1].labels
+    close(queries[1].score, queries[0].score)
+
+
+@pytest.mark.parametrize("name", ["neox_parallel", "cohere"])
+def test_a_parallel_mlp_starts_from_what_the_block_read(name):
+    stream = stream_of(name, False)
+    read = stream.at("blocks.1.hook_resid_pre", stream.last)
+    assert torch.equal(stream.base("mlp", 1, stream.last), read)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("site", ["attn", "mlp"])
+def test_biases_are_multiplied_with_the_residual_multiplier(site):
+    """Granite with biases, which its checkpoints may have: a bias enters the stream times 0.3, as the neurons do."""
+    biased = hf.GraniteForCausalLM(
+        hf.GraniteConfig(
+            hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, intermediate_size=80,
+            vocab_size=97, attention_bias=True, mlp_bias=True, residual_multiplier=0.3,
+        )
+    ).double().eval()  # fmt: skip
+    for name, parameter in biased.named_parameters():
+        if name.endswith("bias"):
+            parameter.copy_(torch.randn_like(parameter))
+    biased.config.architectures = ["GraniteForCausalLM"]
+    model = TransformerBridge.boot_transformers(
+        "granite", hf_model=biased, tokenizer=architectures.tokenizer(), device="cpu"
+    )
+    _, cache = model.run_with_cache(architectures.prompts())
+    stream = Stream(cache)
+    sublayer = stream.sublayer(site, 1, stream.positions(POS))
+    own = model.blocks[1].attn.b_O if site == "attn" else model.blocks[1].mlp.b_out
+    close(sublayer.bias, (0.3 * own).expand(2, -1))
+    written = torch.einsum("nd,bns->bd", sublayer.unscaled_directions(), sublayer.scaled_coefficients())
+    close(written + sublayer.bias, sublayer.out)
+
+
 @pytest.mark.parametrize("name", list(architectures.BUILDERS))
 def test_a_cache_tells_its_tokens(name):
     assert torch.equal(stream_of(name, False).tokens(), architectures.prompts())
@@ -78,8 +140,6 @@ def test_weights_are_views_not_copies():
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "olmo2"])
 def test_layer_scores_telescope_where_blocks_are_sequential(name):
     """Each sublayer starts where the one before ended, so the increases sum to log p(final) - log p(embedding)."""
-    import tl_neuron_attr as tna
-
     _, cache = architectures.run(name)
     stream = Stream(cache)
     places = stream.positions(POS)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.model.weights import is_norm
 from tl_neuron_attr.numerics.readout import Readout
-from tl_neuron_attr.numerics.sublayer import Site, Sublayer
+from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
 
 _STREAM_HOOKS = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
 _SITE_HOOKS = {"attn": ("attn.hook_pattern", "attn.hook_v"), "mlp": ("mlp.hook_post",)}
@@ -35,8 +36,8 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = Fals
         ValueError: Naming the missing hooks and the ``names_filter`` that would do.
     """
     wanted = [
-        "ln_final.hook_scale",
-        *(f"blocks.{layer}.{hook}" for layer in range(stream.n_layers) for hook in _block_hooks(sites)),
+        *(["ln_final.hook_scale"] if is_norm(stream.model.ln_final) else []),
+        *(f"blocks.{layer}.{hook}" for layer in range(stream.n_layers) for hook in _hooks_of(stream, layer, sites)),
         *(f"{norm}.hook_scale" for norm in _norms_read_through(stream, sites if reads else ())),
     ]
     missing = [name for name in wanted if not stream.has(name)]
@@ -73,6 +74,11 @@ def _block_hooks(sites: tuple[Site, ...]) -> tuple[str, ...]:
     return (*_STREAM_HOOKS, *(hook for site in sites for hook in _SITE_HOOKS[site]))
 
 
+def _hooks_of(stream: Stream, layer: int, sites: tuple[Site, ...]) -> list[str]:
+    """Return the hooks that a layer has: an attention-only model has none of an MLP."""
+    return [hook for hook in _block_hooks(sites) if stream.weights(layer).has_mlp or "mlp" not in hook]
+
+
 def _norms_read_through(stream: Stream, sites: tuple[Site, ...]) -> list[str]:
     named = [(layer, stream.weights(layer).pre_norm[site]) for layer in range(stream.n_layers) for site in sites]
     return [f"blocks.{layer}.{name}" for layer, name in named if name]
@@ -87,8 +93,8 @@ def require_mlp_neurons(stream: Stream) -> None:
     routed = [layer for layer in range(stream.n_layers) if not stream.has_mlp_neurons(layer)]
     if routed:
         raise ValueError(
-            f"layers {routed} have no MLP neurons (mixture of experts); layers and heads still work: "
-            'pass sites=("attn",), or use attribute_layers and attribute_heads'
+            f"layers {routed} have no MLP neurons (mixture of experts, or attention only); layers and heads still "
+            'work: pass sites=("attn",), or use attribute_layers and attribute_heads'
         )
 
 
@@ -130,8 +136,9 @@ def require_additive(stream: Stream, readout: Readout, places: Positions) -> Non
     """
     allowed = tolerance(stream.cache["blocks.0.hook_resid_pre"].dtype)
     for layer in range(stream.n_layers):
-        parts = [stream.at(f"blocks.{layer}.{hook}", places) for hook in _STREAM_HOOKS]
-        if not _close(parts[0] + parts[1] + parts[2], parts[3], allowed):
+        before, after = (stream.at(f"blocks.{layer}.{hook}", places) for hook in ("hook_resid_pre", "hook_resid_post"))
+        outs = [stream.out(site, layer, places) for site in SITES]
+        if not _close(before + outs[0] + outs[1], after, allowed):
             _refuse(stream, f"layer {layer}: resid_pre + attn_out + mlp_out != resid_post")
     if not stream.has("unembed.hook_out"):
         return
@@ -206,12 +213,13 @@ def _not_finite(stream: Stream) -> str | None:
         for name, weight in _weights(stream.block(layer)):
             if weight is not None and not bool(weight.isfinite().all()):
                 return f"blocks.{layer}.{name}"
-    for name, weight in (("W_U", stream.model.W_U), ("b_U", stream.model.b_U), ("ln_final.w", stream.model.ln_final.w)):
-        if not bool(weight.isfinite().all()):
+    final = getattr(stream.model.ln_final, "w", None)
+    for name, weight in (("W_U", stream.model.W_U), ("b_U", stream.model.b_U), ("ln_final.w", final)):
+        if weight is not None and not bool(weight.isfinite().all()):
             return name
     return None
 
 
 def _weights(block: Any) -> list[tuple[str, Any]]:
-    parts = ((block.attn, "attn", ("W_O", "b_O")), (block.mlp, "mlp", ("W_out", "b_out")))
+    parts = ((block.attn, "attn", ("W_O", "b_O")), (getattr(block, "mlp", None), "mlp", ("W_out", "b_out")))
     return [(f"{part}.{name}", getattr(module, name, None)) for module, part, names in parts for name in names]

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from tl_neuron_attr.model.positions import Pos, Positions, from_start
-from tl_neuron_attr.model.weights import BlockWeights, unembedding
+from tl_neuron_attr.model.weights import BlockWeights, is_norm, unembedding
 from tl_neuron_attr.numerics.readout import Norm, Readout
 from tl_neuron_attr.numerics.sublayer import Site, Sublayer, score_dtype
 
@@ -202,6 +202,8 @@ class Stream:
     def readout(self, places: Positions) -> Readout:
         """Return the readout at each place."""
         plain = unembedding(self.model, self.dtype)
+        if not is_norm(self.model.ln_final):
+            return replace(plain, norm=replace(plain.norm, scale=plain.norm.scale.expand(len(places))))
         return replace(plain, norm=self._frozen(plain.norm, "ln_final", places))
 
     def norm(self, layer: int, name: str, places: Positions) -> Norm:

@@ -130,7 +130,7 @@ class BlockWeights:
     def _pre_norm(self, site: Site) -> str:
         names = ("ln2", "ln1") if site == "mlp" else ("ln1",)  # a parallel MLP without a norm of its own shares ln1
         after = self.post_norm.values()
-        return next((name for name in names if hasattr(self.block, name) and name not in after), "")
+        return next((n for n in names if is_norm(getattr(self.block, n, None)) and n not in after), "")
 
 
 def _post_norm(block: Any, site: Site) -> str:
@@ -152,6 +152,11 @@ def block_weights(model: Any, layer: int) -> BlockWeights:
     return BlockWeights(model.blocks[layer])
 
 
+def is_norm(module: Any) -> bool:
+    """Return whether a module normalises: TransformerLens puts an identity there in models without norms."""
+    return hasattr(module, "hook_scale")
+
+
 def unit_norm(module: Any, dtype: torch.dtype, like: Float[Tensor, "d"]) -> Norm:
     """Return a norm with a scale of one: what it does to every vector alike.
 
@@ -166,7 +171,11 @@ def unit_norm(module: Any, dtype: torch.dtype, like: Float[Tensor, "d"]) -> Norm
     ones = torch.ones(like.shape, dtype=dtype, device=like.device)
     if weight is not None:
         ones = ones + weight.to(dtype) if getattr(module, "uses_weight_offset", False) else weight.to(dtype)
-    return Norm(weight=ones, scale=torch.ones(1, dtype=dtype, device=ones.device), centred=not module.uses_rms_norm)
+    return Norm(
+        weight=ones,
+        scale=torch.ones(1, dtype=dtype, device=ones.device),
+        centred=is_norm(module) and not module.uses_rms_norm,
+    )
 
 
 def direction(model: Any, site: Site, layer: int, head: int, index: int) -> Float[Tensor, "d_model"]:

@@ -1,0 +1,119 @@
+"""What a block's weights say of it, on every architecture, and what heads and neurons write by them."""
+
+import pytest
+import torch
+
+import tl_neuron_attr as tna
+from tests import architectures, oracle
+from tl_neuron_attr.model.weights import BlockWeights, block_weights, direction, through_head, unit_norm
+
+UNUSUAL = {
+    "LNPre": {"normalization_type": "LNPre"},
+    "RMSPre": {"normalization_type": "RMSPre"},
+    "no norms": {"normalization_type": None},
+    "attention only": {"attn_only": True},
+}
+
+
+@pytest.mark.parametrize("name", list(architectures.BUILDERS))
+def test_whether_a_block_is_parallel_is_read_from_its_modules(name):
+    assert BlockWeights(architectures.build(name).blocks[0]).parallel == (name in architectures.PARALLEL)
+
+
+def test_a_config_that_claims_a_parallel_block_is_not_believed():
+    model = architectures.native(parallel_attn_mlp=True)
+    assert not block_weights(model, 0).parallel
+    _, cache = model.run_with_cache(architectures.prompts())
+    between = cache["blocks.0.hook_resid_pre"] + cache["blocks.0.hook_attn_out"]
+    torch.testing.assert_close(cache["blocks.0.hook_resid_mid"], between)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gpt2", "llama", "falcon", "qwen2", "gemma3"])
+def test_a_heads_projection_gives_its_queries_keys_and_values(name):
+    model, layer = architectures.build(name), 1
+    _, cache = model.run_with_cache(architectures.prompts())
+    weights, read = block_weights(model, layer), cache[f"blocks.{layer}.ln1.hook_out"]
+    for side in ("q", "k", "v"):
+        computed = cache[f"blocks.{layer}.attn.hook_{side}"]
+        repeated = weights.by_head(side)
+        for head in range(weights.n_heads):
+            weight, bias = weights.projection(side, head)
+            own = computed[:, :, head // weights.shared_by(side)]
+            torch.testing.assert_close(read @ weight + (0 if bias is None else bias), own, atol=1e-5, rtol=1e-5)
+            assert torch.equal(repeated[head], weight)
+    keys, bias = weights.keys("v")
+    every = cache[f"blocks.{layer}.attn.hook_v"].repeat_interleave(weights.shared_by("v"), dim=2).flatten(2)
+    torch.testing.assert_close(read @ keys + (0 if bias is None else bias), every, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [*architectures.UNWEIGHTED, *UNUSUAL])
+def test_models_with_norms_without_weights_or_without_norms_or_mlps_are_scored(name):
+    """Against the oracle where there is one; else the sum over layers, which telescopes in sequential blocks."""
+    unweighted = name in architectures.UNWEIGHTED
+    model = architectures.build(name) if unweighted else architectures.native(**UNUSUAL[name])
+    logits, cache = model.run_with_cache(architectures.prompts())
+    scores = tna.attribute_layers(cache, 5)
+    start = cache["blocks.0.hook_resid_pre"][:, -1]
+    weight = getattr(model.ln_final, "w", None)
+    if name != "no norms":
+        start = start if model.ln_final.uses_rms_norm else start - start.mean(-1, keepdim=True)
+        start = start / cache["ln_final.hook_scale"][:, -1] * (1 if weight is None else weight)
+        bias = getattr(model.ln_final, "b", None)
+        start = start if bias is None else start + bias
+    embedded = model.adapter.apply_output_logits_transform(start @ model.W_U + model.b_U).log_softmax(-1)[:, 5]
+    final = logits[:, -1].log_softmax(-1)[:, 5]
+    torch.testing.assert_close((scores.attn + scores.mlp).sum(1), final - embedded, atol=1e-4, rtol=1e-4)
+    if name == "attention only":
+        assert float(scores.mlp.abs().max()) < 1e-6
+        with pytest.raises(ValueError, match=r"no MLP neurons .mixture of experts, or attention only.* pass sites="):
+            tna.value_neurons(cache, 5, 3)
+        assert len(tna.value_neurons(cache, 5, 3, sites=("attn",))) == 3
+    else:
+        assert len(tna.query_neurons(cache, tna.value_neurons(cache, 5, 6), 3)) == 3
+
+
+def test_a_norm_without_weight_has_a_weight_of_one():
+    norm = unit_norm(architectures.build("olmo").ln_final, torch.float64, torch.zeros(32))
+    assert norm.weight.tolist() == [1.0] * 32 and norm.centred
+    offset = architectures.build("gemma").ln_final
+    torch.testing.assert_close(unit_norm(offset, torch.float64, torch.zeros(32)).weight, 1 + offset.w)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "olmo2"])
+def test_a_direction_is_that_of_what_the_neuron_wrote(name):
+    model = architectures.build(name)
+    _, cache = model.run_with_cache(architectures.prompts())
+    for site, head in (("mlp", -1), ("attn", 3)):
+        wrote = oracle.writes(cache, 1, site, 0, -1)
+        wrote = wrote[7] if site == "mlp" else wrote[head, 0, 7]
+        found = direction(model, site, 1, head, 7)
+        assert abs(float(torch.cosine_similarity(found.double(), wrote, dim=0))) == pytest.approx(1, abs=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "olmo2", "falcon"])
+def test_a_head_moves_vectors_by_its_own_matrices(name):
+    model, vector = architectures.build(name), torch.randn(32, dtype=torch.float64)
+    block, head = model.blocks[1], 2
+    read = vector
+    if hasattr(block, "ln1"):
+        read = vector if block.ln1.uses_rms_norm else vector - vector.mean()
+        read = read * (block.ln1.w + (1 if block.ln1.uses_weight_offset else 0))
+    moved = read @ block.attn.W_V[head // (4 // len(block.attn.W_V))] @ block.attn.W_O[head]
+    if hasattr(block, "ln1_post"):
+        moved = moved * (block.ln1_post.w + (1 if block.ln1_post.uses_weight_offset else 0))
+    torch.testing.assert_close(through_head(model, vector, 1, head), moved)
+
+
+@pytest.mark.parametrize("layer, head, message", [
+    (3, 0, "layer must lie between 0 and 2, got 3"),
+    (-1, None, "layer must lie between 0 and 2, got -1"),
+    (1, 4, "head must lie between 0 and 3, got 4"),
+    (1, -1, "head must lie between 0 and 3, got -1"),
+])  # fmt: skip
+def test_layers_and_heads_out_of_range_are_named(layer, head, message):
+    with pytest.raises(IndexError, match=message):
+        through_head(architectures.build("llama"), torch.zeros(32, dtype=torch.float64), layer, head)
