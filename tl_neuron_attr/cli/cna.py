@@ -4,13 +4,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tl_neuron_attr.cli.options import add_model, load_model, prediction, tokens_of
+from tl_neuron_attr.cli.options import add_prompt, load_model, prediction, ready_page, tokens_of, warn_of_spelling
 
 
 def add(commands: Any) -> None:
     """Add both commands to what ``add_subparsers`` returned."""
     chain = commands.add_parser("cna", help="how the answer came about, from the tokens on: a table and one HTML page")
-    _add_prompt(chain)
+    add_prompt(chain)
     chain.add_argument("--head", type=head, help="L3H2 or 3,2; default: the head whose zeroing costs most")
     chain.add_argument("-k", type=int, default=30, help="how many deep neurons (30)")
     chain.add_argument("--shallow", type=int, default=20, help="how many shallow neurons (20)")
@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
     chain.set_defaults(run=run_chain)
 
     heads = commands.add_parser("heads", help="print what is left of the prediction with each head zeroed")
-    _add_prompt(heads)
+    add_prompt(heads)
     heads.add_argument("--pos", type=int, default=-1, help="the position scored (-1)")
     heads.add_argument("--format", choices=("table", "csv", "json"), default="table")
     heads.add_argument("--html", type=Path, help="also draw a heat map there")
@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
 
 
 def head(text: str) -> tuple[int, int]:
-    """A head as it is written: ``L3H2`` or ``3,2``.
+    """Return a head as the user writes it: ``L3H2`` or ``3,2``.
 
     Raises:
         ValueError: If it is neither.
@@ -40,24 +40,31 @@ def head(text: str) -> tuple[int, int]:
 
 
 def run_chain(args: argparse.Namespace) -> int:
-    """``cna``."""
+    """Run ``cna``."""
     from tl_neuron_attr.cna import logic_chain
     from tl_neuron_attr.vis import logic_chain as page
 
+    ready_page(args.html)
     model = load_model(args)
-    chain = logic_chain(model, tokens_of(model, args), args.target, head=args.head, k=args.k, shallow=args.shallow)
+    tokens = tokens_of(model, args)
+    warn_of_spelling(model, model(tokens), args)
+    chain = logic_chain(model, tokens, args.target, head=args.head, k=args.k, shallow=args.shallow)
     print(chain)
     print(f"wrote {page(chain, name=str(model.cfg.model_name)).save(args.html).resolve()}")
     return 0
 
 
 def run_heads(args: argparse.Namespace) -> int:
-    """``heads``."""
+    """Run ``heads``."""
     from tl_neuron_attr.cna import head_effects
 
+    if args.html is not None:
+        ready_page(args.html)
     model = load_model(args)
     tokens = tokens_of(model, args)
-    target = prediction(model(tokens), args.pos) if args.target is None else args.target
+    logits = model(tokens)
+    warn_of_spelling(model, logits, args)
+    target = prediction(logits, args.pos) if args.target is None else args.target
     effects = head_effects(model, tokens[0], target, pos=args.pos)
     frame = effects.to_frame().drop(columns="prompt").sort_values("drop", ascending=False)
     if args.format == "table":
@@ -71,10 +78,3 @@ def run_heads(args: argparse.Namespace) -> int:
 
         heat_map(effects).save(args.html)
     return 0
-
-
-def _add_prompt(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--prompt", required=True, help="the text before the token asked about")
-    command.add_argument("--target", help="one token, leading space included; default: the prediction")
-    command.add_argument("--no-bos", action="store_true", help="do not put the tokenizer's BOS token first")
-    add_model(command, default="the bundled model")

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tl_neuron_attr.cli.options import add_model, load_model
+from tl_neuron_attr.cli.options import add_model, load_model, ready_page
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from tl_neuron_attr.vis import View
 
 PICTURED, DRAWN = 100, 8
-"""How many prompts the page's pictures are of, and how many heads they show."""
+"""How many prompts the page's pictures average over, and how many heads they show: as many as a screen holds."""
 
 
 def add(commands: Any) -> None:
-    """The command's grammar, with the options every command has about the model."""
+    """Add the command to what ``add_subparsers`` returned."""
     icl = commands.add_parser("icl", help="in-context classification: heads, accuracy without them, the two biases")
     icl.add_argument("--data", type=Path, help="CSV or JSONL of texts and classes; default: the bundled model's world")
     icl.add_argument("--text", default="text", help="the column of the texts (text)")
@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """``icl``: finds heads on one half of the prompts, measures the biases on the other."""
+    """Run ``icl``: find heads on one half of the prompts, measure the biases on the other."""
     from tl_neuron_attr import incontext
     from tl_neuron_attr.results.table import Table
 
@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
             f"--prompts and --per-label must be at least 2, got {args.prompts} and {args.per_label}: a demonstration "
             "is removed, and its label needs another"
         )
+    if args.out is not None:
+        ready_page(args.out)
     model = load_model(args)
     prompts = _prompts(model, args)
     found = incontext.in_context_heads(
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _page(model: Any, found: "InContextHeads", report: "BiasReport | None", prompts: "list[IclPrompt]") -> "View":
-    """What the page shows: the heads, and where there are any, what they read, copy and compare in ``prompts``."""
+    """Return the page: the heads, and what they read, copy and compare in ``prompts`` where there are any."""
     from tl_neuron_attr import incontext, vis
 
     name = model.cfg.model_name
@@ -99,7 +101,7 @@ def _page(model: Any, found: "InContextHeads", report: "BiasReport | None", prom
 
 
 def _towers(model: Any, cache: "ActivationCache", prompts: "list[IclPrompt]", heads: "list[Head]") -> dict[str, Any]:
-    """The sections on scores; none where the architecture hides them, and a line that says so."""
+    """Return the sections on scores; say so on stderr and return none where the architecture hides them."""
     from tl_neuron_attr import incontext, vis
 
     try:
@@ -115,7 +117,7 @@ def _towers(model: Any, cache: "ActivationCache", prompts: "list[IclPrompt]", he
 
 
 def _prompts(model: Any, args: argparse.Namespace) -> "list[IclPrompt]":
-    """Twice as many prompts as asked for, of the data given or of the bundled world."""
+    """Return twice as many prompts as asked for, of the data given or of the bundled world."""
     from tl_neuron_attr import demo, incontext
 
     counts, k = (args.per_label, args.per_label), 2 * args.per_label

@@ -1,13 +1,26 @@
 """The command ``tl-neuron-attr``: report pages, tables of neurons and heads, the papers' numbers compared."""
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tl_neuron_attr.cli import cna, icl
-from tl_neuron_attr.cli.options import add_model, add_prediction, load_model, prediction, tokens_of
+from tl_neuron_attr.cli import cna, icl, models
+from tl_neuron_attr.cli.options import (
+    add_model,
+    add_prediction,
+    load_model,
+    prediction,
+    ready_folder,
+    ready_page,
+    tokens_of,
+    warn_of_spelling,
+)
 
+_INTERRUPTED = 130
+"""What a shell reports for a program that Ctrl-C ended."""
 _SIZES = {
     "value_attn": "attention value neurons zeroed",
     "value_mlp": "MLP value neurons zeroed",
@@ -17,32 +30,51 @@ _SIZES = {
 }
 _EPILOG = """examples:
   tl-neuron-attr report --prompt "Tim Duncan plays the sport of" --target " basketball"
-  tl-neuron-attr report --prompt "The capital of France is" --model gpt2-large --html paris.html
+  tl-neuron-attr report --prompt "The capital of France is" --model smollm2-135m --html paris.html
   tl-neuron-attr neurons --prompt "3 + 5 =" -k 10 --format csv
   tl-neuron-attr study --prompts facts.jsonl --model gpt2-large --out study
   tl-neuron-attr cna --prompt "3 + 5 =" --html cna.html
   tl-neuron-attr heads --prompt "3 + 5 ="
   tl-neuron-attr icl --model gpt2-large --data reviews.csv --text review --label sentiment --out icl.html
+  tl-neuron-attr models
   tl-neuron-attr reproduce gpt2-large
 
-Exit codes: 0 done, 1 something was wrong with the input or the numbers disagree, 2 the command line makes no sense."""
+Exit codes: 0 done, 1 something was wrong with the input or the numbers disagree, 2 the command line makes no sense,
+130 stopped by Ctrl-C."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line and return the exit code.
+
+    Whatever goes wrong is one line on stderr; ``--debug`` shows the traceback instead.
+    """
+    _accept_any_text()
     args = parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = args.run
     try:
         return run(args)
-    except (ValueError, LookupError, TypeError, OSError, RuntimeError) as error:
+    except KeyboardInterrupt:
+        print("tl-neuron-attr: stopped", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader has seen enough: `| head`
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  # Python flushes it at its exit
+        return 0
+    except Exception as error:
         if args.debug:
             raise
-        print(f"tl-neuron-attr: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"tl-neuron-attr: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
 
 
+def _accept_any_text() -> None:
+    """Print what the terminal's encoding lacks as escapes: a token's text can be in any script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def parser() -> argparse.ArgumentParser:
-    """The command line's grammar."""
+    """Return the command line's grammar."""
     top = argparse.ArgumentParser(
         "tl-neuron-attr",
         description="Which neurons made the model say that.",
@@ -78,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
 
     cna.add(commands)
     icl.add(commands)
+    models.add(commands)
 
     compare = commands.add_parser("reproduce", help="compare the authors' printed numbers with ours")
     compare.add_argument("paper", choices=("gpt2-large", "llama-7b"))
@@ -88,22 +121,25 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_report(args: argparse.Namespace) -> int:
-    """``report``."""
+    """Run ``report``."""
     from tl_neuron_attr.vis import report
 
+    ready_page(args.html)
     model = load_model(args)
-    _, cache = model.run_with_cache(tokens_of(model, args))
+    logits, cache = model.run_with_cache(tokens_of(model, args))
+    warn_of_spelling(model, logits, args)
     view = report(cache, args.target, k=args.k, heads=args.heads, pos=args.pos, contrast=args.contrast)
     print(f"wrote {view.save(args.html).resolve()}")
     return 0
 
 
 def run_neurons(args: argparse.Namespace) -> int:
-    """``neurons``."""
+    """Run ``neurons``."""
     from tl_neuron_attr.knowledge.value_neurons import value_neurons
 
     model = load_model(args)
     logits, cache = model.run_with_cache(tokens_of(model, args))
+    warn_of_spelling(model, logits, args)
     target = prediction(logits, args.pos) if args.target is None else args.target
     sites = ("mlp", "attn") if args.site == "both" else (args.site,)
     found = value_neurons(
@@ -120,12 +156,13 @@ def run_neurons(args: argparse.Namespace) -> int:
 
 
 def run_study(args: argparse.Namespace) -> int:
-    """``study``."""
+    """Run ``study``."""
     from dataclasses import replace
 
     from tl_neuron_attr import evaluate
     from tl_neuron_attr.vis import study as page
 
+    ready_folder(args.out)
     prompts = evaluate.facts()
     if args.prompts is not None:
         file = evaluate.read_prompts(args.prompts)
@@ -143,7 +180,7 @@ def run_study(args: argparse.Namespace) -> int:
 
 
 def run_reproduce(args: argparse.Namespace) -> int:
-    """``reproduce``."""
+    """Run ``reproduce``."""
     from tl_neuron_attr.knowledge.reproduce import BOOT_NAMES, reproduce
 
     model = load_model(args, BOOT_NAMES[args.paper])

@@ -16,6 +16,7 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.attribution import attribute_heads, attribute_layers
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import head_name
 from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.results.neurons import Neurons
@@ -24,6 +25,9 @@ from tl_neuron_attr.results.table import PrintsAsTable, Table
 Paper = Literal["gpt2-large", "llama-7b"]
 BOOT_NAMES: dict[Paper, str] = {"gpt2-large": "gpt2-large", "llama-7b": "huggyllama/llama-7b"}
 """What the authors' models are called on the hub."""
+
+_SIZES: dict[Paper, tuple[int, int, int]] = {"gpt2-large": (36, 1280, 50257), "llama-7b": (32, 4096, 32000)}
+"""Layers, width and vocabulary by which the authors' models are told from others."""
 
 _SEARCHED = 300
 """Value neurons of each site among which the authors' are looked for."""
@@ -94,8 +98,10 @@ def reproduce(
             printed three or four decimals.
 
     Raises:
-        ValueError: If the model's tokenizer does not read the prompt as the authors' did.
+        ValueError: If the model is not the authors', or its tokenizer does not read the prompt as theirs did.
     """
+    if values is None:
+        _require_paper_model(model, paper)
     said = paper_values(paper) if values is None else values
     tokens = _tokens(model, said)
     _, cache = model.run_with_cache(tokens)
@@ -112,6 +118,17 @@ def paper_values(paper: Paper) -> dict[str, Any]:
     """
     text = files("tl_neuron_attr").joinpath("data/paper_values.json").read_text(encoding="utf-8")
     return json.loads(text)[paper]
+
+
+def _require_paper_model(model: Any, paper: Paper) -> None:
+    """Refuse a model of other sizes than the authors': its numbers would be compared with those of another."""
+    sizes = (len(model.blocks), dimensions.d_model(model), dimensions.d_vocab(model))
+    if sizes != _SIZES[paper]:
+        shown = "{} layers of width {} and a vocabulary of {}"
+        raise ValueError(
+            f"model {getattr(model.cfg, 'model_name', '')!r} is not {paper}: it has {shown.format(*sizes)},\n"
+            f"and {BOOT_NAMES[paper]} has {shown.format(*_SIZES[paper])}"
+        )
 
 
 def _tokens(model: Any, said: Mapping[str, Any]) -> torch.Tensor:
