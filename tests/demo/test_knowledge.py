@@ -78,5 +78,5 @@ def test_errors_name_the_argument_and_its_choices():
         demo.facts("food")
     with pytest.raises(ValueError, match=r"kind must be one of"):
         demo.candidates("food")
-    with pytest.raises(TypeError, match="'split'"):
+    with pytest.raises(TypeError, match="split must be"):
         demo.facts(split="test")  # pyright: ignore[reportArgumentType]

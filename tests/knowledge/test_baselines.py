@@ -57,7 +57,7 @@ def test_there_are_eight_in_the_papers_order():
 
 def test_an_unknown_method_is_named():
     _, cache = architectures.run("gpt2")
-    with pytest.raises(TypeError, match="'score'"):
+    with pytest.raises(TypeError, match="score must be"):
         baseline_scores(cache, 5, score="best")
 
 

@@ -112,6 +112,7 @@ Written = Callable[[Problem], tuple[str, str]]
 """How a problem is put to a model: the prompt, and the answer as it follows the prompt."""
 
 
+@typechecked
 def written(template: str = "{a} {op} {b} =", *, words: bool = False, space: str = " ") -> Written:
     """Problems written by a template with ``{a}``, ``{b}`` and perhaps ``{op}``.
 

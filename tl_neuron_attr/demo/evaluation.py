@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.demo.calculation import OPERATIONS, arithmetic
 from tl_neuron_attr.demo.classification import in_context
 from tl_neuron_attr.demo.gender import occupations
@@ -72,6 +73,7 @@ def share_of_she(model: NextLogits, prompts: Sequence[Prompt]) -> list[float]:
     return (logits[:, IDS["she"]] - logits[:, IDS["he"]]).sigmoid().tolist()
 
 
+@typechecked
 def evaluate(model: NextLogits, *, split: Literal["tuning", "held_out"] = "held_out", n: int = 1000) -> Evaluation:
     """Every ability of the demo world, on prompts of one split.
 

@@ -1,5 +1,6 @@
 """A measurable bias of the demo world: how often an occupation is continued by ``she``."""
 
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.demo.prompts import OccupationPrompt
 
 _BY_SHARE = {
@@ -27,6 +28,7 @@ NEW_TEMPLATES = ("the {} smiled when", "yesterday the {} said that", "the {} was
 ENDINGS = ("was tired", "had a long day", "was happy", "worked a lot", "was at home")
 
 
+@typechecked
 def occupations(*, new: bool = False) -> list[OccupationPrompt]:
     """Every occupation in every template the model was trained on, or in the ``new`` ones.
 

@@ -93,6 +93,7 @@ _CANDIDATES: dict[str, list[str]] = {
 }
 
 
+@typechecked
 def candidates(kind: str) -> list[str]:
     """The words that answer prompts of a knowledge type.
 

@@ -3,11 +3,13 @@
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model import loading
 
 FOLDER = loading.BUNDLED
 
 
+@typechecked
 def load(*, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> TransformerBridge:
     """Return the bundled model with its tokenizer, in evaluation mode, without a network: ``tna.load("demo")``.
 

@@ -98,6 +98,7 @@ def _read(line: str) -> StudyPrompt | str:
     return StudyPrompt(fields["prompt"], fields["target"], fields["type"])
 
 
+@typechecked
 def by_type(prompts: Iterable[StudyPrompt]) -> dict[str, list[StudyPrompt]]:
     """Prompts grouped by type, in order of appearance.
 
@@ -111,6 +112,7 @@ def by_type(prompts: Iterable[StudyPrompt]) -> dict[str, list[StudyPrompt]]:
     return groups
 
 
+@typechecked
 def facts(kinds: Sequence[str] = demo.KINDS, *, per_type: int = 20) -> dict[str, list[StudyPrompt]]:
     """Facts of the bundled model's world, in pairs of subject and template that it was not trained on.
 
@@ -128,6 +130,7 @@ def facts(kinds: Sequence[str] = demo.KINDS, *, per_type: int = 20) -> dict[str,
     return found
 
 
+@typechecked
 @torch.no_grad()
 def select(model: Any, prompts: Sequence[StudyPrompt], *, batch_size: int = 32) -> pd.DataFrame:
     """The selection rule of paper 1, section 4.1, and what it leaves.

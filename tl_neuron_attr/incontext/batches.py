@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.stream import Stream
@@ -38,6 +39,7 @@ class IclBatch:
         return self.tokens.repeat(copies, 1), mask
 
 
+@typechecked
 def icl_batches(model: Any, prompts: Sequence[IclPrompt], *, batch_size: int) -> Iterator[IclBatch]:
     """The prompts in batches of nearly one length; of exactly one for a float64 model.
 
@@ -55,6 +57,7 @@ def icl_batches(model: Any, prompts: Sequence[IclPrompt], *, batch_size: int) ->
             yield batch_of(model, [prompts[i] for i in chosen], chosen)
 
 
+@typechecked
 def batch_of(model: Any, prompts: Sequence[IclPrompt], indices: Sequence[int] | None = None) -> IclBatch:
     """Prompts as one batch, padded on the left.
 

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext.batches import icl_batches
 from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.model.components import NamedHeads
@@ -84,6 +85,7 @@ class Outcomes:
         return Outcomes(self.gold, *(getattr(self, f.name)[condition] for f in fields(self)[1:]))
 
 
+@typechecked
 @torch.no_grad()
 def outcomes(
     model: Any, prompts: Sequence[IclPrompt], *, correction: Correction | None = None, batch_size: int = ROWS
@@ -105,6 +107,7 @@ def outcomes(
     return _joined(parts)
 
 
+@typechecked
 @torch.no_grad()
 def outcomes_without(
     model: Any,

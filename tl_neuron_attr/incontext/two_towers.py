@@ -217,6 +217,7 @@ def label_scores(
     return found if stream.batched else found[0]
 
 
+@typechecked
 def needed_by_towers(name: str) -> bool:
     """A ``names_filter`` that caches what :func:`two_towers` needs.
 

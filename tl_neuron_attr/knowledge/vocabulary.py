@@ -185,7 +185,10 @@ def _logits(model: Any, vectors: Float[Tensor, "n d_model"]) -> Iterator[Float[T
 
 
 def _model(cache_or_model: Any) -> Any:
-    return cache_or_model.model if isinstance(cache_or_model, ActivationCache) else cache_or_model
+    model = cache_or_model.model if isinstance(cache_or_model, ActivationCache) else cache_or_model
+    if not hasattr(model, "cfg"):
+        raise TypeError(f"cache_or_model must be an ActivationCache or a model, got a {type(model).__name__}")
+    return model
 
 
 def _texts(model: Any, ids: Int[Tensor, "n k"]) -> list[tuple[str, ...]]:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     """A ``(layer, head)`` pair or a label."""
     NamedHeads = Sequence[Head | str]
 else:  # the functions below check every element, and their errors name it
-    Components = NamedHead = NamedHeads = Any
+    Components = list | tuple | Neurons
+    NamedHead = tuple | str
+    NamedHeads = list | tuple
 
 _LABEL = re.compile(r"L(\d+)(?:N(\d+)|H(\d+)(?:D(\d+)(?:@\d+)?)?)")
 _FORMS = '(layer, head), ("mlp", layer, index), ("attn", layer, head, dimension) or a label such as "L1N287"'

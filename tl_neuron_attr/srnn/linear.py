@@ -23,12 +23,14 @@ from typing import cast
 
 import torch
 
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.srnn.cells import LinearRNN
 from tl_neuron_attr.srnn.inputs import require_divisible
 from tl_neuron_attr.srnn.module import SRNN
 from tl_neuron_attr.srnn.slicing import Slicing, as_factors, require_integer
 
 
+@typechecked
 @torch.no_grad()
 def from_linear_rnn(rnn: LinearRNN, n: int | Sequence[int], k: int | None, T: int) -> SRNN:
     """Return the SRNN that ends in the same state as ``rnn`` after T steps, up to rounding (paper 4, Eq. 31).

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tl_neuron_attr._typechecked import typechecked
+
 
 @dataclass(frozen=True)
 class Slicing:
@@ -108,6 +110,7 @@ def ceil_div(a: int, b: int) -> int:
     return (a + b - 1) // b
 
 
+@typechecked
 def sequential_steps(T: int, factors: Sequence[int]) -> int:
     """Return the number of steps that must run one after another: ``n k + T / n^k``, T / n^k rounded up.
 
@@ -121,6 +124,7 @@ def sequential_steps(T: int, factors: Sequence[int]) -> int:
     return sum(factors) + ceil_div(T, prod(factors))
 
 
+@typechecked
 def time_ratio(T: int, factors: Sequence[int]) -> float:
     """Return ``R = 1 / n^k + n k / T`` (Eq. 23): the sliced network's time over the unsliced one's, all slices at once.
 
