@@ -51,36 +51,49 @@ def sublayer(g: torch.Generator, batch: int, d: int, site: str, layer: int, size
 
 
 def case(seed: int, *, batch: int = 2, peak: float = 1.0, size: float = 1.0, ties: bool = False):
-    """An increase with a row a sublayer and prompt, and four sublayers."""
+    """Four sublayers, and the scores of what is added to the streams they read."""
     g = torch.Generator().manual_seed(seed)
     d, vocab = int(torch.randint(2, 10, (1,), generator=g)), int(torch.randint(3, 40, (1,), generator=g))
     subs = [sublayer(g, batch, d, site, layer, size, ties) for layer in range(2) for site in ("attn", "mlp")]
     target = torch.randint(0, vocab, (batch,), generator=g)
     whole = readout(g, d, vocab, batch)
-    rows = torch.arange(batch).repeat(len(subs))
-    base = peak * torch.cat([s.base for s in subs])
-    return Increase(whole.select(rows), base, target[rows]), subs
+    return [Increase(whole, peak * s.base, target) for s in subs], subs
 
 
-def brute_force(increase: Increase, subs: list[Sublayer]) -> list[Tensor]:
-    """The score of every neuron by two ``log_softmax`` of whole streams, ``[batch, neuron, source]`` a sublayer."""
-    r = increase.readout
-    batch = subs[0].coefficients.shape[0]
+def large_vocabulary() -> tuple[Increase, torch.Generator]:
+    """Four base streams in float32, from flat to peaked, over 262,144 tokens whose vectors share a direction."""
+    g = torch.Generator().manual_seed(0)
+    d, vocabulary, rows = 64, 262_144, 4
+    W_U = torch.randn(d, vocabulary, generator=g) / d**0.5 + 0.7 * torch.randn(d, 1, generator=g)
+    plain = Norm(torch.ones(d), torch.ones(rows), centred=False)
+    readout = Readout(W_U, plain, torch.zeros(d), torch.zeros(vocabulary))
+    base = torch.tensor([0.0, 1.0, 3.0, 6.0])[:, None] * torch.randn(rows, d, generator=g) + W_U.mean(1)
+    return Increase(readout, base, torch.randint(0, vocabulary, (rows,), generator=g)), g
+
+
+def brute_force(increases: list[Increase], subs: list[Sublayer]) -> list[Tensor]:
+    """The score of every neuron by two ``log_softmax`` of whole streams, ``[batch, neuron, source]`` per sublayer."""
     found = []
-    for i, sub in enumerate(subs):
+    for increase, sub in zip(increases, subs, strict=True):
         scores = torch.empty_like(sub.coefficients)
-        for b in range(batch):
-            row = i * batch + b
-
-            def log_p(resid, row=row):
-                centred = resid - resid.mean(-1, keepdim=True) if r.norm.centred else resid
-                normed = centred * r.norm.weight / r.norm.scale[row] + r.norm_bias
-                logits = (normed @ r.W_U + r.b_U) * r.multiplier
-                return logits.log_softmax(-1)[..., increase.target[row]]
-
+        for b in range(len(scores)):
             vectors = sub.directions[:, None] * sub.coefficients[b, :, :, None]
             if sub.post is not None:
                 vectors = (vectors - vectors.mean(-1, keepdim=True)) * sub.post.weight / sub.post.scale[b]
-            scores[b] = log_p(increase.base[row] + vectors) - log_p(increase.base[row])
+            scores[b] = by_log_softmax(increase, b, vectors)
         found.append(scores)
     return found
+
+
+def by_log_softmax(increase: Increase, row: int, vectors: Tensor) -> Tensor:
+    """The score of vectors added to one base stream, by its definition in float64."""
+    r = increase.readout
+
+    def log_p(resid):
+        centred = resid - resid.mean(-1, keepdim=True) if r.norm.centred else resid
+        normed = centred * r.norm.weight.double() / r.norm.scale[row].double() + r.norm_bias.double()
+        logits = (normed @ r.W_U.double() + r.b_U.double()) * r.multiplier
+        return logits.log_softmax(-1)[..., increase.target[row]]
+
+    base = increase.base[row].double()
+    return log_p(base + vectors.double()) - log_p(base)

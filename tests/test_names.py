@@ -26,13 +26,13 @@ BANNED_MODULES = {"cases", "changes", "checked", "effects", "guard", "naming", "
 TWICE_NOT_YET = set(
     """
     BiasReport FIRST_SHARE HELD_OUT Hook KS Kind NEW_TEMPLATES Record TEMPLATES TOP TUNING
-    UNTOUCHED Where add arithmetic batches batches.py bias_report compared facts gradient keep listed load
+    UNTOUCHED Where add arithmetic batches batches.py bias_report compared facts keep listed load
     outcomes pick prompts.py vocabulary.py
     """.split()
 )
 AXES_NOT_YET = set(
     """
-    allowed b_layer_neuron b_n chosen columns group in known length out part rows tile width
+    allowed b_layer_neuron b_n chosen columns group in known length out part rows width
     """.split()
 )
 BANNED_NOT_YET = {
@@ -78,7 +78,6 @@ BANNED_NOT_YET = {
     "incontext/two_towers.py: query_parts",
     "incontext/two_towers.py: shaped",
     "incontext/variants.py: turned",
-    "knowledge/baselines.py: tile",
     "knowledge/flow.py: held",
     "knowledge/flow.py: said",
     "knowledge/reproduce.py: said",
@@ -88,19 +87,7 @@ BANNED_NOT_YET = {
     "model/attention_scores.py: turned",
     "model/cache_checks.py: parts",
     "model/cache_checks.py: reach",
-    "model/scored_cache.py: Question",
-    "model/scored_cache.py: ask",
     "model/subkeys.py: parts",
-    "numerics/bounds.py: reach",
-    "numerics/bounds.py: spread",
-    "numerics/every_neuron.py: TILE_BYTES",
-    "numerics/every_neuron.py: _tile_scores",
-    "numerics/every_neuron.py: reach",
-    "numerics/every_neuron.py: tile",
-    "numerics/every_neuron.py: tiles",
-    "numerics/readout.py: parts",
-    "numerics/topk.py: TILE",
-    "numerics/topk.py: parts",
     "results/named_neurons.py: parts",
     "vis/chain.py: _said",
     "vis/chain.py: said",

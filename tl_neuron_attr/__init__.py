@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tl_neuron_attr.knowledge.vocabulary import position_tokens, top_tokens, transformed_tokens
     from tl_neuron_attr.model.intervene import ablate, ablation_hooks, edit, keep
     from tl_neuron_attr.model.loading import load
+    from tl_neuron_attr.model.scored_cache import ScoredCache, scored
     from tl_neuron_attr.results.layer_scores import LayerScores
     from tl_neuron_attr.results.neurons import Neurons
     from tl_neuron_attr.results.token_lists import TokenLists
@@ -47,6 +48,8 @@ _HOME = {
     "edit": "model.intervene",
     "keep": "model.intervene",
     "load": "model.loading",
+    "ScoredCache": "model.scored_cache",
+    "scored": "model.scored_cache",
     "query_layers": "knowledge.query_neurons",
     "query_neurons": "knowledge.query_neurons",
     "LayerScores": "results.layer_scores",
@@ -65,6 +68,7 @@ __all__ = [
     "LayerScores",
     "NeuronComparison",
     "Neurons",
+    "ScoredCache",
     "TokenLists",
     "ablate",
     "ablation_hooks",
@@ -86,6 +90,7 @@ __all__ = [
     "position_tokens",
     "query_layers",
     "query_neurons",
+    "scored",
     "srnn",
     "top_tokens",
     "trace",

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests import synthetic
-from tl_neuron_attr.numerics.increase import Increase
+from tl_neuron_attr.numerics.increase import Increase, read_out
 from tl_neuron_attr.numerics.readout import Norm, Readout
+from tl_neuron_attr.numerics.scores_of_vectors import scores_of_vectors
 
 BEFORE = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
 TABLE_1 = [
@@ -31,7 +31,7 @@ def test_the_toy_example_of_table_1(values, after):
     )
     increase = Increase(readout, BEFORE.repeat(4, 1), torch.arange(4))
     vectors = torch.tensor(values, dtype=torch.float64).repeat(4, 1, 1)
-    scores = increase.of_vectors(vectors)[:, 0]
+    scores = scores_of_vectors([increase], [vectors])[0][:, 0]
     before = torch.tensor([0.03, 0.09, 0.24, 0.64], dtype=torch.float64)
     torch.testing.assert_close((scores + BEFORE.log_softmax(-1)).exp(), torch.tensor(after).double(), atol=1e-2, rtol=0)
     torch.testing.assert_close(BEFORE.softmax(-1), before, atol=1e-2, rtol=0)
@@ -40,17 +40,28 @@ def test_the_toy_example_of_table_1(values, after):
 @settings(max_examples=50)
 @given(synthetic.seeds, synthetic.peaks)
 def test_zero_scores_zero_and_constants_change_nothing(seed, peak):
-    increase, _ = synthetic.case(seed, peak=peak)
-    rows = torch.arange(2)
-    x = torch.randn(2, increase.readout.d_vocab, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    here = increase.select(rows)
-    assert here.of_vectors(torch.zeros_like(here.base)[:, None]).abs().max() < 1e-12
-    torch.testing.assert_close(here.of_contributions(x + 3.0, rows), here.of_contributions(x, rows))
+    here, rows = synthetic.case(seed, peak=peak)[0][0], torch.arange(2)
+    x = torch.randn(2, here.readout.d_vocab, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    assert here.of_contributions(torch.zeros_like(x), rows).abs().max() < 1e-12
+    torch.testing.assert_close(here.of_contributions(x + 3.0, rows), here.of_contributions(x.clone(), rows))
 
 
 @settings(max_examples=50)
-@given(synthetic.seeds, st.integers(1, 10_000))
-def test_the_cap_on_memory_changes_nothing(seed, max_bytes):
-    increase, _ = synthetic.case(seed)
-    vectors = torch.randn(len(increase.base), 3, 2, increase.base.shape[1], dtype=torch.float64)
-    torch.testing.assert_close(increase.of_vectors(vectors, max_bytes=max_bytes), increase.of_vectors(vectors))
+@given(synthetic.seeds, synthetic.peaks)
+def test_log_p_is_the_log_softmax_of_the_logits(seed, peak):
+    increases, _ = synthetic.case(seed, peak=peak)
+    read_out(increases)
+    for each in increases:
+        torch.testing.assert_close(each.logits, each.readout.logits(each.base))
+        torch.testing.assert_close(each.log_p(), each.logits.log_softmax(-1))
+        torch.testing.assert_close(each.mean, each.logits.softmax(-1) @ each.readout.W_U.T)
+
+
+@given(synthetic.seeds)
+def test_what_is_known_goes_along_with_selected_prompts(seed):
+    increases, _ = synthetic.case(seed, batch=3)
+    rows = torch.tensor([2, 0, 2])
+    before = increases[0].select(rows)
+    after = (increases[0].log_p(), increases[0].select(rows))[1]
+    assert "logits" in after.known and "logits" not in before.known
+    torch.testing.assert_close(after.log_p(), before.log_p())

@@ -5,27 +5,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import synthetic
-from tl_neuron_attr.numerics.topk import certified_topk, gradient
+from tl_neuron_attr.numerics.topk import certified_topk, gradients_of
 
 sizes = st.sampled_from([1e-3, 0.3, 3.0])
 
 
-def bounds_of(increase, subs):
-    gradients = gradient(increase).unflatten(0, (len(subs), -1))
+def bounds_of(increases, subs):
+    gradients = gradients_of(increases)
     return torch.cat([s.project_onto(g).flatten(1) for s, g in zip(subs, gradients, strict=True)], dim=1)
 
 
-def flat_scores(increase, subs):
-    return torch.cat([s.flatten(1) for s in synthetic.brute_force(increase, subs)], dim=1)
+def flat_scores(increases, subs):
+    return torch.cat([s.flatten(1) for s in synthetic.brute_force(increases, subs)], dim=1)
 
 
 @settings(max_examples=150)
 @given(synthetic.seeds, synthetic.peaks, sizes, st.booleans(), st.booleans(), st.integers(1, 60))
 def test_equals_sorting_every_score(seed, peak, size, ties, largest, k):
-    increase, subs = synthetic.case(seed, peak=peak, size=size, ties=ties)
-    scores = flat_scores(increase, subs)
+    increases, subs = synthetic.case(seed, peak=peak, size=size, ties=ties)
+    scores = flat_scores(increases, subs)
     k = min(k, scores.shape[1])
-    top = certified_topk(increase, subs, bounds_of(increase, subs), k, largest=largest)
+    top = certified_topk(increases, subs, k, largest=largest)
     expected = scores.sort(dim=1, descending=largest, stable=True)
     torch.testing.assert_close(top.score, expected.values[:, :k], atol=1e-10, rtol=0)
     torch.testing.assert_close(scores.gather(1, top.flat), top.score, atol=1e-10, rtol=0)
@@ -35,8 +35,8 @@ def test_equals_sorting_every_score(seed, peak, size, ties, largest, k):
 @settings(max_examples=30)
 @given(synthetic.seeds)
 def test_exactly_equal_scores_are_ordered_by_place(seed):
-    increase, subs = synthetic.case(seed, size=0.3, ties=True)
-    top = certified_topk(increase, subs, bounds_of(increase, subs), 10)
+    increases, subs = synthetic.case(seed, size=0.3, ties=True)
+    top = certified_topk(increases, subs, 10)
     for flat, score in zip(top.flat, top.score, strict=True):
         tied = score.diff() == 0
         assert (flat.diff()[tied] > 0).all()
@@ -45,27 +45,27 @@ def test_exactly_equal_scores_are_ordered_by_place(seed):
 @settings(max_examples=30)
 @given(synthetic.seeds)
 def test_permuted_neurons_permute_the_result(seed):
-    increase, subs = synthetic.case(seed)
+    increases, subs = synthetic.case(seed)
     order = [torch.randperm(s.width) for s in subs]
     permuted = [
         replace(s, directions=s.directions[o], coefficients=s.coefficients[:, o])
         for s, o in zip(subs, order, strict=True)
     ]
-    tops = [certified_topk(increase, s, bounds_of(increase, s), 8).score for s in (subs, permuted)]
+    tops = [certified_topk(increases, s, 8).score for s in (subs, permuted)]
     torch.testing.assert_close(*tops, atol=1e-12, rtol=0)
 
 
 def test_silent_neurons_are_never_evaluated():
-    increase, subs = synthetic.case(3)
+    increases, subs = synthetic.case(3)
     silent = [replace(s, coefficients=torch.zeros_like(s.coefficients)) for s in subs]
-    top = certified_topk(increase, silent, bounds_of(increase, silent), 5)
+    top = certified_topk(increases, silent, 5)
     assert top.evaluated.tolist() == [0, 0]
     assert top.score.eq(0).all()
     assert top.flat.tolist() == [[0, 1, 2, 3, 4]] * 2
 
 
 def test_few_neurons_are_evaluated_where_bounds_are_tight():
-    increase, subs = synthetic.case(11, size=1e-3)
+    increases, subs = synthetic.case(11, size=1e-3)
     everything = sum(s.width * s.sources for s in subs)
-    top = certified_topk(increase, subs, bounds_of(increase, subs), 1)
+    top = certified_topk(increases, subs, 1)
     assert top.evaluated.max() <= 3 < everything

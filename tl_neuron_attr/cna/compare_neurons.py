@@ -21,7 +21,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.vocabulary import neuron_text
 from tl_neuron_attr.model import cache_checks, dimensions
 from tl_neuron_attr.model.positions import Pos
-from tl_neuron_attr.model.scored_cache import Question, ask, checked_stream
+from tl_neuron_attr.model.scored_cache import ScoredCache, as_scored, checked_stream
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.every_neuron import neuron_scores
@@ -239,7 +239,7 @@ def compare_neurons(
         >>> len(found.top(10)), found.change.shape == found.coefficient.shape
         (10, True)
     """
-    mine = ask(cache, target, (site,), pos=pos, contrast=contrast, model=model)
+    mine = as_scored(cache, target, (site,), pos=pos, contrast=contrast, model=model)
     found = _compared(mine, other, site, pos, other_model, max_bytes)
     return replace(found, text=_text(mine.stream, found))
 
@@ -253,11 +253,11 @@ def compare_without_text(
     contrast: Target | None = None,
 ) -> NeuronComparison:
     """Return :func:`compare_neurons` without tokens: for what runs over many cases and shows none of them."""
-    return _compared(ask(cache, target, (site,), contrast=contrast), other, site, -1, None, MAX_BYTES)
+    return _compared(as_scored(cache, target, (site,), contrast=contrast), other, site, -1, None, MAX_BYTES)
 
 
 def _compared(
-    mine: Question, other: ActivationCache, site: Site, pos: Pos, other_model: Any, max_bytes: int
+    mine: ScoredCache, other: ActivationCache, site: Site, pos: Pos, other_model: Any, max_bytes: int
 ) -> NeuronComparison:
     stream = Stream(other, other_model)
     cache_checks.require_hooks(stream, (site,))
@@ -290,7 +290,7 @@ def _text(stream: Stream, found: NeuronComparison) -> NeuronText:
 
 
 def _scored(
-    q: Question, site: Site, max_bytes: int
+    q: ScoredCache, site: Site, max_bytes: int
 ) -> tuple[Float[Tensor, "batch layer *neuron"], Float[Tensor, "batch layer *neuron"]]:
     """Increases and coefficients of every neuron."""
     scores: list[Tensor] = []

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import ActivationCache
 
 from tl_neuron_attr.evaluate.outcome import Outcome
 from tl_neuron_attr.knowledge.attribution import (
@@ -21,8 +20,9 @@ from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import Component, component_lists
 from tl_neuron_attr.model.intervene import ablate
-from tl_neuron_attr.model.scored_cache import ask
+from tl_neuron_attr.model.scored_cache import ScoredCache, scored
 from tl_neuron_attr.model.tokens import prompt_ids
+from tl_neuron_attr.numerics.flat_index import best_of
 from tl_neuron_attr.results.neurons import Neurons
 
 SEGMENTS = 60
@@ -82,13 +82,13 @@ def examine(model: Any, prompt: str, target: int, *, sizes: Sizes, seed: int) ->
     tokens = prompt_ids(model, prompt)[None]
     logits, cache = model.run_with_cache(tokens)
     sizes = sizes.capped(model, tokens.shape[1])
-    layers, heads = attribute_layers(cache, target), attribute_heads(cache, target)
-    mlp, attn = attribute_mlp_neurons(cache, target), attribute_attn_neurons(cache, target)
-    deep = value_neurons(cache, target, sizes.value_mlp, sites=("mlp",))
-    reading = value_neurons(cache, target, sizes.value_attn, sites=("attn",))
-    feeding = query_neurons(cache, reading, sizes.query, sites=("mlp",))
-    compared = value_neurons(cache, target, sizes.query, sites=("mlp",))
-    of_deep, of_reading = query_layers(cache, deep), query_layers(cache, reading)
+    q = scored(cache, target)
+    layers, heads = attribute_layers(q), attribute_heads(q)
+    mlp, attn = attribute_mlp_neurons(q), attribute_attn_neurons(q)
+    deep = value_neurons(q, k=sizes.value_mlp, sites=("mlp",))
+    reading = value_neurons(q, k=sizes.value_attn, sites=("attn",))
+    feeding = query_neurons(q, reading, sizes.query, sites=("mlp",))
+    of_deep, of_reading = query_layers(q, deep), query_layers(q, reading)
     return {
         "layers_attn": layers.attn[0],
         "layers_mlp": layers.mlp[0],
@@ -98,9 +98,9 @@ def examine(model: Any, prompt: str, target: int, *, sizes: Sizes, seed: int) ->
         "query_mlp_mlp": of_deep.mlp[0],
         "query_attn_attn": of_reading.attn[0],
         "query_attn_mlp": of_reading.mlp[0],
-        "value_neurons": _flat(model, compared),
+        "value_neurons": best_of(mlp.flatten(), sizes.query),
         "query_neurons": _flat(model, feeding),
-        "segments": _segments(cache, target),
+        "segments": _segments(q),
         "outcomes": _outcomes(model, tokens, target, logits, reading, deep, feeding, seed),
     }
 
@@ -122,14 +122,13 @@ def _flat(model: Any, neurons: Neurons) -> Int[Tensor, "k"]:
     return (neurons.layer * dimensions.d_mlp(model, 0) + neurons.index)[0]
 
 
-def _segments(cache: ActivationCache, target: int) -> Float[Tensor, "point"]:
+def _segments(q: ScoredCache) -> Float[Tensor, "point"]:
     """``log p(w)`` along the straight line from the first stream to the last, readout frozen."""
-    q = ask(cache, target, ())
     first = q.stream.at("blocks.0.hook_resid_pre", q.places)[:, None]
     last = q.stream.at(f"blocks.{q.stream.n_layers - 1}.hook_resid_post", q.places)[:, None]
     steps = torch.linspace(0, 1, SEGMENTS + 1).to(first)[:, None]
     points = q.readout.logits(first + steps * (last - first))
-    return q.readout.finish(points)[0, :, target]
+    return q.readout.finish(points)[0, :, int(q.target[0])]
 
 
 def _outcomes(

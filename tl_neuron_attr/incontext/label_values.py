@@ -21,7 +21,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext.batches import label_places
 from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.model.components import within
-from tl_neuron_attr.model.scored_cache import Question, ask
+from tl_neuron_attr.model.scored_cache import ScoredCache, as_scored
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.numerics.sublayer import Sublayer
 
@@ -105,7 +105,7 @@ def listed(prompts: Prompts) -> Sequence[IclPrompt]:
 
 def asked(
     cache: ActivationCache, prompts: Sequence[IclPrompt], pair: tuple[int, int], model: Any
-) -> tuple[Question, Int[Tensor, "batch label"]]:
+) -> tuple[ScoredCache, Int[Tensor, "batch label"]]:
     """A checked question about two labels, and where the prompts' labels stand in the cache.
 
     Raises:
@@ -119,7 +119,7 @@ def asked(
     if pair[0] == pair[1]:
         raise ValueError(f"pair must be two different labels, got {pair}")
     first, second = (prompts[0].label_ids[label] for label in pair)
-    q = ask(cache, first, ("attn",), contrast=second, model=model)
+    q = as_scored(cache, first, ("attn",), contrast=second, model=model)
     return q, label_places(q.stream, prompts)
 
 

@@ -13,19 +13,18 @@ With ``m`` a neuron's coefficient, ``v`` its direction and ``h`` the stream its 
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import ActivationCache
+from typing_extensions import Unpack
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.model import cache_checks
-from tl_neuron_attr.model.positions import Pos
-from tl_neuron_attr.model.scored_cache import Question, ask
+from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring, as_scored
 from tl_neuron_attr.model.targets import Target
-from tl_neuron_attr.numerics.every_neuron import neuron_scores, tiles
+from tl_neuron_attr.numerics.every_neuron import direction_chunks, neuron_scores
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase
 from tl_neuron_attr.numerics.sublayer import Sublayer
 
@@ -42,27 +41,26 @@ Scores = Float[Tensor, "batch d_mlp"]
 @typechecked
 @torch.no_grad()
 def baseline_scores(
-    cache: ActivationCache,
-    target: Target,
+    cache: ActivationCache | ScoredCache,
+    target: Target | None = None,
     *,
     score: Score = "log_prob_increase",
-    pos: Pos = -1,
-    model: Any = None,
     max_bytes: int = MAX_BYTES,
+    **scoring: Unpack[Scoring],
 ) -> Float[Tensor, "*b layer d_mlp"]:
-    """Every MLP neuron's score by one of the eight methods of paper 1, section 4.1; higher is more important.
+    """Return every MLP neuron's score by one of the eight methods of paper 1, section 4.1; higher is more important.
 
     Args:
-        cache: A cache of a forward pass, with or without a batch dimension.
+        cache: A cache of a forward pass, with or without a batch dimension; or what :func:`~tl_neuron_attr.scored`
+            made of it, which has its own target and scoring.
         target: The token followed.
         score: The method; see :mod:`tl_neuron_attr.knowledge.baselines`. Nats for the log-probabilities,
             probabilities for ``prob_increase``, model units for the others.
-        pos: The position scored; the last by default.
-        model: The model that made the cache; ``cache.model`` by default.
         max_bytes: A cap on the working set.
+        **scoring: ``pos``, ``model``, ``final_bias``: see :func:`~tl_neuron_attr.scored`.
 
     Raises:
-        ValueError: If the cache or the target will not do.
+        ValueError: If the cache or the target is invalid, or there is a contrast.
         IndexError: If a position or token id is out of range.
 
     Examples:
@@ -71,17 +69,21 @@ def baseline_scores(
         >>> baseline_scores(cache, " basketball", score="rank").max() <= 1
         tensor(True)
     """
-    q = ask(cache, target, ("mlp",), pos=pos, model=model)
-    scores = torch.stack([_METHODS[score](q, s, max_bytes) for s in q.checked_sublayers(("mlp",))], dim=1)
-    cache_checks.require_finite(q.stream, scores, "the scores")
-    return q.finish(scores)
+    q = as_scored(cache, target, ("mlp",), max_bytes=max_bytes, **scoring)
+    if q.contrast is not None:
+        raise ValueError("contrast: the eight methods score one token; leave it out")
+    scores = [
+        torch.stack([_METHODS[score](group, s, max_bytes) for s in group.checked_sublayers(("mlp",))], dim=1)
+        for group in q.groups(max_bytes)
+    ]
+    return q.finish(torch.cat(scores))
 
 
-def _log_prob_increase(q: Question, sublayer: Sublayer, max_bytes: int) -> Scores:
+def _log_prob_increase(q: ScoredCache, sublayer: Sublayer, max_bytes: int) -> Scores:
     return neuron_scores(q.increase("mlp", sublayer.layer), sublayer, max_bytes=max_bytes)[..., 0]
 
 
-def _log_prob(q: Question, sublayer: Sublayer, max_bytes: int) -> Scores:
+def _log_prob(q: ScoredCache, sublayer: Sublayer, max_bytes: int) -> Scores:
     """``log p(w | m v)``: the increase over a stream of zeros, whose prediction is uniform, plus that prediction's."""
     bare = q.readout.without_biases()
     nothing = Increase(bare, torch.zeros_like(sublayer.base), q.target)
@@ -89,38 +91,38 @@ def _log_prob(q: Question, sublayer: Sublayer, max_bytes: int) -> Scores:
     return neuron_scores(nothing, sublayer, max_bytes=max_bytes)[..., 0] + uniform.to(sublayer.base.device)
 
 
-def _prob_increase(q: Question, sublayer: Sublayer, max_bytes: int) -> Scores:
-    base = q.increase("mlp", sublayer.layer).log_p.gather(1, q.target[:, None]).exp()
+def _prob_increase(q: ScoredCache, sublayer: Sublayer, max_bytes: int) -> Scores:
+    base = q.increase("mlp", sublayer.layer).log_p().gather(1, q.target[:, None]).exp()
     return base * _log_prob_increase(q, sublayer, max_bytes).expm1()
 
 
-def _norm(q: Question, sublayer: Sublayer, max_bytes: int) -> Scores:
+def _norm(q: ScoredCache, sublayer: Sublayer, max_bytes: int) -> Scores:
     gain = torch.as_tensor(sublayer.gain, device=sublayer.base.device).to(sublayer.base).reshape(-1, 1)
     return (sublayer.unscaled_directions().norm(dim=-1) * gain).expand(len(sublayer.base), -1)
 
 
-def _coefficient(q: Question, sublayer: Sublayer, max_bytes: int) -> Scores:
+def _coefficient(q: ScoredCache, sublayer: Sublayer, max_bytes: int) -> Scores:
     return sublayer.coefficients[..., 0].abs()
 
 
-def _rank(q: Question, sublayer: Sublayer, max_bytes: int) -> Scores:
+def _rank(q: ScoredCache, sublayer: Sublayer, max_bytes: int) -> Scores:
     """One over the place of the target among all tokens by their logits in the neuron's direction."""
     ranks = [
-        1 + torch.stack([(tile > tile[:, w, None]).sum(1) for w in q.target.tolist()])
-        for _, tile in tiles(q.readout, sublayer, max_bytes=max_bytes)
+        1 + torch.stack([(chunk > chunk[:, w, None]).sum(1) for w in q.target.tolist()])
+        for _, chunk in direction_chunks(q.readout, sublayer, max_bytes=max_bytes)
     ]
     return 1 / torch.cat(ranks, dim=1).to(sublayer.base.dtype)
 
 
-def _coefficient_norm(q: Question, sublayer: Sublayer, max_bytes: int) -> Scores:
+def _coefficient_norm(q: ScoredCache, sublayer: Sublayer, max_bytes: int) -> Scores:
     return _coefficient(q, sublayer, max_bytes) * _norm(q, sublayer, max_bytes)
 
 
-def _coefficient_rank(q: Question, sublayer: Sublayer, max_bytes: int) -> Scores:
+def _coefficient_rank(q: ScoredCache, sublayer: Sublayer, max_bytes: int) -> Scores:
     return _coefficient(q, sublayer, max_bytes) * _rank(q, sublayer, max_bytes)
 
 
-_METHODS: dict[Score, Callable[[Question, Sublayer, int], Scores]] = {
+_METHODS: dict[Score, Callable[[ScoredCache, Sublayer, int], Scores]] = {
     "log_prob_increase": _log_prob_increase,
     "log_prob": _log_prob,
     "prob_increase": _prob_increase,

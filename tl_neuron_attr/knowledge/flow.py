@@ -13,7 +13,7 @@ graph, all weights in nats:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import networkx as nx
 import pandas as pd
@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import ActivationCache
+from typing_extensions import Unpack
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge import flow_edges
@@ -30,10 +31,10 @@ from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens, top_tokens
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import Head, head_name
-from tl_neuron_attr.model.positions import Pos
+from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring, as_scored
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.subkeys import Key
-from tl_neuron_attr.model.targets import Target, token_ids
+from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
@@ -115,34 +116,34 @@ class Flow(PrintsAsTable):
 @typechecked
 @torch.no_grad()
 def trace(
-    cache: ActivationCache,
-    target: Target,
+    cache: ActivationCache | ScoredCache,
+    target: Target | None = None,
     *,
+    value: Neurons | None = None,
     k: int = 30,
     heads: int = 12,
     queries: int = 20,
-    pos: Pos = -1,
-    contrast: Target | None = None,
     key: Key = "both",
-    model: Any = None,
     max_bytes: int = MAX_BYTES,
+    **scoring: Unpack[Scoring],
 ) -> Flow:
     """Follow a prediction from the tokens to the answer.
 
     Args:
-        cache: A cache of one prompt's forward pass.
+        cache: A cache of one prompt's forward pass, or what :func:`~tl_neuron_attr.scored` made of it, which has its
+            own target and scoring.
         target: The token followed.
-        k: How many value neurons carry the answer.
+        value: The value neurons that carry the answer, where they have been found already.
+        k: How many value neurons carry the answer, where they have not.
         heads: How many heads, those through which most passes.
         queries: How many shallow neurons, each at its position, between tokens and heads.
-        pos: The position scored; the last by default.
-        contrast: If given, value neurons are of ``log p(target) - log p(contrast)``.
         key: The subkey of a gated MLP neuron, as in :func:`~tl_neuron_attr.query_layers`.
-        model: The model that made the cache; ``cache.model`` by default.
         max_bytes: A cap on the working set.
+        **scoring: ``pos``, ``contrast``, ``model``, ``final_bias``: see :func:`~tl_neuron_attr.scored`.
 
     Raises:
-        ValueError: If the cache holds several prompts, or as :func:`~tl_neuron_attr.value_neurons`.
+        ValueError: If the cache holds several prompts, ``value`` is of another cache, or as
+            :func:`~tl_neuron_attr.value_neurons`.
         IndexError: If a position or token id is out of range.
 
     Examples:
@@ -152,16 +153,17 @@ def trace(
         >>> sorted({kind for _, kind in flow.graph.nodes(data="kind")})
         ['answer', 'head', 'position', 'query', 'value']
     """
-    found = value_neurons(cache, target, k, pos=pos, contrast=contrast, model=model, max_bytes=max_bytes)
-    if found.batched and len(found.score) != 1:
-        raise ValueError(f"cache holds {len(found.score)} prompts; a flow is of one: cache a single prompt")
+    q = as_scored(cache, target, max_bytes=max_bytes, **scoring)
+    if len(q.places) != 1:
+        raise ValueError(f"cache holds {len(q.places)} prompts; a flow is of one: cache a single prompt")
+    found = value_neurons(q, k=k, max_bytes=max_bytes) if value is None else value
     value = found[0] if found.batched else found
-    stream, rows = weighted_subkeys(cache, value, pos=pos, key=key, model=model, sites=("attn", "mlp"))
+    stream, rows = weighted_subkeys(q, value, key=key, sites=("attn", "mlp"))
     direct, through = flow_edges.direct(stream, value), flow_edges.through_heads(stream, rows, value)
     shown = flow_edges.best_heads(direct + through.sum(0), heads)
     shallow = flow_edges.shallow_neurons(stream, rows, value, shown, queries)
     graph = _graph(stream, value, direct, through, shown, shallow)
-    return Flow(graph, token_text(stream.model, int(token_ids(stream, target)[0])))
+    return Flow(graph, token_text(stream.model, int(q.target[0])))
 
 
 def _graph(

@@ -21,7 +21,7 @@ from tl_neuron_attr.knowledge.value_neurons import ordered
 from tl_neuron_attr.knowledge.vocabulary import with_text
 from tl_neuron_attr.model import cache_checks
 from tl_neuron_attr.model.positions import Pos
-from tl_neuron_attr.model.scored_cache import checked_stream
+from tl_neuron_attr.model.scored_cache import ScoredCache, checked_stream
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.subkeys import ILL_CONDITIONED, Key, Subkeys, components, depth_of, subkeys
 from tl_neuron_attr.numerics.flat_index import best_of, locate
@@ -36,7 +36,12 @@ _BOTH: tuple[Site, ...] = ("attn", "mlp")
 @typechecked
 @torch.no_grad()
 def query_layers(
-    cache: ActivationCache, value: Neurons, *, pos: Pos = -1, key: Key = "both", model: Any = None
+    cache: ActivationCache | ScoredCache,
+    value: Neurons,
+    *,
+    pos: Pos | None = None,
+    key: Key = "both",
+    model: Any = None,
 ) -> LayerScores:
     """How much the embedding, each attention and each MLP sublayer switched the value neurons on, in nats.
 
@@ -44,9 +49,9 @@ def query_layers(
     of a neuron is folded in exactly, centring included. The scores sum to those of the value neurons.
 
     Args:
-        cache: The cache the value neurons were found in.
+        cache: The cache the value neurons were found in, or what :func:`~tl_neuron_attr.scored` made of it.
         value: The value neurons, of one prompt or of a batch.
-        pos: The position they were scored at.
+        pos: The position they were scored at; the last by default.
         key: The subkey of a gated MLP neuron: its column of ``W_gate``, of ``W_in`` (``"up"``), or half of each one's
             share. The authors' Llama notebook used the neuron's row of ``W_out`` instead, which is not a key; their
             notebook of paper 3 uses gate and up. Without gates there is one key.
@@ -90,12 +95,12 @@ def query_layers(
 @typechecked
 @torch.no_grad()
 def query_neurons(
-    cache: ActivationCache,
+    cache: ActivationCache | ScoredCache,
     value: Neurons,
     k: int = 30,
     *,
     sites: Sequence[Site] = ("mlp", "attn"),
-    pos: Pos = -1,
+    pos: Pos | None = None,
     key: Key = "both",
     model: Any = None,
     max_bytes: int = MAX_BYTES,
@@ -107,11 +112,11 @@ def query_neurons(
     one position or many, has the sum of its scores; its coefficient is that where it contributed most.
 
     Args:
-        cache: The cache the value neurons were found in.
+        cache: The cache the value neurons were found in, or what :func:`~tl_neuron_attr.scored` made of it.
         value: The value neurons, of one prompt or of a batch.
         k: How many; fewer are returned where fewer lie below the value neurons, none below layer 0.
         sites: Which query neurons: ``"mlp"``, ``"attn"`` or both.
-        pos: The position the value neurons were scored at.
+        pos: The position the value neurons were scored at; the last by default.
         key: The subkey of a gated MLP neuron, as in :func:`query_layers`.
         model: The model that made the cache; ``cache.model`` by default.
         max_bytes: A cap on the working set.
@@ -146,10 +151,17 @@ def query_neurons(
 
 
 def weighted_subkeys(
-    cache: ActivationCache, value: Neurons, *, pos: Pos, key: Key, model: Any, sites: Sequence[Site] = ()
+    cache: ActivationCache | ScoredCache,
+    value: Neurons,
+    *,
+    pos: Pos | None = None,
+    key: Key = "both",
+    model: Any = None,
+    sites: Sequence[Site] = (),
 ) -> tuple[Stream, Subkeys]:
-    """The stream, checked for what value neurons and neurons of ``sites`` take, and the subkeys of the value neurons,
-    each times ``S / sum_a u . a``: inner products with them are query scores.
+    """Return the stream, checked for what value neurons and neurons of ``sites`` need, and the value neurons' subkeys.
+
+    Each subkey is multiplied with ``S / sum_a u . a``, so that inner products with it are query scores.
 
     Raises:
         ValueError: If ``value`` is of another cache.

@@ -1,42 +1,60 @@
 """How far a score can lie below Jensen's bound: upper bounds of ``psi = log E_p[exp(x - E_p[x])]``.
 
-For a neuron that writes ``v``, every logit contribution lies within ``M = |v| * reach`` of its mean and has a variance
-of at most ``|v|**2 * variance``, where ``reach`` and ``variance`` belong to the base distribution alone. Then
+For a neuron that writes ``v``, every logit contribution lies within ``M = |v| * range`` of its mean and has a variance
+of at most ``|v|**2 * variance``, where ``range`` and ``variance`` belong to the base distribution alone. Then
 
     psi <= M                                          the largest value bounds the mean of exp
-    psi <= M**2 / 2                                   Hoeffding, for a range of 2 M
-    psi <= (variance / reach**2) * (e**M - 1 - M)     Bennett
+    psi <= M**2 / 2                                   Hoeffding, for values within M of their mean on either side
+    psi <= (variance / range**2) * (e**M - 1 - M)     Bennett
 """
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_neuron_attr.numerics.increase import Increase
+from tl_neuron_attr.numerics.increase import WIDTH, Increase, mean_unembeddings
 from tl_neuron_attr.numerics.sublayer import Sublayer
 
 
-def psi(increase: Increase, sublayer: Sublayer, index: int) -> Float[Tensor, "batch neuron_source"]:
-    """The bound for every neuron of ``sublayer``, whose streams are rows ``index * batch`` onwards, in nats."""
-    coefficients = sublayer.scaled_coefficients()
-    batch = coefficients.shape[0]
-    rows = slice(index * batch, (index + 1) * batch)
-    reach, variance = spread(increase, rows)
-    norms = increase.readout.norm.apply_unscaled(sublayer.unscaled_directions()).norm(dim=-1)
-    length = (coefficients.abs() * norms[:, None]).flatten(1)
-    M = length * reach[:, None]
-    bennett = (variance / reach.square())[:, None] * (M.expm1() - M)
-    return torch.minimum(torch.minimum(M, M.square() / 2), bennett)
+def psi_bounds(
+    increases: Sequence[Increase], sublayers: Sequence[Sublayer]
+) -> list[Float[Tensor, "batch neuron_source"]]:
+    """Return the bound for every neuron of each sublayer, in nats."""
+    return [
+        _psi(_lengths(i, s), furthest[:, None], variance[:, None])
+        for i, s, (furthest, variance) in zip(increases, sublayers, ranges(increases), strict=True)
+    ]
 
 
-def spread(increase: Increase, rows: slice) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
-    """Largest distance of an unembedding vector from the mean one, and a bound on their variance in any direction.
+def ranges(increases: Sequence[Increase]) -> list[tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]]:
+    """Return the largest distance of an unembedding vector from the mean one, and a bound on their variance.
 
-    The variance in one direction is at most the sum over all of them, the mean squared distance.
+    The variance in any one direction is at most the sum over all of them, the mean squared distance. All base streams
+    are measured in one pass over ``W_U``.
     """
-    readout, p = increase.readout, increase.p[rows]
-    mean = readout.embed(p)
-    squares = readout.column_squares() - 2 * readout.unembed(mean) + mean.square().sum(-1, keepdim=True)
-    squares = squares.clamp_min(0)
-    gain = readout.gain[rows]
-    return gain.abs() * squares.max(-1).values.sqrt(), gain.square() * (p * squares).sum(-1)
+    mean_unembeddings(increases)
+    readout = increases[0].readout
+    means = torch.cat([i.mean for i in increases])
+    furthest, variance = means.new_zeros(len(means)), means.new_zeros(len(means))
+    for tokens, W_U in readout.chunks(WIDTH):
+        squares = W_U.square().sum(0) - 2 * (means @ W_U) + means.square().sum(-1, keepdim=True)
+        squares.clamp_min_(0)
+        furthest = torch.maximum(furthest, squares.amax(-1))
+        variance += (torch.cat([i.log_p(tokens) for i in increases]).exp_() * squares).sum(-1)
+    gain = torch.cat([i.readout.gain for i in increases]).abs()
+    sizes = [len(i.base) for i in increases]
+    return list(zip((gain * furthest.sqrt()).split(sizes), (gain.square() * variance).split(sizes), strict=True))
+
+
+def _lengths(increase: Increase, sublayer: Sublayer) -> Float[Tensor, "batch neuron_source"]:
+    """The length of what each neuron wrote, after the final norm's weight."""
+    norms = increase.readout.norm.apply_unscaled(sublayer.unscaled_directions()).norm(dim=-1)
+    return (sublayer.scaled_coefficients().abs() * norms[:, None]).flatten(1)
+
+
+def _psi(length: Tensor, furthest: Tensor, variance: Tensor) -> Tensor:
+    M = length * furthest
+    bennett = variance / furthest.square() * (M.expm1() - M)
+    return torch.minimum(torch.minimum(M, M.square() / 2), bennett)

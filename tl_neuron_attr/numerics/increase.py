@@ -2,12 +2,15 @@
 
     score(v) = log p(w | h + v) - log p(w | h) = x[w] - log E_p[exp x],      x = readout(v),  p = p(. | h)
 
-so a score needs ``v``'s logit contributions ``x`` and the base distribution ``p``, and nothing else. Against a contrast
-token ``u`` the expectation cancels and the score is ``x[w] - x[u]``.
+so a score needs the logit contributions ``x`` of ``v`` and the base distribution ``p`` (Eq. 2, 10 and 12), and nothing
+else. Against a contrast token ``u`` the expectation cancels and the score is ``x[w] - x[u]``.
+
+``log E_p[exp x]`` is found as ``c + log1p(E_p[expm1(x - c)])`` for a constant ``c``, summed in float64: a difference of
+two separately rounded normalisers would shift all scores of a layer by up to 1e-4 nats where the vocabulary is large.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -18,91 +21,139 @@ from tl_neuron_attr.numerics.readout import Readout
 MAX_BYTES = 256 * 2**20
 """The default cap on a computation's working set, results not counted."""
 
+SAFE = 10.0
+"""The largest ``|x - c|`` for which ``expm1`` is used. Beyond it, float32 could overflow, and a token whose ``p``
+underflows (below ``e**-87``) could matter; below it, such tokens lose less than ``d_vocab * e**(10 - 87)``."""
 
-@dataclass(frozen=True)
+CANCELLING = 0.1
+"""Where ``E_p[exp(x - c)]`` is below this, its rounding error, some 1e-7, would be felt: such rows are summed again."""
+
+WIDTH = 8192
+"""Tokens in a chunk of the vocabulary: 36 vectors of so many contributions fit in a processor core's cache."""
+
+_SUMMED = 2**23
+"""Entries whose exponentials are summed at a time: 32 MiB of them."""
+
+
+@dataclass(eq=False)
 class Increase:
-    """Scores of vectors added to one base stream a prompt, in nats.
+    """Scores of vectors added to one base stream per prompt, in nats.
+
+    What is known of the base streams, their logits above all, is kept once :func:`read_out` has found it.
 
     Attributes:
         readout: The frozen readout at the position scored.
         base: The stream the scores start from.
-        target: The token whose log-probability is followed, one a prompt.
+        target: The token whose log-probability is followed, one per prompt.
         contrast: If given, scores are of ``log p(target) - log p(contrast)``.
+        known: What has been read out of the base streams, by name.
     """
 
     readout: Readout
     base: Float[Tensor, "batch d_model"]
     target: Int[Tensor, "batch"]
     contrast: Int[Tensor, "batch"] | None = None
+    known: dict[str, Tensor] = field(default_factory=dict[str, Tensor], repr=False)
 
-    @cached_property
+    @property
     def logits(self) -> Float[Tensor, "batch d_vocab"]:
         """The base stream's logits, before the model's output transform."""
-        return self.readout.logits(self.base)
+        read_out([self])
+        return self.known["logits"]
 
-    @cached_property
-    def log_p(self) -> Float[Tensor, "batch d_vocab"]:
-        """The base stream's log-probabilities."""
-        return self.readout.finish(self.readout.logits(self.base))
+    @property
+    def log_normaliser(self) -> Float[Tensor, "batch"]:
+        """The log of the sum of the exponentials of the transformed logits, in float64."""
+        read_out([self])
+        return self.known["log_normaliser"]
 
-    @cached_property
-    def p(self) -> Float[Tensor, "batch d_vocab"]:
-        """The base stream's distribution."""
-        return self.log_p.exp()
+    @property
+    def mean(self) -> Float[Tensor, "batch d_model"]:
+        """The base distribution's mean unembedding vector, ``E_p[W_U]``, before the norm."""
+        mean_unembeddings([self])
+        return self.known["mean"]
+
+    def log_p(self, tokens: slice = slice(None)) -> Float[Tensor, "batch n"]:
+        """The base stream's log-probabilities (paper 1, Eq. 2), of some tokens."""
+        return self.transformed(self.logits[:, tokens]) - self.log_normaliser[:, None].to(self.base.dtype)
 
     def select(self, rows: Int[Tensor, "n"]) -> "Increase":
-        """The given rows, repeated where they are."""
+        """The given prompts, repeated where they are; what is known of them goes along."""
         contrast = None if self.contrast is None else self.contrast[rows]
-        return Increase(self.readout.select(rows), self.base[rows], self.target[rows], contrast)
+        known = {name: value[rows] for name, value in self.known.items()}
+        return Increase(self.readout.select(rows), self.base[rows], self.target[rows], contrast, known)
 
     @property
     def linear(self) -> bool:
         """Whether a score is linear in the vector: a contrast, where the model has no softcap."""
         return self.contrast is not None and self.readout.transform is None
 
-    @cached_property
+    @property
     def direction(self) -> Float[Tensor, "batch d_model"]:
-        """What a linear score is the inner product with: ``readout(target) - readout(contrast)``, pulled back."""
+        """What a linear score is the inner product with: ``readout(target) - readout(contrast)`` as a direction."""
         assert self.contrast is not None
         difference = self.readout.columns(self.target) - self.readout.columns(self.contrast)
         return self.readout.norm.adjoint(difference) * self.readout.gain[:, None]
 
     def of_contributions(self, x: Float[Tensor, "n d_vocab"], rows: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """Scores of logit contributions; contribution ``i`` belongs to prompt ``rows[i]``."""
-        if self.readout.transform is not None:
-            after = self.readout.finish(self.logits[rows] + x)
-            return self._followed(after, rows) - self._followed(self.log_p[rows], rows)
+        """Scores of logit contributions, whatever their size; contribution ``i`` belongs to prompt ``rows[i]``."""
+        change = self.change(x, self.logits[rows])
+        followed = pick(change, self.target[rows])
         if self.contrast is not None:
-            return self._followed(x, rows)
-        return pick(x, self.target[rows]) - (x + self.log_p[rows]).logsumexp(-1)
+            return followed - pick(change, self.contrast[rows])
+        return (followed.double() - log_sum_exp(change.add_(self.log_p()[rows]))).to(x.dtype)
 
-    def of_vectors(
-        self, vectors: Float[Tensor, "batch *n d_model"], *, max_bytes: int = MAX_BYTES
-    ) -> Float[Tensor, "batch *n"]:
-        """Scores of vectors in the stream."""
-        if self.linear:
-            return torch.einsum("b...d,bd->b...", vectors, self.direction)
-        scaled = vectors * self.readout.gain.reshape(-1, *[1] * (vectors.ndim - 1))
-        rows = torch.arange(len(vectors), device=vectors.device).repeat_interleave(
-            vectors[0].numel() // vectors.shape[-1]
-        )
-        step = rows_within(max_bytes, self.readout)
-        scores = [
-            self.of_contributions(self.readout.project(v), r)
-            for v, r in zip(scaled.flatten(0, -2).split(step), rows.split(step), strict=True)
-        ]
-        return torch.cat(scores).reshape(vectors.shape[:-1])
+    def transformed(self, logits: Float[Tensor, "n d_vocab"]) -> Float[Tensor, "n d_vocab"]:
+        """Return logits as the model transforms them; as they are where it does not."""
+        return logits if self.readout.transform is None else self.readout.transform(logits)
 
-    def _followed(self, values: Float[Tensor, "n d_vocab"], rows: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
-        followed = pick(values, self.target[rows])
-        return followed if self.contrast is None else followed - pick(values, self.contrast[rows])
+    def change(self, x: Float[Tensor, "n d_vocab"], logits: Float[Tensor, "n d_vocab"]) -> Float[Tensor, "n d_vocab"]:
+        """Return what contributions ``x`` change of the transformed logits: ``x`` where there is no transform."""
+        transform = self.readout.transform
+        return x if transform is None else transform(logits + x) - transform(logits)
+
+
+def read_out(increases: Sequence[Increase]) -> None:
+    """Read out every base stream that has not been yet, all of them in one pass over ``W_U`` (paper 1, Eq. 2)."""
+    new = [each for each in increases if "logits" not in each.known]
+    if not new:
+        return
+    readout = new[0].readout
+    streams = torch.cat([(i.readout.norm(i.base) + readout.norm_bias) * readout.multiplier for i in new])
+    logits = streams.new_empty(len(streams), readout.d_vocab)
+    for tokens, W_U in readout.chunks(WIDTH):
+        logits[:, tokens] = streams @ W_U + readout.b_U[tokens] * readout.multiplier
+    sums = [log_sum_exp(new[0].transformed(part)) for part in logits.split(max(1, _SUMMED // readout.d_vocab))]
+    sizes = [len(each.base) for each in new]
+    for each, own, normaliser in zip(new, logits.split(sizes), torch.cat(sums).split(sizes), strict=True):
+        each.known |= {"logits": own, "log_normaliser": normaliser}
+
+
+def mean_unembeddings(increases: Sequence[Increase]) -> None:
+    """Find ``E_p[W_U]`` of every base stream that lacks it, all of them in one pass over ``W_U``."""
+    read_out(increases)
+    new = [each for each in increases if "mean" not in each.known]
+    if not new:
+        return
+    readout = new[0].readout
+    mean = torch.cat([each.base for each in new]).zero_()
+    for tokens, W_U in readout.chunks(WIDTH):
+        mean += torch.cat([each.log_p(tokens) for each in new]).exp_() @ W_U.T
+    for each, own in zip(new, mean.split([len(each.base) for each in new]), strict=True):
+        each.known["mean"] = own
 
 
 def pick(values: Float[Tensor, "n d_vocab"], tokens: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
-    """``values[i, tokens[i]]``."""
+    """Return ``values[i, tokens[i]]``."""
     return values.gather(-1, tokens[:, None])[:, 0]
 
 
 def rows_within(max_bytes: int, readout: Readout) -> int:
-    """How many rows of logits fit in ``max_bytes``, with the three temporaries a score needs beside them."""
+    """Return how many rows of logits fit in ``max_bytes``, with the three temporaries a score needs beside them."""
     return max(1, max_bytes // (4 * readout.d_vocab * readout.dtype.itemsize))
+
+
+def log_sum_exp(values: Float[Tensor, "n d_vocab"]) -> Float[Tensor, "n"]:
+    """Return the log of the sum of exponentials, summed in float64: of 262,144 terms, float32 would lose up to 1e-4."""
+    highest = values.amax(1)
+    return highest.double() + (values - highest[:, None]).exp_().sum(1, dtype=torch.float64).log()

@@ -4,7 +4,7 @@ A norm with a frozen scale is linear, so logit contributions add up: the readout
 and the contributions of everything written into the stream, plus the biases, are the model's own logits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -102,18 +102,11 @@ class Readout:
         """Logit contributions before the prompt's :attr:`gain`; one projection serves every prompt of a batch."""
         return self.unembed(self.norm.apply_unscaled(vectors), out=out)
 
-    def embed(self, weights: Float[Tensor, "*n d_vocab"]) -> Float[Tensor, "*n d_model"]:
-        """``weights @ W_U.T``: with probabilities, the mean unembedding vector."""
-        if self.W_U.dtype == self.dtype:
-            return weights @ self.W_U.T
-        parts = zip(weights.split(_COLUMNS, dim=-1), self.W_U.split(_COLUMNS, dim=1), strict=True)
-        return sum(
-            (w @ part.to(self.dtype).T for w, part in parts), start=torch.zeros((), dtype=self.dtype).to(weights)
-        )
-
-    def column_squares(self) -> Float[Tensor, "d_vocab"]:
-        """The squared length of each unembedding vector."""
-        return torch.cat([part.to(self.dtype).square().sum(0) for part in self.W_U.split(_COLUMNS, dim=1)])
+    def chunks(self, width: int) -> Iterator[tuple[slice, Float[Tensor, "d_model chunk"]]]:
+        """Return the unembedding ``width`` tokens at a time, in :attr:`dtype`, with the tokens' slice."""
+        for start in range(0, self.d_vocab, width):
+            tokens = slice(start, min(start + width, self.d_vocab))
+            yield tokens, self.W_U[:, tokens].to(self.dtype)
 
     def without_biases(self) -> "Readout":
         """The readout of contributions alone: zeros read out to zeros."""

@@ -1,7 +1,7 @@
 """Exact top-k of the log-probability increase, without scoring every neuron.
 
 With ``x`` a neuron's logit contributions and ``p`` the distribution its sublayer started from, the score of token ``w``
-is ``x[w] - log E_p[exp x]`` (paper 1, Eq. 13). Forms that cost one inner product a neuron bound it from both sides:
+is ``x[w] - log E_p[exp x]`` (paper 1, Eq. 13). Forms that cost one inner product per neuron bound it from both sides:
 
     score <= x[w] - E_p[x] = <v, g>         Jensen: exp is convex
     score >= <v, g> - psi(v)                psi bounds log E_p[exp(x - E_p[x])], see ``bounds.py``
@@ -9,27 +9,39 @@ is ``x[w] - log E_p[exp x]`` (paper 1, Eq. 13). Forms that cost one inner produc
 with ``g = readout[w] - E_p[readout]``, the gradient of log p(w) in the stream.
 
 Phase 1  read out every stream a sublayer reads, and form its ``g``;
-Phase 2  bound every neuron with one matrix-vector product a sublayer;
+Phase 2  bound every neuron with one matrix-vector product per sublayer;
 Phase 3  score neurons exactly in the order of their bounds, until the k-th best score beats the next bound.
 
 What Phase 3 returns is the exact top k: no neuron left out can pass its bound. A neuron whose coefficient is zero
-scores exactly zero and is never evaluated. For the most suppressing neurons all signs are turned round.
+scores exactly zero and is never evaluated. For the most suppressing neurons all signs are reversed.
+
+Two cases need no search. A contrast makes the score linear, so that Phase 2 is exact; a model that caps its logits has
+no such bound, so that every neuron is scored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_neuron_attr.numerics.bounds import psi
+from tl_neuron_attr.numerics.bounds import psi_bounds
+from tl_neuron_attr.numerics.every_neuron import neuron_scores
 from tl_neuron_attr.numerics.flat_index import best_of, locate
-from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase, rows_within
+from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase, mean_unembeddings
+from tl_neuron_attr.numerics.scores_of_vectors import scores_at
 from tl_neuron_attr.numerics.sublayer import Sublayer
 
-FIRST_SPARE, TILE = 2, 32
-"""Neurons scored exactly at first beyond ``k``, and then at a time."""
+FIRST_SPARE = 2
+"""Neurons scored exactly at first beyond ``k``: bounds of trained models are so tight that these are often enough."""
+
+FEWEST, MOST = 32, 512
+"""Neurons scored at a time after that: fewer waste a pass over ``W_U``, and twice as many each time, up to the most,
+cost a long search at most twice the neurons it needs."""
+
+Check = Callable[[Sublayer, Float[Tensor, "batch d_model"], Float[Tensor, "batch neuron source"]], None]
+"""Looks at a sublayer, a direction per prompt, and what each neuron wrote along it; may refuse by raising."""
 
 
 @dataclass(frozen=True)
@@ -48,33 +60,86 @@ class TopK:
 
 
 def certified_topk(
-    increase: Increase,
+    increases: Sequence[Increase],
     sublayers: Sequence[Sublayer],
-    bounds: Float[Tensor, "batch neuron_source"],
     k: int,
     *,
     largest: bool = True,
     max_bytes: int = MAX_BYTES,
+    check: Check | None = None,
 ) -> TopK:
-    """The exact top ``k`` over the neurons of ``sublayers``, in nats.
+    """Return the exact top ``k`` over the neurons of ``sublayers``, in nats.
 
     Args:
-        increase: One row a sublayer and prompt: row ``s * batch + b`` is what sublayer ``s`` read in prompt ``b``.
+        increases: For each sublayer, scores of what is added to the stream it read.
         sublayers: The sublayers.
-        bounds: Jensen's bound of every neuron, in the order of the sublayers: what it wrote along :func:`gradient`.
         k: How many.
         largest: False for the most suppressing neurons.
         max_bytes: A cap on the working set.
+        check: Called with each sublayer before anything is scored.
     """
+    if increases[0].readout.transform is not None:
+        scores = [neuron_scores(i, s, max_bytes=max_bytes) for i, s in zip(increases, sublayers, strict=True)]
+        return _ranked(torch.cat([s.flatten(1) for s in scores], dim=1), k, largest)
+
+    # Phase 1: the gradient of log p(target) in every stream a sublayer reads
+    gradients = gradients_of(increases)
+
+    # Phase 2: Jensen's bound of every neuron
+    written = [s.project_onto(g) for s, g in zip(sublayers, gradients, strict=True)]
+    if check is not None:
+        for sublayer, g, along in zip(sublayers, gradients, written, strict=True):
+            check(sublayer, g, along)
+    jensen = torch.cat([along.flatten(1) for along in written], dim=1)
+    if increases[0].linear:
+        return _ranked(jensen, k, largest)
+    bounds = jensen if largest else torch.cat(psi_bounds(increases, sublayers), dim=1) - jensen
+
+    # Phase 3: exact scores, in the order of the bounds
+    return _search(increases, sublayers, bounds, k, 1 if largest else -1, max_bytes)
+
+
+def gradients_of(increases: Sequence[Increase]) -> list[Float[Tensor, "batch d_model"]]:
+    """Return the gradient of log p(target) in each base stream: ``readout[w] - E_p[readout]``."""
+    if increases[0].linear:
+        return [each.direction for each in increases]
+    mean_unembeddings(increases)
+    return [i.readout.norm.adjoint(i.readout.columns(i.target) - i.mean) * i.readout.gain[:, None] for i in increases]
+
+
+def exact_scores(
+    increases: Sequence[Increase],
+    sublayers: Sequence[Sublayer],
+    rows: Int[Tensor, "n"],
+    flat: Int[Tensor, "n"],
+    *,
+    max_bytes: int,
+) -> Float[Tensor, "n"]:
+    """Return exact scores of neurons in nats: ``flat[i]``, its place over all sublayers, in the prompt ``rows[i]``."""
+    where, neuron, source = locate(sublayers, flat)
+    batch = sublayers[0].coefficients.shape[0]
+    writes = increases[0].base.new_empty(len(flat), increases[0].base.shape[1])
+    for s in where.unique().tolist():
+        mine = where == s
+        writes[mine] = sublayers[s].writes(rows[mine], neuron[mine], source[mine])
+    return scores_at(increases, writes, where * batch + rows, max_bytes=max_bytes)
+
+
+def _search(
+    increases: Sequence[Increase],
+    sublayers: Sequence[Sublayer],
+    bounds: Float[Tensor, "batch neuron_source"],
+    k: int,
+    sign: int,
+    max_bytes: int,
+) -> TopK:
+    """Phase 3: the top ``k`` of ``sign`` times the scores, none of which is above its bound."""
     coefficients = torch.cat([s.coefficients.flatten(1) for s in sublayers], dim=1)
-    sign = 1 if largest else -1
-    if not largest:
-        bounds = torch.cat([psi(increase, s, i) for i, s in enumerate(sublayers)], dim=1) - bounds
     walks = [_Walk.start(bound, c == 0, k) for bound, c in zip(bounds, coefficients, strict=True)]
     while open_walks := [(row, walk) for row, walk in enumerate(walks) if not walk.certified()]:
         chosen = [walk.next() for _, walk in open_walks]
         rows = torch.cat([torch.full_like(flat, row) for (row, _), flat in zip(open_walks, chosen, strict=True)])
-        scores = sign * exact_scores(increase, sublayers, rows, torch.cat(chosen), max_bytes=max_bytes)
+        scores = sign * exact_scores(increases, sublayers, rows, torch.cat(chosen), max_bytes=max_bytes)
         for (_, walk), part in zip(open_walks, scores.split([len(flat) for flat in chosen]), strict=True):
             walk.take(part)
     best = [walk.best() for walk in walks]
@@ -85,29 +150,10 @@ def certified_topk(
     )
 
 
-def gradient(increase: Increase) -> Float[Tensor, "row d_model"]:
-    """The gradient of log p(target) in the stream: ``readout[w] - E_p[readout]``."""
-    if increase.linear:
-        return increase.direction
-    readout = increase.readout
-    mean = readout.embed(increase.p)
-    return readout.norm.adjoint(readout.columns(increase.target) - mean) * readout.gain[:, None]
-
-
-def exact_scores(
-    increase: Increase, sublayers: Sequence[Sublayer], rows: Int[Tensor, "n"], flat: Int[Tensor, "n"], *, max_bytes: int
-) -> Float[Tensor, "n"]:
-    """Exact scores of the neurons ``flat`` (their places over all sublayers) of the prompts ``rows``, in nats."""
-    where, neuron, source = locate(sublayers, flat)
-    batch = sublayers[0].coefficients.shape[0]
-    writes = increase.base.new_empty(len(flat), increase.base.shape[1])
-    for s in where.unique().tolist():
-        mine = where == s
-        writes[mine] = sublayers[s].writes(rows[mine], neuron[mine], source[mine])
-    at = where * batch + rows
-    step = rows_within(max_bytes, increase.readout)
-    parts = zip((writes * increase.readout.gain[at][:, None]).split(step), at.split(step), strict=True)
-    return torch.cat([increase.of_contributions(increase.readout.project(v), r) for v, r in parts])
+def _ranked(scores: Float[Tensor, "batch neuron_source"], k: int, largest: bool) -> TopK:
+    """The top ``k`` of scores that are all known."""
+    flat = torch.stack([best_of(row if largest else -row, k) for row in scores])
+    return TopK(flat, scores.gather(1, flat), torch.full((len(scores),), scores.shape[1]))
 
 
 class _Walk:
@@ -116,12 +162,12 @@ class _Walk:
     def __init__(self, bound: Float[Tensor, "n"], k: int, known: Int[Tensor, "known"]) -> None:
         self.bound, self.k = bound, k
         self.flat, self.scores = known, bound.new_zeros(len(known))
-        self.evaluated = 0
-        self._rank(4 * (k + TILE))
+        self.evaluated, self._count = 0, k + FIRST_SPARE
+        self._rank(4 * (k + FEWEST))
 
     @classmethod
     def start(cls, bound: Float[Tensor, "n"], silent: Tensor, k: int) -> "_Walk":
-        """A walk that knows the score of silent neurons: zero. The first ``k`` of them are enough."""
+        """Return a walk that knows the score of silent neurons: zero. The first ``k`` of them are enough."""
         return cls(bound.masked_fill(silent, -torch.inf), k, silent.nonzero()[:k, 0])
 
     def certified(self) -> bool:
@@ -138,21 +184,21 @@ class _Walk:
         margin = 16 * torch.finfo(self.bound.dtype).eps * (1 + ahead.abs())
         return len(self.scores) >= self.k and bool(self.scores.topk(self.k).values[-1] > ahead + margin)
 
-    def next(self) -> Int[Tensor, "tile"]:
-        """The next neurons to score."""
-        count = TILE if self.evaluated else self.k + FIRST_SPARE
-        self._pending = self.order[self.evaluated : self.evaluated + count]
+    def next(self) -> Int[Tensor, "n"]:
+        """Return the next neurons to score."""
+        self._pending = self.order[self.evaluated : self.evaluated + self._count]
+        self._count = min(MOST, 2 * self._count) if self.evaluated else FEWEST
         return self._pending
 
-    def take(self, scores: Float[Tensor, "tile"]) -> None:
-        """Scores of the neurons of :meth:`next`."""
+    def take(self, scores: Float[Tensor, "n"]) -> None:
+        """Take the scores of the neurons of :meth:`next`."""
         live = ~self.bound[self._pending].isneginf()
         self.flat = torch.cat([self.flat, self._pending[live]])
         self.scores = torch.cat([self.scores, scores[live]])
         self.evaluated += len(self._pending)
 
     def best(self) -> tuple[Int[Tensor, "k"], Float[Tensor, "k"]]:
-        """The best k and their scores."""
+        """Return the best k and their scores."""
         by_place = self.flat.sort()
         scores = self.scores[by_place.indices]
         best = best_of(scores, self.k)

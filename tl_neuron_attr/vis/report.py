@@ -1,22 +1,22 @@
 """The report: one page that tells which layers, heads, source tokens and neurons raised a token's log-probability."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from markupsafe import Markup
 from torch import Tensor
 from transformer_lens import ActivationCache
+from typing_extensions import Unpack
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.attribution import attribute_head_positions, attribute_heads, attribute_layers
 from tl_neuron_attr.knowledge.flow import trace
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.model.components import head_name
-from tl_neuron_attr.model.positions import Pos
-from tl_neuron_attr.model.scored_cache import Question, ask
+from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring, as_scored
 from tl_neuron_attr.model.targets import Target
+from tl_neuron_attr.numerics.sublayer import SITES
 from tl_neuron_attr.results.layer_scores import LayerScores
 from tl_neuron_attr.results.token_text import token_text
 from tl_neuron_attr.vis.flow import flow
@@ -32,27 +32,24 @@ _DRAWN_PATTERNS = 150_000
 @typechecked
 @torch.no_grad()
 def report(
-    cache: ActivationCache,
+    cache: ActivationCache | ScoredCache,
     target: Target | None = None,
     *,
     k: int = 30,
     heads: int = 8,
-    pos: Pos = -1,
-    contrast: Target | None = None,
-    model: Any = None,
     name: str = "",
+    **scoring: Unpack[Scoring],
 ) -> View:
     """One self-contained page on why the model said ``target``: layers, heads, source tokens, value neurons.
 
     Args:
-        cache: A cache of one prompt's forward pass.
+        cache: A cache of one prompt's forward pass, or what :func:`~tl_neuron_attr.scored` made of it, which has its
+            own target and scoring.
         target: The token followed; the model's own prediction by default.
         k: How many value neurons.
         heads: How many of the best heads are shown in detail.
-        pos: The position scored; the last by default.
-        contrast: If given, everything is scored for ``log p(target) - log p(contrast)``.
-        model: The model that made the cache; ``cache.model`` by default.
         name: What to call the model; the name it was booted with by default.
+        **scoring: ``pos``, ``contrast``, ``model``, ``final_bias``: see :func:`~tl_neuron_attr.scored`.
 
     Returns:
         A view: shown in a notebook, ``.save(path)`` writes the page.
@@ -67,18 +64,19 @@ def report(
         >>> report(cache, " basketball")
         View('What made the model say basketball?'): shown in a notebook; .save(path) writes a page
     """
-    q = ask(cache, 0 if target is None else target, (), pos=pos, contrast=contrast, model=model)
-    if q.stream.shape[0] != 1:
-        raise ValueError(f"cache holds {q.stream.shape[0]} prompts; a report is of one: cache a single prompt")
-    said = _Prediction.of(q, target is None)
-    options: dict[str, Any] = {"pos": pos, "contrast": contrast, "model": model}
-    layers = attribute_layers(cache, said.target, **options)
-    by_head = attribute_heads(cache, said.target, **options).reshape(q.stream.n_layers, -1)
+    predicted = target is None and not isinstance(cache, ScoredCache)
+    q = as_scored(cache, 0 if predicted else target, SITES, **scoring)
+    if len(q.places) != 1:
+        raise ValueError(f"cache holds {len(q.places)} prompts; a report is of one: cache a single prompt")
+    said = _Prediction.of(q, predicted)
+    q = replace(q, target=torch.full_like(q.target, said.target))
+    layers = attribute_layers(q)
+    by_head = attribute_heads(q).reshape(q.stream.n_layers, -1)
     best = best_heads(by_head, heads)
-    found = value_neurons(cache, said.target, k, **options)
-    traced = trace(cache, said.target, k=k, heads=2 * heads, **options)
+    found = value_neurons(q, k=k)
+    traced = trace(q, value=found, heads=2 * heads)
     tokens = tokens_of(q.stream, 0)
-    sources = attribute_head_positions(cache, said.target, **options).reshape(*by_head.shape, -1)
+    sources = attribute_head_positions(q).reshape(*by_head.shape, -1)
     body = render(
         "report.html.j2",
         said=said,
@@ -89,7 +87,7 @@ def report(
         heatmap=head_scores(by_head).body,
         best=[(head_name(layer, head), float(by_head[layer, head])) for layer, head in best],
         sources=_sources_view(tokens, sources, best),
-        patterns=_patterns_view(cache, best, len(tokens)),
+        patterns=_patterns_view(q.stream.cache, best, len(tokens)),
         flow=flow(traced).body,
         neurons=neurons(found).body,
         evaluated=int(torch.as_tensor(found.evaluated).sum()),
@@ -111,7 +109,7 @@ class _Prediction:
     target_at: int | None
 
     @classmethod
-    def of(cls, q: Question, predicted: bool) -> "_Prediction":
+    def of(cls, q: ScoredCache, predicted: bool) -> "_Prediction":
         log_probs = q.log_probs()[0]
         target = int(log_probs.argmax()) if predicted else int(q.target[0])
         top = log_probs.topk(min(PREDICTIONS, len(log_probs)))
