@@ -10,7 +10,8 @@ from tests.incontext import handmade
 from tests.incontext.test_batches import tiny_prompts
 from tl_neuron_attr import demo
 from tl_neuron_attr.incontext import batch_of, from_demo, icl_prompt
-from tl_neuron_attr.incontext.majority_correction import majority_correction
+from tl_neuron_attr.incontext.majority_correction import _weights, majority_correction
+from tl_neuron_attr.incontext.matched_run import Watch
 from tl_neuron_attr.model.stream import Stream
 
 HEADS = [(1, 0), (2, 3), (1, 2)]
@@ -159,6 +160,38 @@ def test_heads_cannot_write_more_where_their_attention_is_hidden(name):
     hooks = majority_correction(model, prompts, HEADS, where="heads")
     with model.hooks(fwd_hooks=hooks), pytest.raises(ValueError, match="take where='stream'"):
         model(tokens, **mask)
+
+
+@pytest.mark.parametrize(
+    "order, ratios", [((0, 0, 0, 0, 1, 1), [0, 2]), ((0, 0, 0, 1, 1, 2), [0, 3 / 2, 3]), ((0, 1, 1, 0), [0, 0])]
+)
+def test_a_label_is_raised_by_how_many_more_the_most_frequent_one_has(order, ratios):
+    """N_maj / N_min at each demonstration of a rarer label; nothing at the most frequent one or elsewhere."""
+    model, words = architectures.build("gpt2"), ("w20", "w21", "w22")[: max(order) + 1]
+    shown = [(f"w{i}", words[label]) for i, label in enumerate(order)]
+    prompt = icl_prompt(model, shown, "w9", words[0], labels=words, separator=" w40 ")
+    weights, at_labels = _weights(Watch.of(model, [prompt]), 0.5)
+    expected = torch.zeros(1, len(prompt))
+    for position, label in zip(prompt.label_positions, order, strict=True):
+        expected[0, position] = 0.5 * ratios[label]
+        assert at_labels[0, position] == 1
+    torch.testing.assert_close(weights, expected)
+    assert int(at_labels.sum()) == len(order)
+
+
+@torch.no_grad()
+def test_nothing_is_added_at_zero_and_a_little_at_a_little():
+    model = demo.load()
+    prompts = from_demo(model, demo.in_context(2, 3, order=(0, 0, 1)))
+    tokens = batch_of(model, prompts).tokens
+    plain = model(tokens)
+    moved = []
+    for a_c in (0, 1e-3, 1e-2):
+        with model.hooks(fwd_hooks=majority_correction(model, prompts, [(3, 4)], a_c=a_c)):
+            moved.append(float((model(tokens) - plain)[:, -1].abs().max()))
+    assert moved[0] < 1e-5 and 5 < moved[2] / moved[1] < 20
+    with pytest.raises(ValueError, match="a_c must be a number not below 0, got -1e-09"):
+        majority_correction(model, prompts, [(3, 4)], a_c=-1e-9)
 
 
 def test_runs_it_is_not_of_are_refused():

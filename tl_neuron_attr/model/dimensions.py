@@ -28,8 +28,15 @@ def d_head(model: Any, layer: int) -> int:
 
 
 def d_mlp(model: Any, layer: int) -> int:
-    """Return the number of MLP neurons of a layer."""
-    return len(model.blocks[layer].mlp.W_out)
+    """Return the number of MLP neurons of a layer.
+
+    Raises:
+        ValueError: If the layer's MLP is one of routed experts, or it has none.
+    """
+    W_out = getattr(getattr(model.blocks[layer], "mlp", None), "W_out", None)
+    if W_out is None:
+        raise ValueError(f"layer {layer} has no MLP neurons (mixture of experts, or attention only)")
+    return len(W_out)
 
 
 def width(model: Any, site: Site, layer: int) -> int | tuple[int, int]:

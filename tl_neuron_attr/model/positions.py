@@ -1,4 +1,4 @@
-"""Where a stream is looked at: positions of prompts, one each or many."""
+"""Where a stream is looked at: positions of prompts, one or many for each."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,15 @@ Pos = int | Int[Tensor, "batch"]
 
 @dataclass(frozen=True)
 class Positions:
-    """Place ``i`` is position ``pos[i]`` of prompt ``row[i]``.
+    """Places of a batch of prompts: place ``i`` is position ``pos[i]`` of prompt ``row[i]``.
 
-    Scores look at one place a prompt; query neurons at every place that a value neuron reads. What is read at places
-    has them as its first dimension, called ``batch`` in shapes.
+    Scores look at one place of each prompt; query neurons at every place that a value neuron reads. What is read at
+    places has them as its first dimension.
+
+    Examples:
+        >>> places = Positions(torch.tensor([0, 1]), from_start(torch.tensor([-1, 2]), batch=2, length=7))
+        >>> places.select(torch.tensor([0])).pos.tolist()  # of the first prompt, the last of its seven tokens
+        [6]
 
     Attributes:
         row: The prompt.
@@ -26,7 +31,7 @@ class Positions:
     pos: Int[Tensor, "batch"]
 
     def select(self, rows: Int[Tensor, "n"]) -> "Positions":
-        """The given places."""
+        """Return the given places."""
         return Positions(self.row[rows], self.pos[rows])
 
     def __len__(self) -> int:
@@ -34,14 +39,19 @@ class Positions:
 
 
 def from_start(pos: Pos, batch: int, length: int) -> Int[Tensor, "n"]:
-    """``pos``, one or one for each of ``batch`` prompts, counted from the start.
+    """Return ``pos``, one position or one for each of ``batch`` prompts, counted from the start.
 
     Raises:
         IndexError: If a position lies outside the prompts.
-        ValueError: If there is not one position a prompt.
+        ValueError: If ``pos`` is not of integers, or not one for all prompts or one for each.
+
+    Examples:
+        >>> from_start(torch.tensor([-1, 2]), batch=2, length=7).tolist()
+        [6, 2]
     """
     values = torch.as_tensor(pos)
-    if values.is_floating_point() or values.ndim > 1 or values.numel() not in (1, batch):
+    whole = not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
+    if not whole or values.ndim > 1 or values.numel() not in (1, batch):
         raise ValueError(f"pos must be an int or one int for each of the {batch} prompts, got {pos!r}")
     if bool(((values < -length) | (values >= length)).any()):
         raise IndexError(f"pos must lie between {-length} and {length - 1} for prompts of {length} tokens, got {pos!r}")
