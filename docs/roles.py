@@ -1,11 +1,15 @@
 """A Griffe extension: the roles of docstrings (``:func:`~a.b``` and the like) as cross-references of the site."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import griffe
 
 _ROLE = re.compile(r":(?:func|class|meth|mod|data|attr):`~?(?P<target>[\w.]+)`")
+_DIRECTIVE = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
+_REFERENCE = Path(__file__).parent / "reference"
+_DOCUMENTED = frozenset(name for page in _REFERENCE.glob("*.md") for name in _DIRECTIVE.findall(page.read_text()))
 _HOME = "tl_neuron_attr"
 
 
@@ -19,6 +23,8 @@ class Roles(griffe.Extension):
 
 
 def _link(obj: griffe.Object, target: str) -> str:
-    """A cross-reference where the target is documented by its full name, else its name as code."""
+    """A cross-reference where the reference documents the target or what holds it, else its name as code."""
     name = target.removeprefix(f"{_HOME}.")
-    return f"[`{name}`][{target}]" if target.startswith(_HOME) else f"`{name}`"
+    holders = (target, target.rpartition(".")[0])
+    public = target.startswith(_HOME) and (target.count(".") == 1 or _DOCUMENTED.intersection(holders))
+    return f"[`{name}`][{target}]" if public else f"`{name}`"

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import settings
@@ -7,6 +9,19 @@ from tl_neuron_attr.cli.main import main
 torch.set_num_threads(1)
 settings.register_profile("suite", deadline=None)  # how long an example takes is the machine's affair
 settings.load_profile("suite")
+
+FAST = ("numerics", "results", "test_contributing.py", "test_equations.py", "test_init.py", "test_layers.py")
+FAST += ("test_module_map.py", "test_names.py", "test_typechecked.py")
+"""Folders and files of tests that ``make test-fast`` runs: the rules of the project, and what the numbers rest on."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        top = (
+            item.path.relative_to(Path(__file__).parent).parts[0] if Path(__file__).parent in item.path.parents else ""
+        )
+        if top in FAST and item.get_closest_marker("slow") is None:
+            item.add_marker("fast")
 
 
 @pytest.fixture

@@ -16,12 +16,44 @@ FETCHES = re.compile(
 )
 
 
+def make_docs(*options: str) -> subprocess.CompletedProcess[str]:
+    """What ``make docs`` runs, with some options more."""
+    recipe = re.search(
+        r"^docs:.*\n\t(?:\w+=\w+ )*\$\(VENV\)/bin/mkdocs (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE
+    )
+    assert recipe
+    command = [sys.executable, "-m", "mkdocs", *recipe[1].split(), *options]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[other](other.md)", None),
+        ("[other](lost.md)", "lost.md"),
+        ("[other](other.md#lost)", "lost"),
+        ("[other][tl_neuron_attr.lost]", "tl_neuron_attr.lost"),
+        ('--8<-- "lost.md"', "lost.md"),
+    ],
+)
+def test_a_broken_link_fails_the_build_as_make_docs_runs_it(tmp_path, text, fault):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(f"# Index\n\n{text}\n")
+    (tmp_path / "docs" / "other.md").write_text("# Other\n")
+    (tmp_path / "mkdocs.yml").write_text(
+        f"INHERIT: {ROOT / 'mkdocs.yml'}\ndocs_dir: docs\nsite_dir: site\nexclude_docs: ''\nhooks: []\n"
+        "nav: [index.md, other.md]\nplugins: [search, autorefs]\n"
+    )
+    built = make_docs("--config-file", str(tmp_path / "mkdocs.yml"))
+    assert (built.returncode == 0) == (fault is None), built.stdout + built.stderr
+    assert fault is None or fault in built.stdout + built.stderr
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    built = make_docs("--site-dir", str(folder))
     assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
     return folder
 

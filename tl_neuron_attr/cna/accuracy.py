@@ -61,8 +61,8 @@ class HeadAccuracy(PrintsAsTable):
             raise ValueError(f"group must be one of {', '.join(wide.index)}, got {group!r}")
         heads = self.frame[self.frame["head"] != UNTOUCHED].drop_duplicates("head")
         named = [(int(row["layer"]), int(row["index"])) for row in heads.to_dict("records")]
-        accuracy = wide.loc[group].to_dict()
-        return sorted(named, key=lambda head: accuracy[f"L{head[0]}H{head[1]}"])
+        accuracy: Any = wide.loc[group].to_dict()
+        return sorted(named, key=lambda head: float(accuracy[head_name(*head)]))
 
     def table(self, k: int = 5) -> Table:
         """Table 1: the ``k`` heads whose zeroing lowers the accuracy over all cases most."""
