@@ -19,12 +19,12 @@ from tables import ranged
 
 from tl_neuron_attr import demo
 from tl_neuron_attr.incontext import (
-    BiasReport,
+    IclBiases,
     IclPrompt,
     arranged,
     batch_of,
-    bias_report,
     from_demo,
+    icl_biases,
     in_context_heads,
     label_attention,
     majority_correction,
@@ -54,7 +54,7 @@ def number(row: dict[Any, Any], name: str, style: str) -> str:
     return ranged(*(row[f"{name}{end}"] for end in ("", "_low", "_high")), style)
 
 
-def main_table(report: BiasReport) -> str:
+def main_table(report: IclBiases) -> str:
     """Every measure, before, after, in per cent, and the paper's change where it gives one."""
     rows = [
         {
@@ -83,7 +83,7 @@ def renamed(frame: pd.DataFrame) -> list[dict[Any, Any]]:
     return frame.rename(columns={"low": "value_low", "high": "value_high"}).to_dict("records")
 
 
-def one_line(name: str, report: BiasReport) -> dict[str, str]:
+def one_line(name: str, report: IclBiases) -> dict[str, str]:
     """A variant's main numbers: both biases by label, and what the correction costs."""
     gap, fluctuation = report.value("majority", "gap"), report.value("majority", "fluctuation")
     deviation, attention = report.value("recency", "deviation"), report.value("recency", "attention deviation", "all")
@@ -112,7 +112,7 @@ def variants(model: Any, heads: Sequence[tuple[int, int]], readers: Sequence[tup
             return position_free_attention(model, chosen, prompts=None if at_all else group, **freed)
 
         majority = partial(majority_correction, model, heads=chosen, **raised)
-        return one_line(name, bias_report(model, prompts, chosen, majority=majority, recency=free, progress=False))
+        return one_line(name, icl_biases(model, prompts, chosen, majority=majority, recency=free, progress=False))
 
     rows = [
         measured("as the paper"),
@@ -128,7 +128,7 @@ def variants(model: Any, heads: Sequence[tuple[int, int]], readers: Sequence[tup
 
 
 @torch.no_grad()
-def leanings(model: Any, prompts: Sequence[IclPrompt], heads: Sequence[tuple[int, int]]) -> str:
+def late_label_preference(model: Any, prompts: Sequence[IclPrompt], heads: Sequence[tuple[int, int]]) -> str:
     """How much more each head attends to a late label than to an early one, as it is and without positions."""
     found: dict[str, list[torch.Tensor]] = {"before": [], "after": []}
     for sequence in ((0, 0, 1, 1), (1, 1, 0, 0)):
@@ -166,13 +166,13 @@ def main() -> None:
     candidates = found.frame[found.frame["candidate"]]
     readers = list(zip(candidates["layer"].tolist(), candidates["head"].tolist(), strict=True))
     prompts = from_demo(model, demo.in_context(args.prompts, 4, counts=(2, 2), seed=MEASURE))
-    report, wide = bias_report(model, prompts, found.heads), bias_report(model, prompts, readers)
+    report, wide = icl_biases(model, prompts, found.heads), icl_biases(model, prompts, readers)
     names = ", ".join(head_name(layer, head) for layer, head in found.heads)
     measured = f"{args.prompts} prompts, 2 + 2 demonstrations"
     sections = {
         f"All {len(readers)} label readers of layers 2 to 4 corrected ({measured})": main_table(wide),
         f"The {len(found.heads)} in-context heads found corrected ({measured}; {names})": main_table(report),
-        "Which heads prefer late labels (attention from the last position, mean)": leanings(
+        "Which heads prefer late labels (attention from the last position, mean)": late_label_preference(
             model, prompts[: args.fewer], readers
         ),
         "Change of accuracy when one demonstration is removed (label readers)": cells(wide.changes, "removed"),

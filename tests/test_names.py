@@ -28,8 +28,8 @@ BANNED_MODULES = {"cases", "changes", "checked", "effects", "guard", "naming", "
 
 TWICE_NOT_YET = set(
     """
-    BiasReport FIRST_SHARE HELD_OUT Hook KS Kind NEW_TEMPLATES Record TEMPLATES TOP TUNING
-    UNTOUCHED Where add arithmetic batches batches.py bias_report compared facts keep listed load
+    FIRST_SHARE HELD_OUT Hook KS Kind NEW_TEMPLATES Record TEMPLATES TOP TUNING
+    UNTOUCHED add arithmetic batches facts keep load
     outcomes pick prompts.py vocabulary.py
     """.split()
 )
@@ -55,32 +55,6 @@ BANNED_NOT_YET = {
     "evaluate/examine.py: reading",
     "evaluate/faithfulness.py: parts",
     "evaluate/tidy.py: parts",
-    "incontext/attention_shift.py: parts",
-    "incontext/attention_shift.py: turned",
-    "incontext/bias_measures.py: Said",
-    "incontext/bias_measures.py: parts",
-    "incontext/bias_measures.py: said",
-    "incontext/biases.py: said",
-    "incontext/in_context_heads.py: leaning",
-    "incontext/in_context_heads.py: said",
-    "incontext/induction.py: parts",
-    "incontext/induction.py: said",
-    "incontext/label_heads.py: _leaning",
-    "incontext/label_heads.py: leanings",
-    "incontext/learned_metric.py: parts",
-    "incontext/majority_correction.py: watch",
-    "incontext/matched_run.py: Watch",
-    "incontext/matched_run.py: shaped",
-    "incontext/outcomes.py: parts",
-    "incontext/outcomes.py: said",
-    "incontext/position_free_attention.py: watch",
-    "incontext/prompts.py: require_parts",
-    "incontext/two_towers.py: _parts",
-    "incontext/two_towers.py: key_parts",
-    "incontext/two_towers.py: parts",
-    "incontext/two_towers.py: query_parts",
-    "incontext/two_towers.py: shaped",
-    "incontext/variants.py: turned",
     "knowledge/flow.py: held",
     "knowledge/flow.py: said",
     "knowledge/reproduce.py: said",

@@ -7,7 +7,7 @@ import pytest
 from tests import architectures
 from tl_neuron_attr import demo
 from tl_neuron_attr.cli.main import main
-from tl_neuron_attr.incontext import bias_report, from_demo, in_context_heads, majority_correction
+from tl_neuron_attr.incontext import from_demo, icl_biases, in_context_heads, majority_correction
 
 QUICK = ("--prompts", "24", "--heads", "3", "--layers", "3")
 
@@ -27,7 +27,7 @@ def test_it_prints_what_the_functions_give_and_writes_one_page(run, tmp_path):
     model = demo.load()
     prompts = from_demo(model, demo.in_context(48, 4, counts=(2, 2), seed=3))
     found = in_context_heads(model, prompts[:24], n=3, layers=[3], seed=3, progress=False)
-    report = bias_report(
+    report = icl_biases(
         model, prompts[24:], found.heads, seed=3, progress=False,
         majority=lambda group: majority_correction(model, group, found.heads, a_c=0.2),
     )  # fmt: skip

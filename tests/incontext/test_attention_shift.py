@@ -21,10 +21,10 @@ def test_it_is_as_worked_out():
     model = handmade.build()
     prompts = handmade.prompts(model, 6)
     shift = attention_shift(model, prompts, [(1, 0)], batch_size=4)
-    turned = reversed_labels(model, prompts)
+    relabelled = reversed_labels(model, prompts)
     assert len(shift.to_frame()) == 12
     for row in shift.to_frame().to_dict("records"):
-        pair = [prompts[row["prompt"]], turned[row["prompt"]]]
+        pair = [prompts[row["prompt"]], relabelled[row["prompt"]]]
         before, after = pair if pair[0].gold == 0 else reversed(pair)
         label = ("w1", "w2").index(row["label"])
         for when, prompt in (("before", before), ("after", after)):

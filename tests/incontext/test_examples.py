@@ -9,28 +9,28 @@ from tl_neuron_attr import demo
 from tl_neuron_attr.incontext import Example, from_demo, icl_prompts, read_examples
 
 MODEL = demo.load()
-ROWS = [Example(f"{a} {n}", "good") for a in ("great", "lovely", "superb") for n in ("movie", "plot")] + [
+BATCH_SIZE = [Example(f"{a} {n}", "good") for a in ("great", "lovely", "superb") for n in ("movie", "plot")] + [
     Example(f"{a} {n}", "bad") for a in ("awful", "boring", "dull") for n in ("movie", "plot")
 ]
 
 
 @given(k=st.integers(2, 6), seed=st.integers(0, 50))
 def test_prompts_are_drawn_by_the_rules(k, seed):
-    prompts = icl_prompts(MODEL, ROWS, 4, k=k, seed=seed)
-    of = {row.text: row.label for row in ROWS}
+    prompts = icl_prompts(MODEL, BATCH_SIZE, 4, k=k, seed=seed)
+    of = {row.text: row.label for row in BATCH_SIZE}
     for i, prompt in enumerate(prompts):
         assert prompt.gold == i % 2 and sum(prompt.counts) == k and max(prompt.counts) - min(prompt.counts) <= 1
         assert all(of[text] == prompt.classes[label] for text, label in prompt.demonstrations)
         assert of[prompt.query] == prompt.classes[prompt.gold]
         texts = [prompt.query, *(text for text, _ in prompt.demonstrations)]
         assert len(set(texts)) == len(texts)
-    assert prompts == icl_prompts(MODEL, ROWS, 4, k=k, seed=seed)
+    assert prompts == icl_prompts(MODEL, BATCH_SIZE, 4, k=k, seed=seed)
 
 
 def test_classes_and_counts_can_be_fixed():
-    prompts = icl_prompts(MODEL, ROWS, 6, k=3, classes=("bad", "good"), counts=(1, 2))
+    prompts = icl_prompts(MODEL, BATCH_SIZE, 6, k=3, classes=("bad", "good"), counts=(1, 2))
     assert {p.classes for p in prompts} == {("bad", "good")} and {p.counts for p in prompts} == {(1, 2)}
-    assert len({p.classes for p in icl_prompts(MODEL, ROWS, 20)}) == 2
+    assert len({p.classes for p in icl_prompts(MODEL, BATCH_SIZE, 20)}) == 2
 
 
 def test_the_demo_worlds_prompts_keep_all_they_know():
@@ -99,6 +99,6 @@ def test_sources_that_will_not_do_are_named(tmp_path):
     ],
 )
 def test_drawing_what_is_not_there_is_refused(options, message):
-    rows = ROWS if options.get("k") != 8 else ROWS[:3] + ROWS[6:9]
+    rows = BATCH_SIZE if options.get("k") != 8 else BATCH_SIZE[:3] + BATCH_SIZE[6:9]
     with pytest.raises(ValueError, match=message):
         icl_prompts(MODEL, rows, 3, **options)

@@ -106,7 +106,7 @@ def test_a_sequence_longer_than_the_context_is_refused(model):
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "granite", "neox_parallel"])
 def test_a_function_vector_is_the_mean_of_what_the_heads_write(name):
     from tests import oracle
-    from tests.incontext.test_batches import tiny_prompts
+    from tests.incontext.test_icl_batches import tiny_prompts
 
     model = architectures.build(name)
     prompts = tiny_prompts(model)

@@ -6,7 +6,7 @@ import transformers as hf
 from transformer_lens.model_bridge import TransformerBridge
 
 from tests import architectures, oracle
-from tests.incontext.test_batches import tiny_prompts
+from tests.incontext.test_icl_batches import tiny_prompts
 from tl_neuron_attr import demo
 from tl_neuron_attr.incontext import batch_of, from_demo, label_attention, label_logit_difference
 

@@ -8,7 +8,7 @@ import torch
 
 from tests import architectures
 from tests.incontext import handmade
-from tests.incontext.test_batches import tiny_prompts
+from tests.incontext.test_icl_batches import tiny_prompts
 from tl_neuron_attr import demo
 from tl_neuron_attr.incontext import from_demo, icl_prompt, learned_metric
 from tl_neuron_attr.incontext.learned_metric import LearnedMetric

@@ -7,7 +7,7 @@ import torch
 
 from tests import architectures
 from tests.incontext import handmade
-from tests.incontext.test_batches import tiny_prompts
+from tests.incontext.test_icl_batches import tiny_prompts
 from tl_neuron_attr import demo
 from tl_neuron_attr.incontext import batch_of, from_demo, icl_prompt
 from tl_neuron_attr.incontext.majority_correction import _weights, majority_correction

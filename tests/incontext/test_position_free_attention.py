@@ -5,7 +5,7 @@ import torch
 
 from tests import architectures
 from tests.incontext import handmade
-from tests.incontext.test_batches import tiny_prompts
+from tests.incontext.test_icl_batches import tiny_prompts
 from tests.incontext.test_majority_correction import CACHED, HIDDEN, generated, same_or_refused
 from tl_neuron_attr import demo
 from tl_neuron_attr.incontext import batch_of, reordered

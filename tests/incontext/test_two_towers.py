@@ -8,7 +8,7 @@ import transformers as hf
 
 from tests import architectures, oracle
 from tests.incontext import handmade
-from tests.incontext.test_batches import tiny_prompts
+from tests.incontext.test_icl_batches import tiny_prompts
 from tl_neuron_attr import demo
 from tl_neuron_attr.incontext import (
     batch_of,

@@ -36,8 +36,8 @@ def test_reversed_labels_keep_texts_and_turn_labels_and_gold(model, prompts):
 def test_three_labels_turn_round(model):
     words = [("great movie", "foo"), ("awful plot", "bar"), ("new song", "baz")]
     prompt = icl_prompt(model, words, "old song", "baz", end=" . ", classes=("p", "n", "o"))
-    (turned,) = reversed_labels(model, [prompt])
-    assert (turned.sequence, turned.gold, turned.classes) == ((1, 2, 0), 0, ("o", "p", "n"))
+    (relabelled,) = reversed_labels(model, [prompt])
+    assert (relabelled.sequence, relabelled.gold, relabelled.classes) == ((1, 2, 0), 0, ("o", "p", "n"))
 
 
 def test_balanced_leaves_the_last_of_the_majority_out(model):

@@ -9,7 +9,7 @@ from torch.nn.utils import parametrizations
 
 import tl_neuron_attr as tna
 from tests import architectures
-from tests.incontext.test_batches import tiny_prompts
+from tests.incontext.test_icl_batches import tiny_prompts
 from tl_neuron_attr import cna
 from tl_neuron_attr.incontext import batch_of, two_towers
 from tl_neuron_attr.model.stream import Stream

@@ -5,7 +5,7 @@ import torch
 
 from tests import architectures
 from tl_neuron_attr import demo, vis
-from tl_neuron_attr.incontext import bias_report, from_demo, icl_prompt
+from tl_neuron_attr.incontext import from_demo, icl_biases, icl_prompt
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def prompts():
 
 @pytest.fixture(scope="module")
 def report(prompts):
-    return bias_report(demo.load(), prompts, [(3, 4), (3, 7)], progress=False)
+    return icl_biases(demo.load(), prompts, [(3, 4), (3, 7)], progress=False)
 
 
 def titles(body):
@@ -41,7 +41,7 @@ def test_a_model_that_does_not_do_the_task_gets_no_bars():
     model = architectures.build("llama", dtype=torch.float32)
     shown = [("w5", "w1"), ("w8", "w2"), ("w9", "w1"), ("w7", "w2")]
     prompts = [icl_prompt(model, shown, "w4", w, labels=("w1", "w2"), separator=" w0 ") for w in ("w1", "w2")] * 5
-    body = vis.biases(bias_report(model, prompts, [(1, 0)], progress=False)).body
+    body = vis.biases(icl_biases(model, prompts, [(1, 0)], progress=False)).body
     assert "does not do this task" in body and "<svg" not in body
 
 

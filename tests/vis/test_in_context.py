@@ -7,8 +7,8 @@ from tl_neuron_attr import demo, vis
 from tl_neuron_attr.incontext import (
     attention_shift,
     batch_of,
-    bias_report,
     from_demo,
+    icl_biases,
     in_context_heads,
     learned_metric,
     two_towers,
@@ -38,7 +38,7 @@ def parts(model):
         "metric": learned_metric(model, prompts, heads=found.heads),
         "scores": vis.score_matrix(other, asked, layer=layer, head=head),
         "split": vis.tower_split(two_towers(cache, prompts, layer=layer, head=head)),
-        "biases": bias_report(model, prompts, found.heads, progress=False),
+        "biases": icl_biases(model, prompts, found.heads, progress=False),
     }
 
 

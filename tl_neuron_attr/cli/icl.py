@@ -11,7 +11,7 @@ from tl_neuron_attr.cli.options import add_model, load_model, ready_page
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
 
-    from tl_neuron_attr.incontext import BiasReport, IclPrompt, InContextHeads
+    from tl_neuron_attr.incontext import IclBiases, IclPrompt, InContextHeads
     from tl_neuron_attr.model.components import Head
     from tl_neuron_attr.vis import View
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             if not frame.empty:
                 print(Table(list(frame.columns), frame.to_numpy().tolist()))
         raised = partial(incontext.majority_correction, model, heads=found.heads, a_c=args.a_c)
-        report = incontext.bias_report(
+        report = incontext.icl_biases(
             model, prompts[args.prompts :], found.heads, majority=raised, among=args.among, seed=args.seed
         )
         print(report)
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _page(model: Any, found: "InContextHeads", report: "BiasReport | None", prompts: "list[IclPrompt]") -> "View":
+def _page(model: Any, found: "InContextHeads", report: "IclBiases | None", prompts: "list[IclPrompt]") -> "View":
     """Return the page: the heads, and what they read, copy and compare in ``prompts`` where there are any."""
     from tl_neuron_attr import incontext, vis
 

@@ -4,9 +4,10 @@ The body of paper 2 was not available where this was written: what is second-han
 """
 
 from tl_neuron_attr.incontext.attention_shift import AttentionShift, attention_shift
-from tl_neuron_attr.incontext.batches import IclBatch, batch_of, icl_batches
-from tl_neuron_attr.incontext.biases import BiasReport, bias_report
 from tl_neuron_attr.incontext.examples import Example, ExampleFile, from_demo, icl_prompts, read_examples
+from tl_neuron_attr.incontext.icl_batches import IclBatch, batch_of, icl_batches
+from tl_neuron_attr.incontext.icl_biases import IclBiases, icl_biases
+from tl_neuron_attr.incontext.icl_prompt import IclPrompt, icl_prompt
 from tl_neuron_attr.incontext.in_context_heads import InContextHeads, in_context_heads
 from tl_neuron_attr.incontext.induction import (
     FunctionVector,
@@ -20,17 +21,16 @@ from tl_neuron_attr.incontext.learned_metric import LearnedMetric, learned_metri
 from tl_neuron_attr.incontext.majority_correction import majority_correction
 from tl_neuron_attr.incontext.outcomes import Outcomes, outcomes, outcomes_without
 from tl_neuron_attr.incontext.position_free_attention import position_free_attention
-from tl_neuron_attr.incontext.prompts import IclPrompt, icl_prompt
 from tl_neuron_attr.incontext.two_towers import TwoTowers, label_scores, needed_by_towers, two_towers
 from tl_neuron_attr.incontext.variants import arranged, balanced, one_removed, reordered, reversed_labels, with_query
 
 __all__ = [
     "AttentionShift",
-    "BiasReport",
     "Example",
     "ExampleFile",
     "FunctionVector",
     "IclBatch",
+    "IclBiases",
     "IclPrompt",
     "InContextHeads",
     "LearnedMetric",
@@ -41,10 +41,10 @@ __all__ = [
     "attention_shift",
     "balanced",
     "batch_of",
-    "bias_report",
     "from_demo",
     "function_vector",
     "icl_batches",
+    "icl_biases",
     "icl_prompt",
     "icl_prompts",
     "in_context_heads",

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.incontext.batches import batch_of, icl_batches, require_alike
+from tl_neuron_attr.incontext.icl_batches import batch_of, icl_batches, require_alike
+from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.label_values import label_attention, label_logit_difference
-from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.incontext.variants import reversed_labels
 from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.components import Head, NamedHeads, required_heads, within
@@ -120,20 +120,20 @@ def attention_shift(
         raise ValueError(
             f"others must be as many prompts as prompts, and as long one by one: got {len(before)} and {len(after)}"
         )
-    parts: list[pd.DataFrame] = []
+    frames: list[pd.DataFrame] = []
     for batch in icl_batches(model, before, batch_size=batch_size):
         sides = [_measured(model, [group[i] for i in batch.indices], heads, pair) for group in (before, after)]
         frame = sides[0].merge(sides[1], on=["row", "layer", "head", "label"], suffixes=("_before", "_after"))
-        parts.append(frame.assign(prompt=[batch.indices[row] for row in frame["row"]]))
-    joined = pd.concat(parts, ignore_index=True).drop(columns="row")
+        frames.append(frame.assign(prompt=[batch.indices[row] for row in frame["row"]]))
+    joined = pd.concat(frames, ignore_index=True).drop(columns="row")
     order = ["prompt", "layer", "head", "label"]
     return AttentionShift(joined[[*order, *(c for c in joined.columns if c not in order)]])
 
 
 def _of_gold(model: Any, prompts: Sequence[IclPrompt], gold: int) -> list[IclPrompt]:
     """The prompts with a right label, and those that have it once their labels are reversed, reversed."""
-    turned = reversed_labels(model, prompts)
-    chosen = [prompt if prompt.gold == gold else other for prompt, other in zip(prompts, turned, strict=True)]
+    relabelled = reversed_labels(model, prompts)
+    chosen = [prompt if prompt.gold == gold else other for prompt, other in zip(prompts, relabelled, strict=True)]
     return [prompt for prompt in chosen if prompt.gold == gold]
 
 
@@ -144,13 +144,13 @@ def _measured(model: Any, prompts: Sequence[IclPrompt], heads: Sequence[Head], p
     attention = label_attention(cache, prompts, model=model)
     plain = label_logit_difference(cache, prompts, weighted=False, pair=pair, model=model)
     sequence = torch.tensor([prompt.sequence for prompt in prompts], device=plain.device)
-    parts: list[pd.DataFrame] = []
+    frames: list[pd.DataFrame] = []
     for layer, head in heads:
         for label in pair:
             columns = _at(attention[:, layer, head], plain[:, layer, head], sequence == label)
             names = {"layer": layer, "head": head, "label": prompts[0].labels[label], "row": range(len(prompts))}
-            parts.append(pd.DataFrame(names | columns))
-    return pd.concat(parts, ignore_index=True)
+            frames.append(pd.DataFrame(names | columns))
+    return pd.concat(frames, ignore_index=True)
 
 
 def _at(

@@ -1,4 +1,4 @@
-"""What the two biases are made of: what was said under each condition, and the numbers computed from it."""
+"""What the two biases are made of: what was right_answers under each condition, and the numbers computed from it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,26 +9,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_neuron_attr.incontext.batches import icl_batches, label_places
+from tl_neuron_attr.incontext.icl_batches import icl_batches, positions_of_labels
+from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.label_values import at_labels, last_attention
 from tl_neuron_attr.incontext.outcomes import Among, Correction, Outcomes
-from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.incontext.resampling import Resampled, estimate, percent
 from tl_neuron_attr.model.components import Head
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.results.intervals import named_interval
 
-ALL, LABELS = "all", "mean of labels"
+ALL_PROMPTS, MEAN_OF_LABELS = "all", "mean of labels"
 """What a row is about if it is not one right label: all prompts together, or the mean of the labels' own figures."""
 
 WHEN = ("before", "after")
 
-Draws = Float[Tensor, "draw"]
+_Draws = Float[Tensor, "draw"]
 
 
 @dataclass(frozen=True)
-class Said:
-    """What was said under some conditions, of the same prompts.
+class ConditionOutcomes:
+    """What was right_answers under some conditions, of the same prompts.
 
     Attributes:
         right: Whether the answer was right (a share, where a condition is a mean of several).
@@ -40,7 +40,7 @@ class Said:
     attention: Sequence[Float[Tensor, "prompt head _"]]
 
 
-def say(
+def run_conditions(
     model: Any,
     conditions: Sequence[Sequence[IclPrompt]],
     heads: Sequence[Head],
@@ -49,43 +49,43 @@ def say(
     among: Among,
     batch_size: int,
     done: Any = None,
-) -> Said:
+) -> ConditionOutcomes:
     """Runs every condition, under a correction's hooks if there is one; ``done`` is called after each."""
     patterns = {f"blocks.{layer}.attn.hook_pattern" for layer, _ in heads}
     wanted = sorted({"embed.hook_in", "blocks.0.hook_resid_pre", *patterns})
     right: list[Tensor] = []
     attention: list[Tensor] = []
     for prompts in conditions:
-        order, parts = [], []
+        order, batches = [], []
         for batch in icl_batches(model, prompts, batch_size=batch_size):
             chosen = [prompts[i] for i in batch.indices]
             tokens, mask = batch.inputs()
             with model.hooks(fwd_hooks=[] if correction is None else correction(chosen)):
                 logits, cache = model.run_with_cache(tokens, names_filter=wanted, **mask)
             gold = torch.tensor([prompt.gold for prompt in chosen], device=logits.device)
-            said = Outcomes.of(logits[:, -1], chosen[0].label_ids, gold).right(among)
-            parts.append((said.double().cpu(), _attention(Stream(cache, model), chosen, heads)))
+            right_answers = Outcomes.of(logits[:, -1], chosen[0].label_ids, gold).right(among)
+            batches.append((right_answers.double().cpu(), _attention(Stream(cache, model), chosen, heads)))
             order += batch.indices
         back = torch.tensor(order).argsort()
-        right.append(torch.cat([part[0] for part in parts])[back])
-        attention.append(torch.cat([part[1] for part in parts])[back])
+        right.append(torch.cat([batch_result[0] for batch_result in batches])[back])
+        attention.append(torch.cat([batch_result[1] for batch_result in batches])[back])
         if done is not None:
             done()
-    return Said(torch.stack(right), attention)
+    return ConditionOutcomes(torch.stack(right), attention)
 
 
 def _attention(
     stream: Stream, prompts: Sequence[IclPrompt], heads: Sequence[Head]
 ) -> Float[Tensor, "prompt head label"]:
     """Attention to labels in some heads; demonstrations sorted by label, those of one label as they stand."""
-    places = label_places(stream, prompts)
+    places = positions_of_labels(stream, prompts)
     by_label = torch.tensor([sorted(range(len(p.sequence)), key=lambda i, p=p: p.sequence[i]) for p in prompts])
     places = places.gather(1, by_label.to(places.device))
     rows = [at_labels(last_attention(stream, layer)[:, [head]], places) for layer, head in heads]
     return torch.cat(rows, dim=1).double().cpu()
 
 
-def by_removed_label(
+def accuracy_by_removed_label(
     right: Float[Tensor, "condition prompt"], prompts: Sequence[IclPrompt]
 ) -> Float[Tensor, "label prompt"]:
     """The balanced prompt, then the mean of those that lost a demonstration of the first label, of the second, ..."""
@@ -97,14 +97,14 @@ def by_removed_label(
     return torch.stack(columns, dim=1)
 
 
-def numbers(
-    sample: Resampled, labels: Sequence[str], majority: Float[Tensor, "condition prompt"], recency: Said
-) -> dict[tuple[str, str, str], Draws]:
+def bias_measures(
+    sample: Resampled, labels: Sequence[str], majority: Float[Tensor, "condition prompt"], recency: ConditionOutcomes
+) -> dict[tuple[str, str, str], _Draws]:
     """Every measure by bias, name and right label, with its draws."""
     attention = torch.stack(list(recency.attention))
     deviation, level = attention.std(0, correction=0).mean((1, 2))[None], attention.mean((0, 2, 3))[None]
-    found: dict[tuple[str, str, str], Draws] = {}
-    for gold, name in [*enumerate(labels), (None, ALL)]:
+    found: dict[tuple[str, str, str], _Draws] = {}
+    for gold, name in [*enumerate(labels), (None, ALL_PROMPTS)]:
         by_removed, by_order = sample.means(majority, gold), sample.means(recency.right, gold)
         found["majority", "accuracy", name] = by_removed[:, 0]
         moved = by_removed[:, 1:] - by_removed[:, :1]
@@ -117,11 +117,13 @@ def numbers(
         found["recency", "attention", name] = sample.means(level, gold)[:, 0]
         found["recency", "attention deviation", name] = sample.means(deviation, gold)[:, 0]
     for bias, measure in dict.fromkeys((bias, measure) for bias, measure, _ in found):
-        found[bias, measure, LABELS] = torch.stack([found[bias, measure, name] for name in labels]).mean(0)
+        found[bias, measure, MEAN_OF_LABELS] = torch.stack([found[bias, measure, name] for name in labels]).mean(0)
     return found
 
 
-def compared(before: Mapping[tuple[str, str, str], Draws], after: Mapping[tuple[str, str, str], Draws]) -> pd.DataFrame:
+def before_and_after(
+    before: Mapping[tuple[str, str, str], _Draws], after: Mapping[tuple[str, str, str], _Draws]
+) -> pd.DataFrame:
     """A row a number: before, after and the change in per cent, each with its interval."""
     kinds = list(dict.fromkeys(key[:2] for key in before))
     rows: list[dict[str, Any]] = []
@@ -131,7 +133,7 @@ def compared(before: Mapping[tuple[str, str, str], Draws], after: Mapping[tuple[
     return pd.DataFrame(rows)
 
 
-def changes(
+def accuracy_changes(
     sample: Resampled, labels: Sequence[str], right: Mapping[str, Float[Tensor, "condition prompt"]]
 ) -> pd.DataFrame:
     """A row a right label, removed label and time: how accuracy changed."""
@@ -143,7 +145,7 @@ def changes(
     return pd.DataFrame(rows)
 
 
-def by_order(
+def accuracy_by_order(
     sample: Resampled,
     labels: Sequence[str],
     right: Mapping[str, Float[Tensor, "condition prompt"]],
@@ -163,11 +165,11 @@ def _means(
     sample: Resampled, labels: Sequence[str], right: Mapping[str, Float[Tensor, "condition prompt"]]
 ) -> Iterator[tuple[str, str, Float[Tensor, "draw condition"]]]:
     for when, values in right.items():
-        for gold, name in [*enumerate(labels), (None, ALL)]:
+        for gold, name in [*enumerate(labels), (None, ALL_PROMPTS)]:
             yield when, name, sample.means(values, gold)
 
 
-def _intervals(columns: Mapping[str, Draws]) -> dict[str, float]:
+def _intervals(columns: Mapping[str, _Draws]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, draws in columns.items():
         found |= named_interval(name, estimate(draws))

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, Protocol, runtime_checkable
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.incontext.prompts import END, SEPARATOR, IclPrompt, tokenised
+from tl_neuron_attr.incontext.icl_prompt import END, SEPARATOR, IclPrompt, tokenised
 
 DEMO_END = " . "
 """What ends a demonstration in the bundled world."""

@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.incontext.batches import require_alike
-from tl_neuron_attr.incontext.label_heads import leanings
-from tl_neuron_attr.incontext.outcomes import ROWS, Among, Outcomes, accuracy, outcomes, outcomes_without
-from tl_neuron_attr.incontext.prompts import IclPrompt
+from tl_neuron_attr.incontext.greedy_search import greedy_search
+from tl_neuron_attr.incontext.icl_batches import require_alike
+from tl_neuron_attr.incontext.icl_prompt import IclPrompt
+from tl_neuron_attr.incontext.label_heads import label_heads
+from tl_neuron_attr.incontext.outcomes import BATCH_SIZE, Among, Outcomes, accuracy, outcomes, outcomes_without
 from tl_neuron_attr.incontext.ranking import Combine, Measure, choose, matrix, pairs, static_frame, with_causal
-from tl_neuron_attr.incontext.search import greedy_search
 from tl_neuron_attr.incontext.static_scores import Followed, static_scores
 from tl_neuron_attr.model.components import Head, within
 from tl_neuron_attr.results.table import PrintsAsTable, Table
@@ -36,8 +36,9 @@ class InContextHeads(PrintsAsTable):
             label), ``log_odds`` (of the right label, lost, in nats), ``candidate``, ``found``.
         zeroed: What zeroing costs: ``zeroed``, ``heads`` (how many), ``accuracy``, ``low``, ``high``,
             ``accuracy_<label>`` (by right label), ``log_prob``.
-        leaning: Which label each found head serves more: see :func:`~tl_neuron_attr.incontext.label_heads.leanings`.
-        search: See :func:`~tl_neuron_attr.incontext.search.greedy_search`; empty without a search.
+        label_heads: The label that each found head serves more, one row per head: see
+            :func:`~tl_neuron_attr.incontext.label_heads.label_heads`.
+        search: See :func:`~tl_neuron_attr.incontext.greedy_search.greedy_search`; empty without a search.
         labels: The label words.
         chance: The accuracy of always giving the most frequent label.
         among: What an answer competed with.
@@ -46,7 +47,7 @@ class InContextHeads(PrintsAsTable):
 
     frame: pd.DataFrame
     zeroed: pd.DataFrame
-    leaning: pd.DataFrame
+    label_heads: pd.DataFrame
     search: pd.DataFrame
     labels: tuple[str, ...]
     chance: float
@@ -61,7 +62,7 @@ class InContextHeads(PrintsAsTable):
     @property
     def by_label(self) -> dict[str, list[Head]]:
         """The found heads that serve one label more than the others ("fooheads", "barheads")."""
-        return _by_label(self.leaning, self.labels)
+        return _by_label(self.label_heads, self.labels)
 
     @property
     def smallest(self) -> list[Head]:
@@ -90,7 +91,7 @@ class InContextHeads(PrintsAsTable):
             caption = "the model does not do this task, so no heads were looked for: " + reached
             return Table(("what may help",), [(hint,) for hint in _HINTS], caption)
         columns = ("attention", "static", "causal", "log_odds")
-        labels = {(r["layer"], r["head"]): r["label"] for r in self.leaning.to_dict("records")}
+        labels = {(r["layer"], r["head"]): r["label"] for r in self.label_heads.to_dict("records")}
         rows = [
             (f"L{r['layer']}H{r['head']}", labels[r["layer"], r["head"]], *(float(r[c]) for c in columns))
             for r in self.frame[self.frame["found"]].to_dict("records")
@@ -115,7 +116,7 @@ def in_context_heads(
     screen: bool = False,
     search: int = 0,
     random_sets: int = 10,
-    batch_size: int = ROWS,
+    batch_size: int = BATCH_SIZE,
     seed: int = 0,
     progress: bool = True,
 ) -> InContextHeads:
@@ -162,14 +163,14 @@ def in_context_heads(
     require_alike(prompts)
     labels = prompts[0].labels
     seen, measured = _halves(prompts, seed)
-    said = outcomes(model, prompts, batch_size=batch_size)
-    base, chance = accuracy(said, labels, among=among), float(torch.bincount(said.gold).max()) / len(prompts)
+    result = outcomes(model, prompts, batch_size=batch_size)
+    base, chance = accuracy(result, labels, among=among), float(torch.bincount(result.gold).max()) / len(prompts)
     static = static_scores(model, seen, label=label, batch_size=min(batch_size, 64), progress=progress)
     frame = static_frame(static, labels)
     if base["low"] <= chance:
         untouched = pd.DataFrame([{"zeroed": NOTHING, "heads": 0} | base])
-        frame, leaning = frame.assign(candidate=False, found=False), leanings(said, said[None][:0], [], labels)
-        return InContextHeads(frame, untouched, leaning, pd.DataFrame(), labels, chance, among, False)
+        frame, by_label = frame.assign(candidate=False, found=False), label_heads(result, result[None][:0], [], labels)
+        return InContextHeads(frame, untouched, by_label, pd.DataFrame(), labels, chance, among, False)
 
     n = min(12, max(1, len(frame) // 5)) if n is None else n
     allowed = _allowed(frame, model.cfg.n_layers, layers, min_attention)
@@ -178,15 +179,15 @@ def in_context_heads(
     without = outcomes_without(model, seen, [[h] for h in candidates], batch_size=batch_size, progress=progress)
     frame = choose(with_causal(frame, candidates, before, without, labels, among), n, combine, causal)
     found = pairs(frame[frame["found"]])
-    leaning = leanings(before, without[[candidates.index(head) for head in found]], found, labels)
+    serving = label_heads(before, without[[candidates.index(head) for head in found]], found, labels)
     others = [head for head in pairs(_of_layers(frame, layers)) if head not in found]
-    sets = _sets(found, _by_label(leaning, labels), others, random_sets, seed)
-    said = outcomes_without(model, measured, [zeroed for _, zeroed in sets], batch_size=batch_size)
+    sets = _sets(found, _by_label(serving, labels), others, random_sets, seed)
+    result = outcomes_without(model, measured, [zeroed for _, zeroed in sets], batch_size=batch_size)
     searched = greedy_search(
         model, seen, measured, candidates, found + others, largest=search, chance=chance, among=among,
         random_sets=random_sets, batch_size=batch_size, seed=seed, progress=progress,
     )  # fmt: skip
-    return InContextHeads(frame, _zeroed(said, sets, labels, among), leaning, searched, labels, chance, among, True)
+    return InContextHeads(frame, _zeroed(result, sets, labels, among), serving, searched, labels, chance, among, True)
 
 
 def _halves(prompts: Sequence[IclPrompt], seed: int) -> tuple[list[IclPrompt], list[IclPrompt]]:
@@ -231,8 +232,8 @@ def _allowed(frame: pd.DataFrame, n_layers: int, layers: Sequence[int] | None, m
     return kept
 
 
-def _by_label(leaning: pd.DataFrame, labels: Sequence[str]) -> dict[str, list[Head]]:
-    return {word: pairs(leaning[leaning["label"] == word]) for word in labels}
+def _by_label(serving: pd.DataFrame, labels: Sequence[str]) -> dict[str, list[Head]]:
+    return {word: pairs(serving[serving["label"] == word]) for word in labels}
 
 
 def _sets(
@@ -242,18 +243,18 @@ def _sets(
     rng = random.Random(f"sets {seed}")
     drawn = [rng.sample(others, min(len(found), len(others))) for _ in range(random_sets)]
     name = f"random heads, mean of {random_sets} sets"
-    leaning = [(f"{word} heads", heads) for word, heads in by_label.items() if heads]
+    serving = [(f"{word} heads", heads) for word, heads in by_label.items() if heads]
     return [
-        (NOTHING, []), ("found heads", found), *((name, each) for each in drawn), ("all others", others), *leaning
+        (NOTHING, []), ("found heads", found), *((name, each) for each in drawn), ("all others", others), *serving
     ]  # fmt: skip
 
 
 def _zeroed(
-    said: Outcomes, sets: Sequence[tuple[str, list[Head]]], labels: Sequence[str], among: Among
+    result: Outcomes, sets: Sequence[tuple[str, list[Head]]], labels: Sequence[str], among: Among
 ) -> pd.DataFrame:
     """What zeroing each set costs; random sets as their mean over sets and prompts."""
     rows: list[dict[str, Any]] = []
     for name in dict.fromkeys(name for name, _ in sets):
         mine = [i for i, (other, _) in enumerate(sets) if other == name]
-        rows.append({"zeroed": name, "heads": len(sets[mine[0]][1])} | accuracy(said[mine], labels, among=among))
+        rows.append({"zeroed": name, "heads": len(sets[mine[0]][1])} | accuracy(result[mine], labels, among=among))
     return pd.DataFrame(rows)

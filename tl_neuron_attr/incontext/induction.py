@@ -16,9 +16,9 @@ from torch import Tensor
 from transformer_lens.head_detector import get_induction_head_detection_pattern
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.incontext.batches import icl_batches, require_alike
+from tl_neuron_attr.incontext.icl_batches import icl_batches, require_alike
+from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.outcomes import Hook, Outcomes
-from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.batches import batches
 from tl_neuron_attr.model.cache_checks import needed_by
@@ -186,18 +186,18 @@ def vector_effect(
     """
     require_alike(prompts)
     texts = [f"{prompt.query}{prompt.separator}".rstrip(" ") for prompt in prompts]
-    parts: list[pd.DataFrame] = []
+    frames: list[pd.DataFrame] = []
     for condition, hooks in (("as it is", []), ("with the vector", vector.hooks(layer=layer, scale=scale))):
         for batch in batches(model, texts, batch_size=batch_size):
             with model.hooks(fwd_hooks=hooks):
                 logits = model(batch.tokens)[:, -1]
             gold = torch.tensor([prompts[i].gold for i in batch.indices], device=logits.device)
-            said = Outcomes.of(logits, prompts[0].label_ids, gold)
+            result = Outcomes.of(logits, prompts[0].label_ids, gold)
             labels = logits.softmax(-1)[:, list(prompts[0].label_ids)].sum(-1)
-            columns = {"labels": labels, "right": said.right("labels").double(), "log_odds": said.log_odds}
+            columns = {"labels": labels, "right": result.right("labels").double(), "log_odds": result.log_odds}
             frame = pd.DataFrame({name: column.tolist() for name, column in columns.items()})
-            parts.append(frame.assign(prompt=batch.indices, condition=condition))
-    return VectorEffect(pd.concat(parts, ignore_index=True)[["prompt", "condition", "labels", "right", "log_odds"]])
+            frames.append(frame.assign(prompt=batch.indices, condition=condition))
+    return VectorEffect(pd.concat(frames, ignore_index=True)[["prompt", "condition", "labels", "right", "log_odds"]])
 
 
 def _adder(vector: Float[Tensor, "d_model"]) -> Any:

@@ -15,7 +15,7 @@ from tl_neuron_attr.model.components import Head
 from tl_neuron_attr.results.intervals import Sample, difference_interval
 
 
-def leanings(before: Outcomes, without: Outcomes, heads: Sequence[Head], labels: Sequence[str]) -> pd.DataFrame:
+def label_heads(before: Outcomes, without: Outcomes, heads: Sequence[Head], labels: Sequence[str]) -> pd.DataFrame:
     """A row a head: ``layer``, ``head``, ``label`` (or empty), ``more``, ``low``, ``high``.
 
     ``more`` is how many nats of log-odds more the head is worth to prompts whose right label is ``label`` than to the
@@ -31,11 +31,11 @@ def leanings(before: Outcomes, without: Outcomes, heads: Sequence[Head], labels:
     gold = before.gold.cpu().numpy()
     for (layer, head), after in zip(heads, without.log_odds, strict=True):
         lost = (before.log_odds - after).double().cpu().numpy()
-        rows.append({"layer": layer, "head": head} | _leaning(lost, gold, labels))
+        rows.append({"layer": layer, "head": head} | _strongest_label(lost, gold, labels))
     return pd.DataFrame(rows, columns=["layer", "head", "label", "more", "low", "high"])
 
 
-def _leaning(lost: Sample, gold: Any, labels: Sequence[str]) -> dict[str, Any]:
+def _strongest_label(lost: Sample, gold: Any, labels: Sequence[str]) -> dict[str, Any]:
     found = [(word, *difference_interval(lost[gold == i], lost[gold != i])) for i, word in enumerate(labels)]
     word, more, low, high = max(found, key=lambda row: row[2])
     return {"label": word if low > 0 else "", "more": more, "low": low, "high": high}

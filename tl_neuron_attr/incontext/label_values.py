@@ -18,8 +18,8 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.incontext.batches import label_places
-from tl_neuron_attr.incontext.prompts import IclPrompt
+from tl_neuron_attr.incontext.icl_batches import positions_of_labels
+from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.model.components import within
 from tl_neuron_attr.model.scored_cache import ScoredCache, as_scored
 from tl_neuron_attr.model.stream import Stream
@@ -65,7 +65,7 @@ def label_logit_difference(
         >>> label_logit_difference(cache, prompts).shape[2:]  # head, label position
         torch.Size([8, 4])
     """
-    group = listed(prompts)
+    group = as_list(prompts)
     q, places = asked(cache, group, pair, model)
     direction = q.increase("attn", 0).direction
     found: list[Tensor] = []
@@ -93,12 +93,12 @@ def label_attention(
         >>> bool((label_attention(cache, prompt) <= 1).all())
         True
     """
-    q, places = asked(cache, listed(prompts), (0, 1), model)
+    q, places = asked(cache, as_list(prompts), (0, 1), model)
     rows = [at_labels(last_attention(q.stream, layer), places) for layer in range(q.stream.n_layers)]
     return q.finish(torch.stack(rows, dim=1))
 
 
-def listed(prompts: Prompts) -> Sequence[IclPrompt]:
+def as_list(prompts: Prompts) -> Sequence[IclPrompt]:
     """The prompts as a sequence."""
     return [prompts] if isinstance(prompts, IclPrompt) else prompts
 
@@ -120,7 +120,7 @@ def asked(
         raise ValueError(f"pair must be two different labels, got {pair}")
     first, second = (prompts[0].label_ids[label] for label in pair)
     q = as_scored(cache, first, ("attn",), contrast=second, model=model)
-    return q, label_places(q.stream, prompts)
+    return q, positions_of_labels(q.stream, prompts)
 
 
 def last_attention(stream: Stream, layer: int) -> Float[Tensor, "batch head source"]:

@@ -20,9 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.incontext.batches import icl_batches, label_places
+from tl_neuron_attr.incontext.icl_batches import icl_batches, positions_of_labels
+from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.label_values import label_attention
-from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.incontext.two_towers import label_scores, needed_by_towers
 from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
 from tl_neuron_attr.model.stream import Stream
@@ -126,22 +126,26 @@ def learned_metric(
             raise ValueError(f"prompts[{i}] has no demonstration of its right label, {prompt.labels[prompt.gold]!r}")
     layers = sorted({layer for layer, _ in chosen})
     order: list[int] = []
-    parts: list[_Read] = []
+    measured_batches: list[_BatchMeasures] = []
     for batch in icl_batches(model, prompts, batch_size=batch_size):
         tokens, mask = batch.inputs()
         _, cache = model.run_with_cache(tokens, names_filter=needed_by_towers, **mask)
-        parts.append(_read(Stream(cache, model), [prompts[i] for i in batch.indices], chosen, layers))
+        measured_batches.append(
+            _measure_batch(Stream(cache, model), [prompts[i] for i in batch.indices], chosen, layers)
+        )
         order += batch.indices
-    words = torch.cat([part.words for part in parts])
-    last, keys = (torch.cat([getattr(part, name) for part in parts]) for name in ("last", "keys"))
+    words = torch.cat([batch.words for batch in measured_batches])
+    last, keys = (torch.cat([getattr(batch, name) for batch in measured_batches]) for name in ("last", "keys"))
     cosines = {"cosine": _cosine(last, keys), "centred": _cosine(last - last.mean(0), _centred(keys, words))}
     own = torch.tensor([layers.index(layer) for layer, _ in chosen], device=last.device)
-    measured = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("score", "attention")}
+    measured = {
+        name: torch.cat([getattr(batch, name) for batch in measured_batches]) for name in ("score", "attention")
+    }
     return LearnedMetric(_frame([prompts[i] for i in order], order, chosen, measured, cosines, own))
 
 
 @dataclass(frozen=True)
-class _Read:
+class _BatchMeasures:
     """What is read of one batch."""
 
     score: Float[Tensor, "prompt head label"]
@@ -151,13 +155,15 @@ class _Read:
     words: Tensor
 
 
-def _read(stream: Stream, prompts: Sequence[IclPrompt], heads: Sequence[Head], layers: Sequence[int]) -> _Read:
-    at = label_places(stream, prompts)
+def _measure_batch(
+    stream: Stream, prompts: Sequence[IclPrompt], heads: Sequence[Head], layers: Sequence[int]
+) -> _BatchMeasures:
+    at = positions_of_labels(stream, prompts)
     rows = torch.arange(len(prompts), device=at.device)[:, None]
     streams = [stream.get(f"blocks.{layer}.hook_resid_pre") for layer in layers]
     picked = torch.tensor(heads, device=at.device).unbind(1)
     scores, attention = (read(stream.cache, prompts, model=stream.model) for read in (label_scores, label_attention))
-    return _Read(
+    return _BatchMeasures(
         score=scores[:, picked[0], picked[1]],
         attention=attention[:, picked[0], picked[1]],
         last=torch.stack([resid[:, -1] for resid in streams], dim=1),

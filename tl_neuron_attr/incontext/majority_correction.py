@@ -18,16 +18,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.incontext.matched_run import Watch
-from tl_neuron_attr.incontext.prompts import IclPrompt
+from tl_neuron_attr.incontext.icl_prompt import IclPrompt
+from tl_neuron_attr.incontext.matched_run import MatchedRun
 from tl_neuron_attr.model.components import NamedHeads, required_heads
 from tl_neuron_attr.model.live_attention import Hook, LiveAttention, at_the_end
 
-Where = Literal["stream", "heads"]
+_Where = Literal["stream", "heads"]
 
 """Where the correction is added: to the final stream (the paper's), or to the heads' own outputs."""
 
-CORRECTED = "give the (layer, head) pairs to correct, as in_context_heads(...).heads"
+HEADS_FIX = "give the (layer, head) pairs to correct, as in_context_heads(...).heads"
 """What to do where no head is given to correct."""
 
 
@@ -39,7 +39,7 @@ def majority_correction(
     heads: NamedHeads,
     *,
     a_c: float | int = 0.03,
-    where: Where = "stream",
+    where: _Where = "stream",
     renormalised: bool = False,
 ) -> list[Hook]:
     """Hooks that add what heads read from the rarer label's demonstrations, for ``model.hooks(fwd_hooks=...)``.
@@ -75,23 +75,23 @@ def majority_correction(
     """
     if not math.isfinite(a_c) or a_c < 0:
         raise ValueError(f"a_c must be a number not below 0, got {a_c}")
-    named = required_heads(model, heads, fix=CORRECTED)
-    watch = Watch.of(model, prompts)
+    named = required_heads(model, heads, fix=HEADS_FIX)
+    matched = MatchedRun.of(model, prompts)
     layers = {layer: [h for at, h in named if at == layer] for layer in sorted({layer for layer, _ in named})}
-    added = _Added(watch, *_weights(watch, float(a_c)), where, renormalised)
-    hooks: list[Hook] = [watch.hook()]
+    added = _Added(matched, *_weights(matched, float(a_c)), where, renormalised)
+    hooks: list[Hook] = [matched.hook()]
     for layer, of_layer in layers.items():
         hooks += added.of_layer(LiveAttention.of(model, layer), of_layer)
     return [*hooks, at_the_end(model, added.to_stream)] if where == "stream" else hooks
 
 
-def _weights(watch: Watch, a_c: float) -> tuple[Float[Tensor, "prompt pos"], Float[Tensor, "prompt pos"]]:
+def _weights(matched: MatchedRun, a_c: float) -> tuple[Float[Tensor, "prompt pos"], Float[Tensor, "prompt pos"]]:
     """``a_c`` times the ratio at each label of a rarer kind, 0 elsewhere; and 1 at every label."""
-    weights = torch.zeros(watch.tokens.shape, device=watch.tokens.device)
+    weights = torch.zeros(matched.tokens.shape, device=matched.tokens.device)
     labels = torch.zeros_like(weights)
-    for i, prompt in enumerate(watch.prompts):
+    for i, prompt in enumerate(matched.prompts):
         for position, label in zip(prompt.label_positions, prompt.sequence, strict=True):
-            at = watch.length - len(prompt) + position
+            at = matched.length - len(prompt) + position
             labels[i, at] = 1
             if prompt.counts[label] < max(prompt.counts):
                 weights[i, at] = a_c * max(prompt.counts) / prompt.counts[label]
@@ -102,10 +102,10 @@ def _weights(watch: Watch, a_c: float) -> tuple[Float[Tensor, "prompt pos"], Flo
 class _Added:
     """What is added in one run, gathered layer by layer."""
 
-    watch: Watch
+    matched: MatchedRun
     weights: Float[Tensor, "prompt pos"]
     labels: Float[Tensor, "prompt pos"]
-    where: Where
+    where: _Where
     renormalised: bool
     total: Tensor | None = None
 
@@ -120,7 +120,7 @@ class _Added:
                     "where='stream'"
                 )
             pattern = live.kept.pop("pattern")
-            row = self.watch.row(z.shape[1], pattern.shape[-1])
+            row = self.matched.row(z.shape[1], pattern.shape[-1])
             if row is None:
                 return None
             z = z.clone()
@@ -129,7 +129,7 @@ class _Added:
 
         def gather(out: Tensor, hook: Any) -> None:
             pattern = live.kept["pattern"]
-            row = self.watch.row(out.shape[1], pattern.shape[-1])
+            row = self.matched.row(out.shape[1], pattern.shape[-1])
             if row is None:
                 return
             written = live.written(self._read(pattern[:, :, row], live.kept["v"], heads), row)
@@ -143,7 +143,7 @@ class _Added:
         if self.total is None:
             return None
         stream = stream.clone()
-        stream[:, self.watch.last] += self.total.to(stream.dtype)
+        stream[:, self.matched.last] += self.total.to(stream.dtype)
         self.total = None
         return stream
 
@@ -151,7 +151,7 @@ class _Added:
         self, pattern: Float[Tensor, "batch head key"], v: Float[Tensor, "batch pos kv d_head"], heads: list[int]
     ) -> Float[Tensor, "batch head d_head"]:
         """What is added to each head's output; nothing for heads not named."""
-        end = self.watch.length
+        end = self.matched.length
         wide = torch.float64 if v.dtype == torch.float64 else torch.float32
         attention, copies = pattern[:, heads, :end].to(wide), len(pattern) // len(self.weights)
         if self.renormalised:

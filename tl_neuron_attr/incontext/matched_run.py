@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tl_neuron_attr.incontext.batches import batch_of, require_alike
+from tl_neuron_attr.incontext.icl_batches import batch_of, require_alike
+from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.outcomes import Hook
-from tl_neuron_attr.incontext.prompts import IclPrompt
 
 
 @dataclass
-class Watch:
+class MatchedRun:
     """The prompts of a run, checked against the tokens it is given.
 
     Attributes:
@@ -34,8 +34,8 @@ class Watch:
     seen: bool = field(default=False)
 
     @classmethod
-    def of(cls, model: Any, prompts: Sequence[IclPrompt]) -> "Watch":
-        """The watch over a batch of prompts.
+    def of(cls, model: Any, prompts: Sequence[IclPrompt]) -> "MatchedRun":
+        """The matched over a batch of prompts.
 
         Raises:
             ValueError: If there is no prompt, or the prompts have different labels.
@@ -88,7 +88,7 @@ class Watch:
             ValueError: If the prompts are not attended to whole, or their beginning is in a cache only.
         """
         if keys < self.length:
-            raise ValueError(dropped(keys))
+            raise ValueError(lost_context(keys))
         if run == keys:
             return self.last
         if keys - run <= self.last:
@@ -99,7 +99,7 @@ class Watch:
         return None
 
 
-def dropped(keys: int) -> str:
+def lost_context(keys: int) -> str:
     """What to say of a run that does not attend to what is before it."""
     return (
         f"attention reaches {keys} position{'s' * (keys > 1)} and not the prompt before: a key-value cache that is "

@@ -11,8 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.incontext.batches import icl_batches
-from tl_neuron_attr.incontext.prompts import IclPrompt
+from tl_neuron_attr.incontext.icl_batches import icl_batches
+from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.model.components import NamedHeads
 from tl_neuron_attr.model.rerun import Rerun, require_finite_logits, rerun, runs_within, unembedding_only
 from tl_neuron_attr.numerics.increase import MAX_BYTES
@@ -28,25 +28,25 @@ Hook = tuple[str, Callable[..., Tensor | None]]
 Correction = Callable[[Sequence[IclPrompt]], list[Hook]]
 """From the prompts of a batch to the hooks to run it under."""
 
-ROWS = 256
+BATCH_SIZE = 256
 """Prompts run together by default, copies counted."""
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What was said after each prompt, under each condition where there are several.
+    """What was result after each prompt, under each condition where there are several.
 
     Attributes:
         gold: The index of the right label.
         label: The index of the likeliest label.
-        says_label: Whether the likeliest token of all is a label.
+        predicts_label: Whether the likeliest token of all is a label.
         log_prob: Of the right label among all tokens, in nats.
         log_odds: log p(right label) - log p(any other label), in nats.
     """
 
     gold: Int[Tensor, "prompt"]
     label: Int[Tensor, "*condition prompt"]
-    says_label: Bool[Tensor, "*condition prompt"]
+    predicts_label: Bool[Tensor, "*condition prompt"]
     log_prob: Float[Tensor, "*condition prompt"]
     log_odds: Float[Tensor, "*condition prompt"]
 
@@ -55,16 +55,16 @@ class Outcomes:
         """What logits at the last position say.
 
         Examples:
-            >>> said = Outcomes.of(torch.tensor([[0.0, 2.0, 1.0]]), [1, 2], torch.tensor([1]))
-            >>> said.label.tolist(), said.says_label.tolist(), said.log_odds.tolist()
+            >>> result = Outcomes.of(torch.tensor([[0.0, 2.0, 1.0]]), [1, 2], torch.tensor([1]))
+            >>> result.label.tolist(), result.predicts_label.tolist(), result.log_odds.tolist()
             ([0], [True], [-1.0])
         """
         log_p = logits.to(score_dtype(logits.dtype)).log_softmax(-1)
         of_labels = log_p[:, list(label_ids)]
         right = of_labels.gather(1, gold[:, None])[:, 0]
         others = of_labels.scatter(1, gold[:, None], -torch.inf).logsumexp(-1)
-        says_label = torch.isin(log_p.argmax(-1), torch.tensor(list(label_ids), device=logits.device))
-        return cls(gold, of_labels.argmax(-1), says_label, right, right - others)
+        predicts_label = torch.isin(log_p.argmax(-1), torch.tensor(list(label_ids), device=logits.device))
+        return cls(gold, of_labels.argmax(-1), predicts_label, right, right - others)
 
     @property
     def prompts(self) -> int:
@@ -74,7 +74,7 @@ class Outcomes:
     def right(self, among: Among = "vocabulary") -> Bool[Tensor, "*condition prompt"]:
         """Whether the right label is the likeliest of all tokens, or of the labels."""
         right = self.label == self.gold
-        return right if among == "labels" else right & self.says_label
+        return right if among == "labels" else right & self.predicts_label
 
     def prob(self, among: Among = "vocabulary") -> Float[Tensor, "*condition prompt"]:
         """The probability of the right label among all tokens, or among the labels."""
@@ -88,14 +88,14 @@ class Outcomes:
 @typechecked
 @torch.no_grad()
 def outcomes(
-    model: Any, prompts: Sequence[IclPrompt], *, correction: Correction | None = None, batch_size: int = ROWS
+    model: Any, prompts: Sequence[IclPrompt], *, correction: Correction | None = None, batch_size: int = BATCH_SIZE
 ) -> Outcomes:
     """Return what the model predicts after each prompt, under a correction's hooks if there is one.
 
     Raises:
         ValueError: If there is no prompt, the prompts have different labels, or the logits hold NaN or Inf.
     """
-    parts: list[tuple[list[int], Outcomes]] = []
+    batches: list[tuple[list[int], Outcomes]] = []
     for batch in icl_batches(model, prompts, batch_size=batch_size):
         chosen = [prompts[i] for i in batch.indices]
         tokens, mask = batch.inputs()
@@ -103,8 +103,8 @@ def outcomes(
         with model.hooks(fwd_hooks=[] if correction is None else correction(chosen)), unembedding_only(model, last):
             logits = model(tokens, **mask)[:, 0]
         require_finite_logits(model, logits)
-        parts.append((batch.indices, Outcomes.of(logits, prompts[0].label_ids, _gold(chosen, logits.device))))
-    return _joined(parts)
+        batches.append((batch.indices, Outcomes.of(logits, prompts[0].label_ids, _gold(chosen, logits.device))))
+    return _joined(batches)
 
 
 @typechecked
@@ -114,7 +114,7 @@ def outcomes_without(
     prompts: Sequence[IclPrompt],
     sets: Sequence[NamedHeads],
     *,
-    batch_size: int = ROWS,
+    batch_size: int = BATCH_SIZE,
     max_bytes: int = MAX_BYTES,
     progress: bool = False,
     what: str = "zeroing heads",
@@ -142,26 +142,26 @@ def outcomes_without(
     """
     if not sets:
         raise ValueError("sets is empty: give at least one set of heads, such as [] for none")
-    parts: list[tuple[list[int], Outcomes]] = []
+    batches: list[tuple[list[int], Outcomes]] = []
     with tqdm(total=len(sets) * len(prompts), desc=what, unit="run", disable=not progress) as bar:
         for batch in icl_batches(model, prompts, batch_size=batch_size):
             gold = _gold([prompts[i] for i in batch.indices], batch.tokens.device)
             runs = min(batch_size, runs_within(model, batch.tokens.shape[1], max_bytes))
             found = rerun(model, batch.tokens, sets, mask=batch.mask, batch_size=runs, max_bytes=max_bytes, bar=bar)
-            parts.append((batch.indices, _by_set(found, prompts[0].label_ids, gold, len(sets))))
-    return _joined(parts)
+            batches.append((batch.indices, _by_set(found, prompts[0].label_ids, gold, len(sets))))
+    return _joined(batches)
 
 
-def accuracy(said: Outcomes, labels: Sequence[str], *, among: Among = "vocabulary") -> dict[str, float]:
+def accuracy(result: Outcomes, labels: Sequence[str], *, among: Among = "vocabulary") -> dict[str, float]:
     """The share of right answers with its 95 % bootstrap interval over prompts, and the share by right label.
 
     Of several conditions, the mean over them.
     """
-    right = said.right(among).double()
-    right = right.reshape(-1, said.prompts).mean(0)
+    right = result.right(among).double()
+    right = right.reshape(-1, result.prompts).mean(0)
     mean, low, high = interval(pd.Series(right.tolist()))
-    by_label = {f"accuracy_{word}": float(right[said.gold == i].mean()) for i, word in enumerate(labels)}
-    return {"accuracy": mean, "low": low, "high": high, **by_label, "log_prob": float(said.log_prob.mean())}
+    by_label = {f"accuracy_{word}": float(right[result.gold == i].mean()) for i, word in enumerate(labels)}
+    return {"accuracy": mean, "low": low, "high": high, **by_label, "log_prob": float(result.log_prob.mean())}
 
 
 def _gold(prompts: Sequence[IclPrompt], device: torch.device) -> Int[Tensor, "prompt"]:
@@ -171,18 +171,18 @@ def _gold(prompts: Sequence[IclPrompt], device: torch.device) -> Int[Tensor, "pr
 def _by_set(found: Iterable[Rerun], label_ids: Sequence[int], gold: Int[Tensor, "prompt"], sets: int) -> Outcomes:
     """Return the outcomes of runs, one row per set."""
     order: list[Tensor] = []
-    parts: list[Outcomes] = []
+    batches: list[Outcomes] = []
     for runs in found:
         order.append(runs.sets * len(gold) + runs.prompts)
-        parts.append(Outcomes.of(runs.logits, label_ids, gold[runs.prompts]))
+        batches.append(Outcomes.of(runs.logits, label_ids, gold[runs.prompts]))
     at = torch.cat(order).argsort()
     columns = (
-        torch.cat([getattr(o, f.name) for o in parts])[at].unflatten(0, (sets, -1)) for f in fields(Outcomes)[1:]
+        torch.cat([getattr(o, f.name) for o in batches])[at].unflatten(0, (sets, -1)) for f in fields(Outcomes)[1:]
     )
     return Outcomes(gold, *columns)
 
 
-def _joined(parts: Sequence[tuple[list[int], Outcomes]]) -> Outcomes:
+def _joined(batches: Sequence[tuple[list[int], Outcomes]]) -> Outcomes:
     """Outcomes of batches in the order in which the prompts were given."""
-    order = torch.tensor([i for indices, _ in parts for i in indices]).argsort()
-    return Outcomes(*(torch.cat([getattr(o, f.name) for _, o in parts], -1)[..., order] for f in fields(Outcomes)))
+    order = torch.tensor([i for indices, _ in batches for i in indices]).argsort()
+    return Outcomes(*(torch.cat([getattr(o, f.name) for _, o in batches], -1)[..., order] for f in fields(Outcomes)))

@@ -23,9 +23,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.incontext.majority_correction import CORRECTED
-from tl_neuron_attr.incontext.matched_run import Watch, dropped
-from tl_neuron_attr.incontext.prompts import IclPrompt
+from tl_neuron_attr.incontext.icl_prompt import IclPrompt
+from tl_neuron_attr.incontext.majority_correction import HEADS_FIX
+from tl_neuron_attr.incontext.matched_run import MatchedRun, lost_context
 from tl_neuron_attr.model.attention_scores import agrees
 from tl_neuron_attr.model.components import NamedHeads, required_heads
 from tl_neuron_attr.model.live_attention import Hook, LiveAttention
@@ -67,15 +67,15 @@ def position_free_attention(
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie between 0 and 1, got {share}")
-    named = required_heads(model, heads, fix=CORRECTED)
+    named = required_heads(model, heads, fix=HEADS_FIX)
     kind = str(getattr(model.cfg, "positional_embedding_type", "none"))
     if kind not in _KINDS:
         raise ValueError(f"the model's positions are of the kind {kind!r}; position-free attention knows {_KINDS}")
-    watch = None if prompts is None else Watch.of(model, prompts)
-    hooks: list[Hook] = [] if watch is None else [watch.hook()]
+    matched = None if prompts is None else MatchedRun.of(model, prompts)
+    hooks: list[Hook] = [] if matched is None else [matched.hook()]
     for layer in sorted({layer for layer, _ in named}):
         of_layer = [head for at, head in named if at == layer]
-        first = 0 if watch is None else watch.last
+        first = 0 if matched is None else matched.last
         hooks += _Layer(LiveAttention.of(model, layer), of_layer, kind, float(share), first).hooks()
     return hooks
 
@@ -101,7 +101,7 @@ class _Layer:
     def _attend(self, scores: Float[Tensor, "batch head query key"], hook: Any) -> None:
         """Make what the heads attend to without positions."""
         if scores.shape[-1] == 1 or scores.shape[-1] <= self.first:
-            raise ValueError(dropped(scores.shape[-1]))
+            raise ValueError(lost_context(scores.shape[-1]))
         own = scores[:, self.heads]
         masked = ~(own > torch.finfo(scores.dtype).min / 2)  # not a number where a prompt's padding attends to nothing
         total = scores.shape[-1]

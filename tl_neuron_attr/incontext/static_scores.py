@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from tl_neuron_attr.incontext.batches import icl_batches
-from tl_neuron_attr.incontext.prompts import IclPrompt
+from tl_neuron_attr.incontext.icl_batches import icl_batches
+from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.knowledge.attribution import attribute_heads
 from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.stream import Stream

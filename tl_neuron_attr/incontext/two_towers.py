@@ -21,8 +21,8 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.incontext.batches import label_places
-from tl_neuron_attr.incontext.label_values import Prompts, at_labels, last_attention, listed
+from tl_neuron_attr.incontext.icl_batches import positions_of_labels
+from tl_neuron_attr.incontext.label_values import Prompts, as_list, at_labels, last_attention
 from tl_neuron_attr.model import attention_scores, dimensions
 from tl_neuron_attr.model.cache_checks import needed_by, require_finite
 from tl_neuron_attr.model.components import head_name, within
@@ -105,9 +105,9 @@ class TwoTowers(PrintsAsTable):
         names = ("query", "key", "score", "attention", "pairs", "position")
         return replace(self, **{name: getattr(self, name)[0] for name in names})
 
-    def _strongest(self, parts: Float[Tensor, "component"]) -> str:
-        i = int(parts.abs().argmax())
-        return f"{self.components[i]} {float(parts[i]):+.3f}"
+    def _strongest(self, contributions: Float[Tensor, "component"]) -> str:
+        i = int(contributions.abs().argmax())
+        return f"{self.components[i]} {float(contributions[i]):+.3f}"
 
 
 @typechecked
@@ -145,26 +145,26 @@ def two_towers(
         >>> bool(torch.allclose(towers.pairs.sum((-1, -2)), towers.score, atol=1e-4))
         True
     """
-    group = listed(prompts)
+    group = as_list(prompts)
     stream, last, _ = checked_stream(cache, ("attn",), model=model, reads=True)
     within("layer", layer, stream.n_layers)
     within("head", head, dimensions.n_heads(stream.model, layer))
     attention_scores.require_scores(stream, layer)
-    at = label_places(stream, group)
+    at = positions_of_labels(stream, group)
     score = at_labels(_last_scores(stream, layer), at)[:, head]
     attention = at_labels(last_attention(stream, layer), at)[:, head]
     _require_seen(score, layer)
     batch, labels = at.shape
     places = Positions(last.row.repeat_interleave(labels), at.flatten())
 
-    names, query_parts = _parts(stream, "q", layer, head, last, heads)
-    key_parts = _parts(stream, "k", layer, head, places, heads)[1].unflatten(1, (batch, labels))
+    names, query_components = _by_component(stream, "q", layer, head, last, heads)
+    key_components = _by_component(stream, "k", layer, head, places, heads)[1].unflatten(1, (batch, labels))
     query = attention_scores.cached_vector(stream, "q", layer, head, last)
     key = attention_scores.cached_vector(stream, "k", layer, head, places).unflatten(0, (batch, labels))
-    attention_scores.require_projection(stream, query_parts, query, "q", layer)
-    attention_scores.require_projection(stream, key_parts, key, "k", layer)
+    attention_scores.require_projection(stream, query_components, query, "q", layer)
+    attention_scores.require_projection(stream, key_components, key, "k", layer)
     formula = attention_scores.AttentionScore.of(stream.model, layer)
-    pairs = formula.scale * torch.einsum("abd,cbld->blac", query_parts, key_parts)
+    pairs = formula.scale * torch.einsum("abd,cbld->blac", query_components, key_components)
     require_finite(stream, pairs, "the towers' products")
     own = torch.tensor([prompt.label_positions for prompt in group], device=score.device)
     position = (own * (0 if formula.slopes is None else formula.slopes[head])).to(score)
@@ -210,7 +210,7 @@ def label_scores(
         4
     """
     stream, _, _ = checked_stream(cache, ("attn",), model=model)
-    at = label_places(stream, listed(prompts))
+    at = positions_of_labels(stream, as_list(prompts))
     for layer in range(stream.n_layers):
         attention_scores.require_scores(stream, layer)
     found = torch.stack([at_labels(_last_scores(stream, layer), at) for layer in range(stream.n_layers)], dim=1)
@@ -247,7 +247,7 @@ def _require_seen(score: Float[Tensor, "batch label"], layer: int) -> None:
         )
 
 
-def _parts(
+def _by_component(
     stream: Stream, side: attention_scores.Side, layer: int, head: int, places: Positions, heads: bool
 ) -> tuple[tuple[str, ...], Float[Tensor, "component batch d_head"]]:
     """What each component that feeds the layer, and the biases, are in the head's queries or keys."""

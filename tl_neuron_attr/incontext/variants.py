@@ -8,7 +8,7 @@ from itertools import permutations
 from typing import Any
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.incontext.prompts import IclPrompt, rebuilt
+from tl_neuron_attr.incontext.icl_prompt import IclPrompt, rebuilt
 
 
 @typechecked
@@ -25,13 +25,13 @@ def reversed_labels(model: Any, prompts: Sequence[IclPrompt]) -> list[IclPrompt]
         ((1, 0), 0)
     """
 
-    def turned(prompt: IclPrompt) -> IclPrompt:
+    def relabelled(prompt: IclPrompt) -> IclPrompt:
         n = len(prompt.labels)
         moved = [(text, (label + 1) % n) for text, label in prompt.demonstrations]
         classes = prompt.classes[-1:] + prompt.classes[:-1]
         return rebuilt(model, prompt, moved, gold=(prompt.gold + 1) % n, classes=classes)
 
-    return [turned(prompt) for prompt in prompts]
+    return [relabelled(prompt) for prompt in prompts]
 
 
 @typechecked

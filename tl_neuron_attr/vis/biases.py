@@ -6,8 +6,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.incontext.bias_measures import ALL, WHEN
-from tl_neuron_attr.incontext.biases import BiasReport
+from tl_neuron_attr.incontext.bias_measures import ALL_PROMPTS, WHEN
+from tl_neuron_attr.incontext.icl_biases import IclBiases
 from tl_neuron_attr.vis.plots import grouped_bars
 from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
@@ -22,14 +22,14 @@ _SIZES = {
 
 
 @typechecked
-def biases(report: BiasReport) -> View:
+def biases(report: IclBiases) -> View:
     """Before and after bars: how large each bias is, what removing a demonstration does, and each order's accuracy.
 
     Examples:
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(40, 4, counts=(2, 2)))
-        >>> biases(tna.incontext.bias_report(model, prompts, [(3, 4), (3, 7)], progress=False))
+        >>> biases(tna.incontext.icl_biases(model, prompts, [(3, 4), (3, 7)], progress=False))
         View('In-context biases'): shown in a notebook; .save(path) writes a page
     """
     charts: dict[str, Any] = {}
@@ -46,7 +46,7 @@ def biases(report: BiasReport) -> View:
     return View(body, "In-context biases")
 
 
-def _sizes(report: BiasReport) -> Markup:
+def _sizes(report: IclBiases) -> Markup:
     """Each bias's measures, as the mean of the labels' own figures."""
     rows = [report.value(bias, measure) for bias, measure in _SIZES]
     values = {when: [row[when] for row in rows] for when in WHEN}
@@ -54,9 +54,9 @@ def _sizes(report: BiasReport) -> Markup:
     return grouped_bars(list(_SIZES.values()), values, y="size of the bias", colours=_COLOURS, intervals=ends)
 
 
-def _changes(report: BiasReport) -> Markup:
+def _changes(report: IclBiases) -> Markup:
     """What removing a demonstration of each label does where each label is right."""
-    frame = report.changes[report.changes["gold"] != ALL]
+    frame = report.changes[report.changes["gold"] != ALL_PROMPTS]
     groups = [f"{gold} is right,\none {removed} less" for gold, removed in _keys(frame, "gold", "removed")]
     of = {when: frame[frame["when"] == when] for when in WHEN}
     values = {when: rows["value"].tolist() for when, rows in of.items()}
@@ -64,7 +64,7 @@ def _changes(report: BiasReport) -> Markup:
     return grouped_bars(groups, values, y="change of accuracy", colours=_COLOURS, intervals=ends)
 
 
-def _orders(report: BiasReport) -> dict[str, Markup]:
+def _orders(report: IclBiases) -> dict[str, Markup]:
     """For each right label, how far each order's accuracy is from the mean of the orders."""
     charts: dict[str, Markup] = {}
     for label in report.labels:

@@ -7,7 +7,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.incontext import AttentionShift, BiasReport, InContextHeads, LearnedMetric
+from tl_neuron_attr.incontext import AttentionShift, IclBiases, InContextHeads, LearnedMetric
 from tl_neuron_attr.vis.biases import biases as bias_bars
 from tl_neuron_attr.vis.charts import head_heatmap
 from tl_neuron_attr.vis.plots import grouped_bars, lines
@@ -36,7 +36,7 @@ def in_context(
     metric: LearnedMetric | None = None,
     scores: View | None = None,
     split: View | None = None,
-    biases: BiasReport | None = None,
+    biases: IclBiases | None = None,
     name: str = "",
 ) -> View:
     """One page on in-context classification, with a section for everything it is given.
@@ -49,7 +49,7 @@ def in_context(
         metric: From :func:`~tl_neuron_attr.incontext.learned_metric`.
         scores: From :func:`score_matrix`.
         split: From :func:`tower_split`.
-        biases: From :func:`~tl_neuron_attr.incontext.bias_report`.
+        biases: From :func:`~tl_neuron_attr.incontext.icl_biases`.
         name: What to call the model.
 
     Raises:

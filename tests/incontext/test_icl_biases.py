@@ -9,8 +9,8 @@ from tests import architectures
 from tests.incontext import handmade
 from tl_neuron_attr import demo
 from tl_neuron_attr.incontext import (
-    bias_report,
     from_demo,
+    icl_biases,
     icl_prompt,
     majority_correction,
     position_free_attention,
@@ -34,7 +34,7 @@ def prompts(model):
 
 @pytest.fixture(scope="module")
 def report(model, prompts):
-    return bias_report(model, prompts, HEADS, orders=ORDERS, batch_size=7, among="labels", progress=False)
+    return icl_biases(model, prompts, HEADS, orders=ORDERS, batch_size=7, among="labels", progress=False)
 
 
 def said(model, prompt, hooks):
@@ -129,7 +129,7 @@ def test_numbers_have_their_intervals_and_print(report):
 def test_on_paper_attention_varies_with_the_order_and_then_does_not():
     model = handmade.build()
     prompts = handmade.prompts(model, 4)
-    report = bias_report(model, prompts, [(1, 0)], progress=False)
+    report = icl_biases(model, prompts, [(1, 0)], progress=False)
     spreads = []
     for prompt in prompts:
         query, texts, labels = handmade.parts(prompt)
@@ -149,7 +149,7 @@ def test_on_paper_attention_varies_with_the_order_and_then_does_not():
 
 
 def test_other_corrections_can_be_measured(model, prompts, report):
-    none = bias_report(
+    none = icl_biases(
         model, prompts, HEADS, orders=ORDERS, among="labels", progress=False,
         majority=lambda group: majority_correction(model, group, HEADS, a_c=0),
         recency=lambda group: position_free_attention(model, HEADS, share=0),
@@ -162,7 +162,7 @@ def test_other_corrections_can_be_measured(model, prompts, report):
 @pytest.mark.slow
 def test_both_biases_are_there_and_both_corrections_reduce_them(model):
     prompts = from_demo(model, demo.in_context(400, 4, counts=(2, 2), seed=8))
-    report = bias_report(model, prompts, HEADS, progress=False)
+    report = icl_biases(model, prompts, HEADS, progress=False)
     gap, deviation = report.value("majority", "gap"), report.value("recency", "attention deviation")
     assert gap["before_low"] > 0 and gap["after"] < gap["before"]
     assert deviation["after_high"] < 0.9 * deviation["before_low"]
@@ -172,7 +172,7 @@ def test_a_model_that_does_not_do_the_task_is_not_measured():
     model = architectures.build("llama", dtype=torch.float32)
     shown = [("w5", "w1"), ("w8", "w2"), ("w9", "w1"), ("w7", "w2")]
     prompts = [icl_prompt(model, shown, "w4", w, labels=("w1", "w2"), separator=" w0 ") for w in ("w1", "w2")] * 5
-    report = bias_report(model, prompts, [(1, 0)], progress=False)
+    report = icl_biases(model, prompts, [(1, 0)], progress=False)
     assert not report.does_task and report.frame.empty
     assert "the model does not do this task: accuracy" in str(report)
 
@@ -180,19 +180,19 @@ def test_a_model_that_does_not_do_the_task_is_not_measured():
 def test_prompts_it_cannot_compare_are_refused(model, prompts):
     uneven = from_demo(model, demo.in_context(2, 3, order=(0, 0, 1)))
     with pytest.raises(ValueError, match=r"as many demonstrations of each label, at least two; they have \[\(2, 1\)\]"):
-        bias_report(model, uneven, HEADS)
+        icl_biases(model, uneven, HEADS)
     with pytest.raises(ValueError, match=r"they have \[\(1, 1\)\]"):
-        bias_report(model, from_demo(model, demo.in_context(2, 2)), HEADS)
+        icl_biases(model, from_demo(model, demo.in_context(2, 2)), HEADS)
     with pytest.raises(ValueError, match=r"\['bar'\] is right in none of the prompts"):
-        bias_report(model, [p for p in prompts if p.gold == 0], HEADS)
+        icl_biases(model, [p for p in prompts if p.gold == 0], HEADS)
     with pytest.raises(ValueError, match="orders must be at least two label sequences"):
-        bias_report(model, prompts, HEADS, orders=[(0, 1, 0, 1)])
+        icl_biases(model, prompts, HEADS, orders=[(0, 1, 0, 1)])
     with pytest.raises(ValueError, match="sequence must have the labels of the demonstrations"):
-        bias_report(model, prompts, HEADS, orders=[(0, 1, 0, 1), (0, 0, 0, 1)])
+        icl_biases(model, prompts, HEADS, orders=[(0, 1, 0, 1), (0, 0, 0, 1)])
     with pytest.raises(ValueError, match="heads is empty"):
-        bias_report(model, prompts, [])
+        icl_biases(model, prompts, [])
     with pytest.raises(IndexError, match=r"head of \(2, 9\)"):
-        bias_report(model, prompts, [(2, 9)])
+        icl_biases(model, prompts, [(2, 9)])
     with pytest.raises(ValueError, match="different labels"):
         other = from_demo(model, demo.in_context(1, 4, counts=(2, 2), labels=("A", "B")))
-        bias_report(model, [*prompts, *other], HEADS)
+        icl_biases(model, [*prompts, *other], HEADS)

@@ -52,7 +52,7 @@ class IclPrompt:
 
     def __post_init__(self) -> None:
         """Refuse prompts whose parts contradict each other."""
-        require_parts(self.demonstrations, self.labels, self.gold)
+        require_classification(self.demonstrations, self.labels, self.gold)
         length = len(self.tokens)
         for i, (position, (_, label)) in enumerate(zip(self.label_positions, self.demonstrations, strict=True)):
             if not 0 <= position < length - 1:
@@ -162,7 +162,7 @@ def tokenised(
     classes: tuple[str, ...] = (),
 ) -> IclPrompt:
     """A prompt in tokens; errors as :func:`icl_prompt`."""
-    require_parts(demonstrations, labels, gold)
+    require_classification(demonstrations, labels, gold)
     for name, text in [(f"demonstrations[{i}]", text) for i, (text, _) in enumerate(demonstrations)] + [
         ("query", query)
     ]:
@@ -192,7 +192,7 @@ def tokenised(
     )
 
 
-def require_parts(demonstrations: Sequence[tuple[str, int]], labels: Sequence[str], gold: int) -> None:
+def require_classification(demonstrations: Sequence[tuple[str, int]], labels: Sequence[str], gold: int) -> None:
     """Refuse what is no in-context classification.
 
     Raises:

@@ -6,7 +6,7 @@ import torch
 from tests.incontext import handmade
 from tl_neuron_attr import demo
 from tl_neuron_attr.incontext import from_demo, in_context_heads, outcomes_without
-from tl_neuron_attr.incontext.search import greedy_search
+from tl_neuron_attr.incontext.greedy_search import greedy_search
 
 OPTIONS = {"among": "vocabulary", "random_sets": 3, "batch_size": 64, "seed": 0, "progress": False}
 

@@ -16,7 +16,7 @@ from tl_neuron_attr.incontext import (
     outcomes,
     outcomes_without,
 )
-from tl_neuron_attr.incontext.batches import label_places
+from tl_neuron_attr.incontext.icl_batches import positions_of_labels
 from tl_neuron_attr.incontext.static_scores import static_scores
 from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.stream import Stream
@@ -125,12 +125,12 @@ def test_a_cache_of_other_prompts_is_refused():
     prompts = from_demo(model, demo.in_context(3, 2))
     _, cache = model.run_with_cache(batch_of(model, prompts[:2]).tokens)
     with pytest.raises(ValueError, match="cache holds 2 prompts and prompts 3"):
-        label_places(Stream(cache), prompts)
+        positions_of_labels(Stream(cache), prompts)
     with pytest.raises(ValueError, match=r"cache is of another prompt than prompts\[0\]"):
-        label_places(Stream(cache), prompts[1::-1])
+        positions_of_labels(Stream(cache), prompts[1::-1])
     mixed = [prompts[0], from_demo(model, demo.in_context(1, 3))[0]]
     with pytest.raises(ValueError, match=r"prompts have \[2, 3\] demonstrations"):
-        label_places(Stream(cache), mixed)
+        positions_of_labels(Stream(cache), mixed)
     needed = lambda name: needed_by(("attn",))(name) and name != "embed.hook_in"  # noqa: E731
     _, blind = model.run_with_cache(batch_of(model, prompts[:2]).tokens, names_filter=needed)
-    assert label_places(Stream(blind), prompts[:2]).tolist() == [list(p.label_positions) for p in prompts[:2]]
+    assert positions_of_labels(Stream(blind), prompts[:2]).tolist() == [list(p.label_positions) for p in prompts[:2]]

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.incontext.prompts import IclPrompt
+from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.stream import Stream
 
@@ -105,7 +105,7 @@ def require_alike(prompts: Sequence[IclPrompt]) -> None:
         )
 
 
-def label_places(stream: Stream, prompts: Sequence[IclPrompt]) -> Int[Tensor, "batch label"]:
+def positions_of_labels(stream: Stream, prompts: Sequence[IclPrompt]) -> Int[Tensor, "batch label"]:
     """Where each prompt's labels stand in a cache of those prompts, padding on the left counted.
 
     Raises:

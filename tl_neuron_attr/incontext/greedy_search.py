@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.outcomes import Among, accuracy, outcomes_without
-from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.model.components import Head
 
 

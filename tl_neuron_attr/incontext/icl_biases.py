@@ -1,7 +1,7 @@
 """The two biases of in-context classification, before and after their corrections (paper 2; second-hand).
 
 * **Majority label**: how accuracy changes when one demonstration is removed from a balanced prompt. The label that has
-  lost one is said less often: accuracy falls where it is right and rises where it is wrong, so the total can stand
+  lost one is results less often: accuracy falls where it is right and rises where it is wrong, so the total can stand
   still while the labels move apart. Everything is reported by right label as well.
 * **Recency**: the standard deviation of accuracy over the orders of the labels, and of the attention that each
   demonstration's label gets in the in-context heads.
@@ -21,12 +21,20 @@ import torch
 from tqdm import tqdm
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.incontext.batches import require_alike
-from tl_neuron_attr.incontext.bias_measures import LABELS, by_order, by_removed_label, changes, compared, numbers, say
-from tl_neuron_attr.incontext.majority_correction import CORRECTED, majority_correction
-from tl_neuron_attr.incontext.outcomes import ROWS, Among, Correction, Hook
+from tl_neuron_attr.incontext.bias_measures import (
+    MEAN_OF_LABELS,
+    accuracy_by_order,
+    accuracy_by_removed_label,
+    accuracy_changes,
+    before_and_after,
+    bias_measures,
+    run_conditions,
+)
+from tl_neuron_attr.incontext.icl_batches import require_alike
+from tl_neuron_attr.incontext.icl_prompt import IclPrompt
+from tl_neuron_attr.incontext.majority_correction import HEADS_FIX, majority_correction
+from tl_neuron_attr.incontext.outcomes import BATCH_SIZE, Among, Correction, Hook
 from tl_neuron_attr.incontext.position_free_attention import position_free_attention
-from tl_neuron_attr.incontext.prompts import IclPrompt
 from tl_neuron_attr.incontext.resampling import Resampled
 from tl_neuron_attr.incontext.variants import arranged, label_sequences, one_removed
 from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
@@ -41,7 +49,7 @@ _STYLES = (("before", ".3f"), ("after", ".3f"), ("change", "+.0f"))
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class BiasReport(PrintsAsTable):
+class IclBiases(PrintsAsTable):
     """Both biases before and after, with 95 % bootstrap intervals over prompts.
 
     Attributes:
@@ -76,7 +84,7 @@ class BiasReport(PrintsAsTable):
         """A row a bias, measure and right label."""
         return self.frame
 
-    def value(self, bias: str, measure: str, gold: str = LABELS) -> dict[str, float]:
+    def value(self, bias: str, measure: str, gold: str = MEAN_OF_LABELS) -> dict[str, float]:
         """One row's numbers.
 
         Raises:
@@ -105,7 +113,7 @@ class BiasReport(PrintsAsTable):
 
 @typechecked
 @torch.no_grad()
-def bias_report(
+def icl_biases(
     model: Any,
     prompts: Sequence[IclPrompt],
     heads: NamedHeads,
@@ -114,10 +122,10 @@ def bias_report(
     recency: Correction | None = None,
     among: Among = "vocabulary",
     orders: Sequence[Sequence[int]] | None = None,
-    batch_size: int = ROWS,
+    batch_size: int = BATCH_SIZE,
     seed: int = 0,
     progress: bool = True,
-) -> BiasReport:
+) -> IclBiases:
     """Majority-label and recency bias, before and after their corrections, overall and by right label.
 
     Standard deviations and absolute values are of noisy means, which makes them larger the fewer prompts there are;
@@ -143,12 +151,12 @@ def bias_report(
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(40, 4, counts=(2, 2)))
-        >>> report = bias_report(model, prompts, [(3, 4), (3, 7)], progress=False)
+        >>> report = icl_biases(model, prompts, [(3, 4), (3, 7)], progress=False)
         >>> sorted(report.value("recency", "deviation"))[:3]
         ['after', 'after_high', 'after_low']
     """
     require_alike(prompts)
-    named, labels = required_heads(model, heads, fix=CORRECTED), prompts[0].labels
+    named, labels = required_heads(model, heads, fix=HEADS_FIX), prompts[0].labels
     _require_balanced(prompts)
     gold = torch.tensor([prompt.gold for prompt in prompts])
     chance = float(torch.bincount(gold).max()) / len(prompts)
@@ -156,28 +164,28 @@ def bias_report(
     removed = one_removed(model, prompts)
     without = [list(prompts), *[[variants[i] for variants in removed] for i in range(len(removed[0]))]]
     ordered = [arranged(model, prompts, sequence) for sequence in sequences]
-    run = partial(say, model, heads=named, among=among, batch_size=batch_size)
+    run = partial(run_conditions, model, heads=named, among=among, batch_size=batch_size)
     reached = interval(pd.Series(run([prompts], correction=None).right[0].tolist()))
     if reached[1] <= chance:
         empty = pd.DataFrame()
-        return BiasReport(empty, empty, empty, labels, tuple(named), len(prompts), reached, chance, False)
+        return IclBiases(empty, empty, empty, labels, tuple(named), len(prompts), reached, chance, False)
 
     corrections: dict[str, tuple[Correction | None, Correction | None]] = {
         "before": (None, None),
         "after": (majority or partial(_majority, model, named), recency or partial(_recency, model, named)),
     }
     with tqdm(total=2 * len(without + ordered), desc="biases", unit="set", disable=not progress) as bar:
-        said = {
+        results = {
             when: (run(without, correction=first, done=bar.update), run(ordered, correction=second, done=bar.update))
             for when, (first, second) in corrections.items()
         }
     sample = Resampled(gold, len(labels), seed=seed)
-    of_removed = {when: by_removed_label(first.right, prompts) for when, (first, _) in said.items()}
-    found = {when: numbers(sample, labels, of_removed[when], second) for when, (_, second) in said.items()}
-    return BiasReport(
-        compared(found["before"], found["after"]),
-        changes(sample, labels, of_removed),
-        by_order(sample, labels, {when: second.right for when, (_, second) in said.items()}, sequences),
+    of_removed = {when: accuracy_by_removed_label(first.right, prompts) for when, (first, _) in results.items()}
+    found = {when: bias_measures(sample, labels, of_removed[when], second) for when, (_, second) in results.items()}
+    return IclBiases(
+        before_and_after(found["before"], found["after"]),
+        accuracy_changes(sample, labels, of_removed),
+        accuracy_by_order(sample, labels, {when: second.right for when, (_, second) in results.items()}, sequences),
         labels, tuple(named), len(prompts), reached, chance, True,
     )  # fmt: skip
 
