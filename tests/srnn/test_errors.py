@@ -136,8 +136,8 @@ def test_a_cell_that_cannot_read_rows_of_different_lengths_backwards_says_so():
 @pytest.mark.parametrize(
     ("rnn", "T", "error", "words"),
     [
-        (nn.GRU(3, 4), 8, TypeError, "rnn must be a LinearRNN.*got GRU"),
-        (KerasGRU(3, 4), 8, TypeError, "rnn must be a LinearRNN.*got KerasGRU"),
+        (nn.GRU(3, 4), 8, TypeError, "rnn must be a LinearRNN.*got a GRU"),
+        (KerasGRU(3, 4), 8, TypeError, "rnn must be a LinearRNN.*got a KerasGRU"),
         (LinearRNN(3, 4, num_layers=2), 8, ValueError, "one layer and one direction, got 2 x 1"),
         (LinearRNN(3, 4, bidirectional=True), 8, ValueError, "one layer and one direction, got 1 x 2"),
         (LinearRNN(3, 4), 10, ValueError, r"T must be a multiple of 4 \(n=\[2, 2\]\), got 10: the next is 12"),
