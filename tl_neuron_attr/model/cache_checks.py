@@ -1,15 +1,17 @@
 """Checks a cache must pass before anything is computed from it: nothing is silently wrong.
 
-Each check is linear in the stream at the scored position, so the whole guard costs a few per cent of a search.
+Each check is linear in the stream, so that all of them cost a few per cent of a search.
 """
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_neuron_attr.model import dimensions
+from tl_neuron_attr.model.finite_checks import first_not_finite
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.weights import is_norm
@@ -19,10 +21,14 @@ from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
 _STREAM_HOOKS = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
 _SITE_HOOKS = {"attn": ("attn.hook_pattern", "attn.hook_v"), "mlp": ("mlp.hook_post",)}
 _SAMPLED_LOGITS = 256
+"""How many logits are compared with the readout's: a wrong readout is wrong in nearly all of them."""
+
+_TINY = 1e-30
+"""Smaller norms are zero: a direction of nothing."""
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """The relative error allowed between two ways to compute an activation of ``dtype``.
+    """Return the relative error allowed between two ways to compute an activation of ``dtype``.
 
     A float64 model is not much stricter than a float32 one: transformers computes RMSNorm in float32 all the same.
     """
@@ -41,12 +47,18 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = Fals
         *(f"{norm}.hook_scale" for norm in _norms_read_through(stream, sites if reads else ())),
     ]
     missing = [name for name in wanted if not stream.has(name)]
+    unknown = [name for name in missing if name not in stream.model.hook_dict]
+    if unknown:
+        raise ValueError(
+            f"this architecture has no hook {', '.join(unknown[:4])}: {type(stream.block(0)).__name__} is not supported"
+        )
     if missing:
         more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
         raise ValueError(
             f"cache lacks {', '.join(missing[:4])}{more}; run_with_cache without stop_at_layer and without "
             f"names_filter, or with names_filter=lambda name: name.endswith({_needed(sites)})"
         )
+    _require_sizes(stream)
     lengths = (
         {stream.get(f"blocks.0.{h}").shape[d] for h, d in (("attn.hook_pattern", -1), ("attn.hook_v", 1))}
         if "attn" in sites
@@ -60,7 +72,7 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = Fals
 
 
 def needed_by(sites: tuple[Site, ...]) -> Callable[[str], bool]:
-    """A ``names_filter`` that caches what ``sites`` need, and what the guard looks at."""
+    """Return a ``names_filter`` that caches what ``sites`` need, and what the checks look at."""
     suffixes = _needed(sites)
     return lambda name: name.endswith(suffixes)
 
@@ -98,56 +110,87 @@ def require_mlp_neurons(stream: Stream) -> None:
         )
 
 
-def require_real_positions(stream: Stream, places: Positions, *, given: bool) -> None:
-    """Refuse positions that are padding, as far as a cache shows it.
-
-    A masked position attends to nothing, so its pattern is flat over the future too. Right padding without a mask
-    leaves no trace but the token itself, which is looked at where ``pos`` was not given.
-
-    Raises:
-        ValueError: Naming the prompts.
-    """
-    pattern = stream.get("blocks.0.attn.hook_pattern")[places.row, :, places.pos]
-    future = torch.arange(pattern.shape[-1], device=pattern.device) > places.pos[:, None]
-    masked = (pattern.sum(1) * future).sum(-1) > 0
-    masked |= pattern[places.row, :, places.pos].sum(-1) == 0  # nothing to itself either
-    if not given and stream.shape[0] > 1:
-        masked |= _ends_in_padding(stream)
-    if bool(masked.any()):
-        raise ValueError(
-            f"pos is on padding for prompts {masked.nonzero()[:, 0].tolist()}: pass pos=, the last real position of "
-            'each prompt, or pad on the left (padding_side="left")'
-        )
-
-
-def _ends_in_padding(stream: Stream) -> Tensor:
-    pad = getattr(stream.model.tokenizer, "pad_token_id", None)
-    tokens = stream.tokens()
-    if pad is None or tokens is None:
-        return torch.zeros(stream.shape[0], dtype=torch.bool, device=stream.device)
-    return tokens[:, -1] == pad
-
-
 def require_additive(stream: Stream, readout: Readout, places: Positions) -> None:
     """Refuse a cache whose sublayers do not add up to the stream, or whose stream does not read out to its logits.
 
+    The stream is followed at every position, since query scores look back along it: within a block, between attention
+    and MLP, and from one block to the next.
+
     Raises:
-        ValueError: Naming the layer, or the tensor that is not finite.
+        ValueError: Naming the layer and hook, or the tensor that is not finite.
     """
     allowed = tolerance(stream.cache["blocks.0.hook_resid_pre"].dtype)
     for layer in range(stream.n_layers):
-        before, after = (stream.at(f"blocks.{layer}.{hook}", places) for hook in ("hook_resid_pre", "hook_resid_post"))
-        outs = [stream.out(site, layer, places) for site in SITES]
-        if not _close(before + outs[0] + outs[1], after, allowed):
-            _refuse(stream, f"layer {layer}: resid_pre + attn_out + mlp_out != resid_post")
-    if not stream.has("unembed.hook_out"):
-        return
+        _require_block_adds_up(stream, layer, allowed)
     final = stream.at(f"blocks.{stream.n_layers - 1}.hook_resid_post", places)
+    if stream.has("ln_final.hook_normalized"):
+        norm = replace(readout.norm, weight=torch.ones_like(readout.norm.weight))
+        if not _close(norm(final), stream.at("ln_final.hook_normalized", places), allowed):
+            _refuse(stream, "ln_final.hook_normalized is not the final stream after the norm", edited="ln_final")
+    if not stream.has("unembed.hook_out"):
+        _require_own_model(stream, places)
+        return
     some = slice(None, None, max(1, readout.d_vocab // _SAMPLED_LOGITS))
     W_U = readout.W_U[:, some].to(readout.dtype)
     computed = (readout.norm(final) + readout.norm_bias) @ W_U + readout.b_U[some]
     if not _close(computed, stream.at("unembed.hook_out", places)[:, some], allowed):
-        _refuse(stream, "the readout of the final stream is not the model's logits")
+        _refuse(stream, "the readout of the final stream is not the model's logits", edited="the final norm or W_U")
+
+
+def _require_block_adds_up(stream: Stream, layer: int, allowed: float) -> None:
+    at = f"blocks.{layer}."
+    before, after = stream.get(f"{at}hook_resid_pre"), stream.get(f"{at}hook_resid_post")
+    attn, mlp = (
+        stream.get(f"{at}hook_{site}_out") if stream.has(f"{at}hook_{site}_out") else torch.zeros_like(before)
+        for site in SITES
+    )
+    if not _close(before + attn + mlp, after, allowed):
+        _refuse(stream, f"layer {layer}: resid_pre + attn_out + mlp_out != resid_post")
+    between = f"{at}hook_resid_mid"
+    sequential = not stream.weights(layer).parallel and stream.has(between)
+    if sequential and not _close(before + attn, stream.get(between), allowed):
+        _refuse(stream, f"layer {layer}: resid_pre + attn_out != resid_mid, which the MLP reads", edited=between)
+    following = f"blocks.{layer + 1}.hook_resid_pre"
+    separate = stream.has(following) and not _is_same(stream, following, f"{at}hook_resid_post")
+    if separate and not _close(after, stream.get(following), allowed):
+        _refuse(stream, f"layer {layer}: its resid_post is not the next layer's resid_pre", edited=following)
+
+
+def _is_same(stream: Stream, name: str, other: str) -> bool:
+    """Return whether two hooks cached one tensor: nothing happened between them."""
+    a, b = stream.cache[name], stream.cache[other]
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
+
+
+def _require_own_model(stream: Stream, places: Positions) -> None:
+    """Refuse a model that did not make the cache, where there are no logits to compare."""
+    if stream.model is stream.cache.model:
+        return
+    for site in SITES:
+        if all(stream.has(f"blocks.0.{hook}") for hook in _SITE_HOOKS[site]) and stream.has(
+            f"blocks.0.hook_{site}_out"
+        ):
+            sublayer = stream.sublayer(site, 0, places)
+            along = sublayer.out / sublayer.out.norm(dim=-1, keepdim=True).clamp_min(_TINY)
+            require_neurons_add_up(stream, sublayer, along, sublayer.project_onto(along))
+            return
+    raise ValueError(
+        "cache lacks unembed.hook_out, so nothing shows whether model= made it: run_with_cache without names_filter, "
+        "or leave model= out"
+    )
+
+
+def _require_sizes(stream: Stream) -> None:
+    """Refuse a model of another size than the one that made the cache."""
+    stray = f"blocks.{stream.n_layers}.hook_resid_pre"
+    sizes = {"d_model": (stream.shape[2], dimensions.d_model(stream.model))}
+    if stream.has("unembed.hook_out"):
+        sizes["d_vocab"] = (stream.get("unembed.hook_out").shape[-1], dimensions.d_vocab(stream.model))
+    for name, (cached, own) in sizes.items():
+        if cached != own:
+            raise ValueError(f"model did not make this cache: its {name} is {own}, the cache's {cached}")
+    if stream.has(stray):
+        raise ValueError(f"model did not make this cache: it has {stream.n_layers} layers, the cache holds {stray}")
 
 
 def require_neurons_add_up(
@@ -156,7 +199,7 @@ def require_neurons_add_up(
     along: Float[Tensor, "batch d_model"],
     terms: Float[Tensor, "batch neuron source"],
 ) -> None:
-    """Refuse a sublayer whose neurons do not sum to its output, seen along one direction a prompt.
+    """Refuse a sublayer whose neurons do not sum to its output, seen along one direction per prompt.
 
     Args:
         stream: The stream the sublayer is of.
@@ -174,6 +217,7 @@ def require_neurons_add_up(
         _refuse(
             stream,
             f"layer {sublayer.layer}: the {sublayer.site} neurons and biases do not sum to hook_{sublayer.site}_out",
+            edited=f"blocks.{sublayer.layer}.{sublayer.site}",
         )
 
 
@@ -191,35 +235,23 @@ def _close(a: Tensor, b: Tensor, allowed: float) -> bool:
     return bool(((a - b).norm(dim=-1) <= allowed * (b.norm(dim=-1) + torch.finfo(b.dtype).tiny)).all())
 
 
-def _refuse(stream: Stream, finding: str) -> None:
-    culprit = _not_finite(stream)
+def _refuse(stream: Stream, finding: str, *, edited: str | None = None) -> None:
+    """Refuse a cache for what was found; ``edited``, where the architecture itself is known to add up.
+
+    Raises:
+        ValueError: Always.
+    """
+    culprit = first_not_finite(stream)
     if culprit is not None:
         raise ValueError(
             f"{culprit} holds NaN or Inf; the run that made this cache is broken (dtype, weights or a hook)"
         )
+    if edited is None:
+        raise ValueError(
+            f"this architecture's hooks are not additive ({finding}): its scores would be wrong. If a hook edits "
+            "activations, make the cache without it"
+        )
     raise ValueError(
-        f"this architecture's hooks are not additive ({finding}): its scores would be wrong. If a hook edits "
-        "activations, make the cache without it"
+        f"the cache is not of model as it is now ({finding}): a hook edits activations at {edited}, weights were "
+        "changed since the run, or an adapter is attached; make the cache again, without hooks"
     )
-
-
-def _not_finite(stream: Stream) -> str | None:
-    """The first tensor on the way of the stream that is not finite."""
-    for layer in range(stream.n_layers):
-        for hook in (*_STREAM_HOOKS, "attn.hook_v", "attn.hook_pattern", "mlp.hook_post"):
-            name = f"blocks.{layer}.{hook}"
-            if stream.has(name) and not bool(stream.cache[name].isfinite().all()):
-                return name
-        for name, weight in _weights(stream.block(layer)):
-            if weight is not None and not bool(weight.isfinite().all()):
-                return f"blocks.{layer}.{name}"
-    final = getattr(stream.model.ln_final, "w", None)
-    for name, weight in (("W_U", stream.model.W_U), ("b_U", stream.model.b_U), ("ln_final.w", final)):
-        if weight is not None and not bool(weight.isfinite().all()):
-            return name
-    return None
-
-
-def _weights(block: Any) -> list[tuple[str, Any]]:
-    parts = ((block.attn, "attn", ("W_O", "b_O")), (getattr(block, "mlp", None), "mlp", ("W_out", "b_out")))
-    return [(f"{part}.{name}", getattr(module, name, None)) for module, part, names in parts for name in names]

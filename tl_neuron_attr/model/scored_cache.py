@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model import cache_checks
 from tl_neuron_attr.model.components import within
+from tl_neuron_attr.model.padding_checks import require_real_positions
 from tl_neuron_attr.model.positions import Pos, Positions
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.targets import Target, token_ids
@@ -276,8 +277,7 @@ def checked_stream(
     stream, pos = Stream(cache, model), -1 if pos is None else pos
     _require(stream, tuple(sites), reads)
     where = stream.positions(pos)
-    if stream.has("blocks.0.attn.hook_pattern"):
-        cache_checks.require_real_positions(stream, where, given=not (isinstance(pos, int) and pos == -1))
+    require_real_positions(stream, where, given=not (isinstance(pos, int) and pos == -1))
     readout = stream.readout(where)
     cache_checks.require_additive(stream, readout, where)
     return stream, where, readout

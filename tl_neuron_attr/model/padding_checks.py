@@ -1,0 +1,56 @@
+"""Refuse positions that are padding, as far as a cache shows it."""
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from tl_neuron_attr.model.positions import Positions
+from tl_neuron_attr.model.stream import Stream
+
+
+def require_real_positions(stream: Stream, places: Positions, *, given: bool) -> None:
+    """Refuse positions that are padding.
+
+    A masked position attends to nothing, so its pattern is flat over the future too; one that is masked as a key does
+    not attend to itself. Right padding without a mask leaves no trace but the tokens themselves.
+
+    Args:
+        stream: The stream.
+        places: One position per prompt.
+        given: Whether the user named the positions, or they are the last ones by default.
+
+    Raises:
+        ValueError: Naming the prompts.
+    """
+    padding = _in_right_padding(stream, places, given=given)
+    if stream.has("blocks.0.attn.hook_pattern"):
+        pattern = stream.get("blocks.0.attn.hook_pattern")[places.row, :, places.pos]
+        future = torch.arange(pattern.shape[-1], device=pattern.device) > places.pos[:, None]
+        padding |= (pattern.sum(1) * future).sum(-1) > 0
+        own = pattern[torch.arange(len(places), device=pattern.device), :, places.pos]
+        padding |= own.sum(-1) == 0
+    if bool(padding.any()):
+        prompts = places.row[padding].unique().tolist()
+        raise ValueError(
+            f"pos is on padding for prompts {prompts}: pass pos=, the last real position of each prompt, or pad on "
+            'the left (padding_side="left")'
+        )
+
+
+def _in_right_padding(stream: Stream, places: Positions, *, given: bool) -> Bool[Tensor, "place"]:
+    """Return which positions hold the pad token with nothing but pad tokens behind them.
+
+    Where the pad token also ends or begins texts (GPT-2), the first of the run may be real, and a prompt given alone
+    may end in it.
+    """
+    tokens, tokenizer = stream.tokens(), stream.model.tokenizer
+    pad = getattr(tokenizer, "pad_token_id", None)
+    if pad is None or tokens is None:
+        return torch.zeros(len(places), dtype=torch.bool, device=stream.device)
+    is_pad = tokens == pad
+    to_the_end = is_pad.flip(1).cumprod(1).flip(1).bool()[places.row, places.pos]
+    ambiguous = pad in (tokenizer.eos_token_id, tokenizer.bos_token_id)
+    if not ambiguous or (not given and stream.shape[0] > 1):
+        return to_the_end
+    before = is_pad[places.row, (places.pos - 1).clamp_min(0)] & (places.pos > 0)
+    return to_the_end & before
