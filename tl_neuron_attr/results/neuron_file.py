@@ -14,6 +14,9 @@ from tl_neuron_attr.results.neuron_text import NeuronText
 PLACE = ("site", "layer", "head", "source", "index")
 """The fields that say which neuron it is."""
 
+_OPTIONAL = ("evaluated", "effect")
+"""The fields a file may leave out."""
+
 _ORDERS = ("descending", "ascending", "unsorted")
 """How the scores of a file may be sorted; most suppressing neurons are ascending, picked ones may be unsorted."""
 
@@ -33,11 +36,11 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
             scores are not sorted as the header says, naming the field.
     """
     required: dict[str, torch.dtype | None] = dict.fromkeys(PLACE, torch.int64)
-    tensors, text = storage.load(path, "neurons", {**required, "coefficient": None, "score": None}, ("evaluated",))
+    tensors, text = storage.load(path, "neurons", {**required, "coefficient": None, "score": None}, _OPTIONAL)
     _require_shapes(path, tensors)
     _require_places(path, tensors)
-    for name in ("coefficient", "score"):
-        if not bool(tensors[name].isfinite().all()):
+    for name in ("coefficient", "score", "effect"):
+        if name in tensors and not bool(tensors[name].isfinite().all()):
             raise ValueError(f"{path}: field {name!r} holds NaN or Inf")
     _require_order(path, tensors["score"], text.pop("order", None))
     return tensors, text or None
@@ -74,7 +77,11 @@ def _require_shapes(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
     shape = tensors["score"].shape
     if len(shape) not in (1, 2):
         raise ValueError(f"{path}: field 'score' has shape {tuple(shape)}, expected (k,) or (batch, k)")
-    evaluated = tensors.get("evaluated")
+    effect, evaluated = tensors.get("effect"), tensors.get("evaluated")
+    if effect is not None and (not effect.is_floating_point() or effect.shape != shape):
+        raise ValueError(
+            f"{path}: field 'effect' is {effect.dtype} {tuple(effect.shape)}, expected a float {tuple(shape)}"
+        )
     if evaluated is not None and (evaluated.dtype != torch.int64 or evaluated.shape != shape[:-1]):
         raise ValueError(
             f"{path}: field 'evaluated' is {evaluated.dtype} {tuple(evaluated.shape)}, expected torch.int64 "

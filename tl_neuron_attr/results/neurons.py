@@ -44,6 +44,7 @@ class Neurons(PrintsAsTable):
         score: In nats.
         evaluated: How many neurons were scored exactly to certify the result, where it came from a search.
         text: The tokens the neurons read and promote, where they are known.
+        effect: How much log-probability taking the neuron out alone really costs, in nats, where it was measured.
     """
 
     site: Int[Tensor, "*b k"]
@@ -55,6 +56,7 @@ class Neurons(PrintsAsTable):
     score: Float[Tensor, "*b k"]
     evaluated: Int[Tensor, "*b"] | None = None
     text: NeuronText | None = None
+    effect: Float[Tensor, "*b k"] | None = None
 
     @classmethod
     def of_mlp(
@@ -116,7 +118,8 @@ class Neurons(PrintsAsTable):
         if len(parts) == 1:
             return parts[0]
         k = min(len(part) for part in parts)
-        tensors = {name: torch.cat([getattr(part, name)[:, :k] for part in parts]) for name in COLUMNS}
+        columns = [name for name in (*COLUMNS, "effect") if all(getattr(part, name) is not None for part in parts)]
+        tensors = {name: torch.cat([getattr(part, name)[:, :k] for part in parts]) for name in columns}
         evaluated = [part.evaluated for part in parts if part.evaluated is not None]
         text = [part.text for part in parts if part.text is not None]
         return cls(
@@ -131,7 +134,10 @@ class Neurons(PrintsAsTable):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Neurons):
             return NotImplemented
-        mine, theirs = ([getattr(n, name) for name in COLUMNS] for n in (self, other))
+        columns = self._measured()
+        if columns != other._measured():
+            return False
+        mine, theirs = ([getattr(n, name) for name in columns] for n in (self, other))
         return same(mine, theirs) and self._said() == other._said()
 
     @property
@@ -202,11 +208,13 @@ class Neurons(PrintsAsTable):
                 self._source_text(at // k, int(cells["source"][at])),
                 cells["coefficient"][at],
                 cells["score"][at],
+                *((cells["effect"][at],) if "effect" in cells else ()),
                 *((listed(self.text.of(keys[at])),) if self.text else ()),
             )
             for at, name in enumerate(names)
         ]
-        headings = ("rank", "neuron", "source", "coefficient", "score", *(("promotes",) if self.text else ()))
+        more = (*(("effect",) if "effect" in cells else ()), *(("promotes",) if self.text else ()))
+        headings = ("rank", "neuron", "source", "coefficient", "score", *more)
         return Table((*(("prompt",) if several else ()), *headings), rows, "scores in nats")
 
     def to_frame(self) -> "pd.DataFrame":
@@ -280,7 +288,7 @@ class Neurons(PrintsAsTable):
 
     def flattened(self) -> "Neurons":
         """Return the neurons of all prompts as those of one, without their text."""
-        columns: dict[str, Any] = {name: getattr(self, name).flatten() for name in COLUMNS}
+        columns: dict[str, Any] = {name: getattr(self, name).flatten() for name in self._measured()}
         return Neurons(**columns)
 
     def unsqueeze(self) -> "Neurons":
@@ -304,13 +312,17 @@ class Neurons(PrintsAsTable):
         return [f.name for f in fields(self) if f.name != "text" and getattr(self, f.name) is not None]
 
     def _select(self, at: object) -> "Neurons":
-        cut: dict[str, Any] = {name: getattr(self, name)[at] for name in COLUMNS}
+        cut: dict[str, Any] = {name: getattr(self, name)[at] for name in self._measured()}
         if (at is None or isinstance(at, int | list)) and self.evaluated is not None:
             cut["evaluated"] = self.evaluated[at]
         return replace(self, **cut)
 
     def _columns(self) -> dict[str, list[Any]]:
-        return {name: self.flat(name) for name in COLUMNS}
+        return {name: self.flat(name) for name in self._measured()}
+
+    def _measured(self) -> tuple[str, ...]:
+        """The fields with a number for every neuron: the effect only where it was measured."""
+        return COLUMNS if self.effect is None else (*COLUMNS, "effect")
 
     def _said(self) -> list[tuple[str, tuple[str, ...]]]:
         """Return what is known of each neuron's text: the token it read, and those it promotes."""

@@ -1,0 +1,69 @@
+"""The neurons that matter: found among candidates of which each was taken out."""
+
+import pytest
+
+import tl_neuron_attr as tna
+from tl_neuron_attr.evaluate import important_neurons, verify
+
+PROMPT, TARGET = "3 + 5 =", "8"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tna.demo.load()
+
+
+@pytest.fixture(scope="module")
+def found(model):
+    return important_neurons(model, PROMPT, TARGET, k=6, candidates=40, progress=False)
+
+
+def test_none_of_the_papers_best_costs_more_than_what_is_left_out(model, found):
+    """Every value neuron was a candidate: one that is not among the k costs no more than the last of them."""
+    _, cache = model.run_with_cache(PROMPT)
+    value = verify(model, PROMPT, tna.value_neurons(cache, TARGET, k=40)[0], TARGET, progress=False).neurons
+    last = float(found.neurons.effect[-1])
+    for label, effect in zip(value.labels, value.effect.tolist(), strict=True):
+        assert label in found.neurons.labels or effect <= last + 1e-5
+
+
+def test_scores_are_the_papers_and_effects_are_measured(model, found):
+    _, cache = model.run_with_cache(PROMPT)
+    scores = tna.attribute_mlp_neurons(cache, TARGET)[0]
+    mlp = found.neurons.of_site("mlp")
+    for layer, index, score in zip(mlp.flat("layer"), mlp.flat("index"), mlp.score.tolist(), strict=True):
+        assert score == pytest.approx(float(scores[layer, index]), abs=1e-4)
+    again = verify(model, PROMPT, found.neurons, TARGET, progress=False)
+    assert again.neurons.effect.tolist() == pytest.approx(found.neurons.effect.tolist(), abs=1e-4)
+    assert again.joint == pytest.approx(found.joint, abs=1e-4)
+
+
+def test_specificity_compares_with_other_prompts(model):
+    others = [("2 + 2 =", "4"), ("Tim Duncan plays the sport of", " basketball")]
+    found = important_neurons(model, PROMPT, TARGET, k=4, candidates=20, specificity=others, progress=False)
+    columns = [
+        (site, layer, head, index)
+        for site, layer, head, index in zip(*map(found.neurons.flat, ("site", "layer", "head", "index")), strict=True)
+    ]
+    components = [("mlp", la, i) if site else ("attn", la, h, i) for site, la, h, i in dict.fromkeys(columns)]
+    for (prompt, answer), loss in zip(others, found.elsewhere, strict=True):
+        token = model.to_single_token(answer.strip())
+        before = model(prompt)[0, -1].log_softmax(-1)[token]
+        with tna.ablate(model, components):
+            after = model(prompt)[0, -1].log_softmax(-1)[token]
+        assert loss == pytest.approx(float(before - after), abs=1e-4)
+    mean, low, high = found.specific
+    assert low <= mean <= high
+    assert mean == pytest.approx(found.joint[4] - sum(found.elsewhere) / 2, abs=1e-6)
+
+
+def test_the_table_marks_neurons_whose_score_and_effect_disagree(found):
+    table = found.table()
+    score, effect, signs = (table.headings.index(name) for name in ("score", "effect", "signs"))
+    for row in table.rows:
+        assert (row[signs] == "differ") == (row[score] * row[effect] < 0)
+
+
+def test_more_neurons_than_candidates_are_refused(model):
+    with pytest.raises(ValueError, match="k must be between 1 and the"):
+        important_neurons(model, PROMPT, TARGET, k=10_000, candidates=5, progress=False)

@@ -1,0 +1,87 @@
+"""Verified effects against ablating by hand."""
+
+import pytest
+import torch
+
+import tl_neuron_attr as tna
+from tl_neuron_attr.evaluate import verify
+
+PROMPT, TARGET = "Tim Duncan plays the sport of", " basketball"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tna.demo.load()
+
+
+@pytest.fixture(scope="module")
+def value(model):
+    _, cache = model.run_with_cache(PROMPT)
+    return tna.value_neurons(cache, TARGET, k=12)[0]
+
+
+def left(model, components):
+    token = model.to_single_token("basketball")
+    with torch.no_grad(), tna.ablate(model, components):
+        return float(model(PROMPT)[0, -1].log_softmax(-1)[token])
+
+
+def test_an_mlp_neurons_effect_is_that_of_ablating_it(model, value):
+    found = verify(model, PROMPT, value, TARGET, progress=False)
+    mlp = value.of_site("mlp")
+    measured = found.neurons.effect[value.site == 1]
+    for i in range(len(mlp)):
+        assert float(measured[i]) == pytest.approx(found.log_prob - left(model, mlp.pick([i])), abs=1e-5)
+
+
+def test_the_joint_effect_is_that_of_ablating_the_first_few(model, value):
+    mlp = value.of_site("mlp")
+    found = verify(model, PROMPT, mlp, TARGET, progress=False)
+    assert list(found.joint) == [*(n for n in (1, 3, 10) if n < len(mlp)), len(mlp)]
+    for n, effect in found.joint.items():
+        assert effect == pytest.approx(found.log_prob - left(model, mlp.top(n)), abs=1e-5)
+
+
+def test_neurons_replaced_by_their_mean_over_the_prompt(model, value):
+    one = value.of_site("mlp").top(1)
+    layer, index = int(one.layer[0]), int(one.index[0])
+    found = verify(model, PROMPT, one, TARGET, baseline="mean", progress=False)
+
+    def mean(post, hook):
+        post = post.clone()
+        post[:, :, index] = post[:, :, index].mean()
+        return post
+
+    with torch.no_grad():
+        logits = model.run_with_hooks(PROMPT, fwd_hooks=[(f"blocks.{layer}.mlp.hook_post", mean)])[0, -1]
+    without = float(logits.log_softmax(-1)[model.to_single_token("basketball")])
+    assert float(found.neurons.effect[0]) == pytest.approx(found.log_prob - without, abs=1e-5)
+
+
+def test_a_draw_is_an_activation_of_the_reference_and_the_same_with_a_seed(model, value):
+    mlp = value.of_site("mlp")
+    draws = [
+        verify(model, PROMPT, mlp, TARGET, baseline="resample", reference=["3 + 5 ="], seed=seed, progress=False)
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(draws[0].neurons.effect, draws[1].neurons.effect)
+    assert not torch.equal(draws[0].neurons.effect, draws[2].neurons.effect)
+
+
+def test_what_cannot_be_measured_is_refused(model, value):
+    with pytest.raises(ValueError, match="leave attention neurons out"):
+        verify(model, PROMPT, value, TARGET, baseline="mean", progress=False)
+    with pytest.raises(ValueError, match="reference is empty"):
+        verify(model, PROMPT, value.of_site("mlp"), TARGET, baseline="mean", reference=[], progress=False)
+    _, cache = model.run_with_cache(["3 + 5 =", "3 + 4 ="])
+    with pytest.raises(ValueError, match="2 prompts"):
+        verify(model, PROMPT, tna.value_neurons(cache, "8", k=2), "8", progress=False)
+
+
+def test_effects_are_kept_by_files_frames_and_tables(model, value, tmp_path):
+    found = verify(model, PROMPT, value, TARGET, progress=False).neurons
+    found.save(tmp_path / "verified")
+    assert tna.Neurons.load(tmp_path / "verified") == found
+    assert found.to_frame().effect.tolist() == found.effect.tolist()
+    assert "effect" in found.table().headings
+    assert found != value

@@ -1,0 +1,125 @@
+"""Estimate what taking each neuron out would cost: all neurons at the price of a few forward passes.
+
+The log-probability increase of paper 1 sees one sublayer's write; what later layers make of it, it does not see. A
+gradient does. To first order, replacing an activation ``a`` by ``b`` changes log p(w) by
+
+    (b - a) * d log p(w) / d a
+"""
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.model.effect_gradients import EffectGradients, effect_gradients
+from tl_neuron_attr.model.positions import Pos, from_start
+from tl_neuron_attr.model.targets import Target, one_each
+from tl_neuron_attr.model.tokens import Tokens, token_batch
+from tl_neuron_attr.results.effect_estimates import EffectEstimates
+
+EstimateMethod = Literal["gradient", "integrated", "relevance"]
+CountedPositions = Literal["all", "scored"]
+EstimateBaseline = Literal["zero", "mean"]
+
+PATH_STEPS = 8
+"""Midpoints of the path of integrated gradients: the error of the rule falls with the square of their number."""
+
+
+@typechecked
+def estimate_effects(
+    model: Any,
+    tokens: Tokens,
+    target: Target,
+    *,
+    method: EstimateMethod = "gradient",
+    positions: CountedPositions = "all",
+    baseline: EstimateBaseline = "zero",
+    contrast: Target | None = None,
+    pos: Pos = -1,
+) -> EffectEstimates:
+    """Estimate how much log p(target) each neuron is worth: what taking it out alone would cost, in nats.
+
+    Args:
+        model: The model, in float32 or float64.
+        tokens: A prompt, its token ids, or a batch of prompts of one length.
+        target: The token followed: an id, a string that is one token, or one of them for each prompt.
+        method: ``"gradient"``: one forward and one backward pass. ``"relevance"``: the same with norms, attention
+            patterns and gates linearised (:mod:`tl_neuron_attr.model.effect_gradients`). ``"integrated"``: MLP
+            activations scaled from the baseline up, layer by layer (Dai et al., 2022): a pass per layer and step;
+            attention neurons as in ``"gradient"``.
+        positions: ``"scored"`` counts only what a neuron wrote at the position scored.
+        baseline: What a neuron is replaced by: zero, or its mean over the prompt's positions.
+        contrast: If given, effects are on log p(target) - log p(contrast).
+        pos: The position scored, one for all prompts or one each; the last by default.
+
+    Returns:
+        ``.mlp``: ``Float["*b layer pos d_mlp"]``, ``.attn``: ``Float["*b layer pos head d_head"]``, with sums over
+        positions; ``*b`` is absent for a single prompt.
+
+    Raises:
+        ValueError: If the prompt, target or position is invalid, the model is in half precision, or an integrated path
+            is asked for with another baseline than zero.
+        IndexError: If a position or token id is out of range.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> found = estimate_effects(tna.demo.load(), "Tim Duncan plays the sport of", " basketball")
+        >>> layer, index = divmod(int(found.mlp_neurons.argmax()), found.mlp.shape[-1])
+        >>> f"L{layer}N{index}", f"{float(found.mlp_neurons.max()):.3f} nats"
+        ('L1N509', '0.016 nats')
+    """
+    if method == "integrated" and baseline != "zero":
+        raise ValueError(f"method='integrated' starts from zero, got baseline={baseline!r}: use baseline='zero'")
+    ids, batched = token_batch(model, tokens)
+    at = from_start(pos, *ids.shape).to(ids.device).expand(len(ids))
+    targets = one_each(model, target, len(ids)).to(ids.device)
+    others = None if contrast is None else one_each(model, contrast, len(ids), "contrast").to(ids.device)
+    rule = "relevance" if method == "relevance" else "gradient"
+    found = effect_gradients(model, ids, at, targets, contrast=others, rule=rule)
+    gradients = found.mlp_gradient
+    if method == "integrated":
+        gradients = [_mean_gradient(model, ids, at, targets, others, layer) for layer in range(model.cfg.n_layers)]
+    return _estimates(found, gradients, at if positions == "scored" else None, baseline, method, batched)
+
+
+def _mean_gradient(
+    model: Any,
+    ids: Int[Tensor, "batch pos"],
+    at: Int[Tensor, "batch"],
+    targets: Int[Tensor, "batch"],
+    others: Int[Tensor, "batch"] | None,
+    layer: int,
+) -> Float[Tensor, "batch pos d_mlp"]:
+    """Return a layer's gradient averaged over midpoints of the path from zero to its activations."""
+    steps = [
+        effect_gradients(model, ids, at, targets, contrast=others, scaled={layer: (step + 0.5) / PATH_STEPS})
+        for step in range(PATH_STEPS)
+    ]
+    return torch.stack([found.mlp_gradient[layer] for found in steps]).mean(0)
+
+
+def _estimates(
+    found: EffectGradients,
+    mlp_gradient: list[Tensor],
+    at: Int[Tensor, "batch"] | None,
+    baseline: EstimateBaseline,
+    method: str,
+    batched: bool,
+) -> EffectEstimates:
+    def effects(activations: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        away = [a - a.mean(1, keepdim=True) if baseline == "mean" else a for a in activations]
+        return [a * g for a, g in zip(away, gradients, strict=True)]
+
+    def stacked(values: list[Tensor]) -> Tensor:
+        whole = torch.stack(values, dim=1)
+        if at is not None:
+            scored = torch.arange(whole.shape[2], device=whole.device) == at[:, None]
+            whole = whole * scored[:, None].reshape(len(at), 1, -1, *[1] * (whole.ndim - 3))
+        return whole if batched else whole[0]
+
+    grids = (effects(found.mlp, mlp_gradient), effects(found.attn, found.attn_gradient), found.mlp, found.attn)
+    mlp, attn, mlp_activation, attn_activation = map(stacked, grids)
+    log_prob = found.log_prob if batched else found.log_prob[0]
+    return EffectEstimates(mlp, attn, mlp_activation, attn_activation, log_prob, method)

@@ -1,0 +1,186 @@
+"""The neurons that matter to a prediction: candidates by several scores, each really taken out, the largest loss first.
+
+The log-probability increase says what a neuron writes; later layers act on it, so that on real models it orders real
+effects only loosely (docs/effects.md). Here it is one of three ways to become a candidate, and the measured effect
+decides.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.evaluate.verify import verify
+from tl_neuron_attr.knowledge.vocabulary import with_text
+from tl_neuron_attr.model.cache_checks import needed_by
+from tl_neuron_attr.model.effect_gradients import Rule, effect_gradients
+from tl_neuron_attr.model.positions import Pos
+from tl_neuron_attr.model.scored_cache import ScoredCache, scored
+from tl_neuron_attr.model.targets import Target
+from tl_neuron_attr.model.tokens import Tokens, one_prompt
+from tl_neuron_attr.numerics.increase import MAX_BYTES
+from tl_neuron_attr.numerics.sublayer import SITES, Sublayer
+from tl_neuron_attr.numerics.topk import certified_topk, exact_scores
+from tl_neuron_attr.results.intervals import interval
+from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.table import PrintsAsTable, Table
+
+CANDIDATES = 100
+"""Neurons each score proposes: to take out 100 costs about two forward passes of a short prompt."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class ImportantNeurons(PrintsAsTable):
+    """The neurons whose removal costs a prediction most.
+
+    Attributes:
+        neurons: The neurons, largest measured effect first: ``.score`` is the log-probability increase (paper 1,
+            Eq. 13), ``.effect`` what taking the neuron out costs, both in nats.
+        log_prob: The untouched log-probability.
+        joint: By how many of the first neurons were taken out together, how much that costs, in nats.
+        tried: How many neurons were taken out.
+        elsewhere: What taking all the neurons out costs each reference prompt's own answer; None without reference
+            prompts.
+    """
+
+    neurons: Neurons
+    log_prob: float
+    joint: dict[int, float]
+    tried: int
+    elsewhere: tuple[float, ...] | None = None
+
+    @property
+    def specific(self) -> tuple[float, float, float]:
+        """What the neurons are worth here beyond what they are worth elsewhere, with a 95 % bootstrap interval.
+
+        Raises:
+            ValueError: If no reference prompts were given.
+        """
+        if self.elsewhere is None:
+            raise ValueError("there are no reference prompts: pass specificity= to important_neurons")
+        return interval(pd.Series([self.joint[len(self.neurons)] - loss for loss in self.elsewhere]))
+
+    def table(self) -> Table:
+        """The neurons with score and effect, marked where the two disagree in sign."""
+        found = self.neurons.table()
+        score, effect = found.headings.index("score"), found.headings.index("effect")
+        signs = ["differ" if row[score] * row[effect] < 0 else "" for row in found.rows]
+        rows = [(*row[: effect + 1], sign, *row[effect + 1 :]) for row, sign in zip(found.rows, signs, strict=True)]
+        together = self.joint[len(self.neurons)]
+        caption = (
+            f"in nats; {self.tried} neurons tried; together these {len(self.neurons)} cost {together:.2f}, "
+            f"log p {self.log_prob:.2f} untouched"
+        )
+        return Table((*found.headings[: effect + 1], "signs", *found.headings[effect + 1 :]), rows, caption)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per neuron, with its score and its measured effect."""
+        return self.neurons.to_frame()
+
+
+@typechecked
+@torch.no_grad()
+def important_neurons(
+    model: Any,
+    tokens: Tokens,
+    target: Target,
+    k: int = 30,
+    *,
+    candidates: int = CANDIDATES,
+    specificity: Sequence[tuple[str, str | int]] | None = None,
+    contrast: Target | None = None,
+    pos: Pos = -1,
+    max_bytes: int = MAX_BYTES,
+    progress: bool = True,
+) -> ImportantNeurons:
+    """Find the ``k`` neurons whose removal costs log p(target) most, out of candidates that are all taken out.
+
+    Candidates are the best ``candidates`` neurons by each of three scores: gradient times activation, the relevance
+    rule, and the certified log-probability increase of paper 1. MLP neurons are taken out at every position, attention
+    neurons at their source. Where a prediction is almost certain, no single neuron costs much: look at ``joint``, or
+    give a ``contrast``.
+
+    Args:
+        model: The model, in float32 or float64.
+        tokens: One prompt: its text or token ids.
+        target: The token followed: an id, or a string that is one token.
+        k: How many neurons.
+        candidates: How many neurons each score proposes.
+        specificity: Other prompts and their own answers, on which the same neurons are taken out.
+        contrast: If given, effects are on log p(target) - log p(contrast).
+        pos: The position scored.
+        max_bytes: A cap on the working set.
+        progress: Whether to show a progress bar, once it takes more than a moment.
+
+    Raises:
+        ValueError: If ``k`` is not between 1 and the number of candidates tried, the prompt or target is invalid, or
+            the model is in half precision.
+        IndexError: If a position or token id is out of range.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> found = important_neurons(tna.demo.load(), "3 + 5 =", "8", k=5, candidates=20, progress=False)
+        >>> bool((found.neurons.effect.diff() <= 0).all()), found.joint[5] > 1
+        (True, True)
+    """
+    ids = one_prompt(model, tokens)
+    _, cache = model.run_with_cache(ids, names_filter=needed_by(SITES))
+    q = scored(cache, target, pos=pos, contrast=contrast, model=model, max_bytes=max_bytes)
+    sublayers = list(q.stream.sublayers(q.places, SITES))
+    tried = _candidates(q, sublayers, ids, candidates, max_bytes)
+    if not 1 <= k <= len(tried.score):
+        raise ValueError(f"k must be between 1 and the {len(tried.score)} candidates, got {k}: raise candidates=")
+    found = verify(model, ids, tried, q.target, contrast=q.contrast, pos=q.places.pos, max_bytes=max_bytes,
+                   progress=progress)  # fmt: skip
+    effect = found.neurons.effect
+    assert effect is not None
+    best = found.neurons.pick(effect.sort(descending=True, stable=True).indices[:k].tolist())
+    chosen = verify(model, ids, best, q.target, contrast=q.contrast, pos=q.places.pos, max_bytes=max_bytes,
+                    progress=False)  # fmt: skip
+    elsewhere = None
+    if specificity is not None:
+        elsewhere = tuple(_loss(model, text, answer, best, max_bytes) for text, answer in specificity)
+    neurons = with_text(chosen.neurons, q.stream)
+    return ImportantNeurons(neurons, chosen.log_prob, chosen.joint, len(tried.score), elsewhere)
+
+
+def _candidates(
+    q: ScoredCache, sublayers: Sequence[Sublayer], ids: Int[Tensor, "1 pos"], n: int, max_bytes: int
+) -> Neurons:
+    """Return the best ``n`` neurons by each score, each once, with their exact log-probability increase."""
+    increases = q.increases(SITES)
+    n = min(n, q.stream.neuron_count(SITES))
+    chosen = [certified_topk(increases, sublayers, n, max_bytes=max_bytes).flat[0]]
+    rules: tuple[Rule, ...] = ("gradient", "relevance")
+    chosen += [_estimates(q, sublayers, ids, rule).topk(n).indices for rule in rules]
+    flat = torch.cat(chosen).unique()[None]
+    scores = exact_scores(increases, sublayers, torch.zeros_like(flat[0]), flat[0], max_bytes=max_bytes)
+    coefficients = torch.cat([s.coefficients.flatten(1) for s in sublayers], dim=1).gather(1, flat)
+    return Neurons.of_sublayers(sublayers, flat, coefficient=coefficients, score=scores[None])[0]
+
+
+def _estimates(
+    q: ScoredCache, sublayers: Sequence[Sublayer], ids: Int[Tensor, "1 pos"], rule: Rule
+) -> Float[Tensor, "neuron_source"]:
+    """Return the estimated effect of every neuron: MLP neurons at all positions, attention neurons at each source."""
+    found = effect_gradients(q.stream.model, ids, q.places.pos, q.target, contrast=q.contrast, rule=rule)
+    at = int(q.places.pos[0])
+    parts = [
+        found.attn_gradient[s.layer][0, at].flatten()[:, None] * s.coefficients[0]
+        if s.site == "attn"
+        else (found.mlp[s.layer] * found.mlp_gradient[s.layer])[0].sum(0)[:, None]
+        for s in sublayers
+    ]
+    return torch.cat([part.flatten() for part in parts])
+
+
+def _loss(model: Any, text: str, answer: str | int, neurons: Neurons, max_bytes: int) -> float:
+    """Return what taking the neurons out costs another prompt's answer; attention neurons at every source there."""
+    everywhere = replace(neurons, source=torch.full_like(neurons.source, -1), text=None)
+    found = verify(model, text, everywhere, answer, max_bytes=max_bytes, progress=False)
+    return found.joint[len(neurons)]

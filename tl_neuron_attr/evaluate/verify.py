@@ -1,0 +1,143 @@
+"""Measure what a prediction loses when neurons are really taken out, one by one and together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.model.measured_effects import NeuronRemoval, log_probs_without
+from tl_neuron_attr.model.positions import Pos, from_start
+from tl_neuron_attr.model.reference_activations import mean_activation, resampled_activation
+from tl_neuron_attr.model.targets import Target, one_each
+from tl_neuron_attr.model.tokens import Tokens, one_prompt
+from tl_neuron_attr.numerics.increase import MAX_BYTES
+from tl_neuron_attr.numerics.sublayer import SITES
+from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.table import PrintsAsTable, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Replacement = Literal["zero", "mean", "resample"]
+JOINT = (1, 3, 10, 30, 100, 300)
+"""How many of the first neurons are taken out together: about equal steps on a logarithmic scale."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Verified(PrintsAsTable):
+    """Neurons with the effect of taking each out alone, and of taking the first few out together.
+
+    Attributes:
+        neurons: The neurons, with ``.effect``: how much log-probability taking each out alone costs, in nats.
+        log_prob: The untouched log-probability.
+        joint: By how many of the first neurons were taken out together, how much that costs, in nats.
+    """
+
+    neurons: Neurons
+    log_prob: float
+    joint: dict[int, float]
+
+    def table(self) -> Table:
+        """The joint effects."""
+        rows = [(n, effect, self.log_prob - effect) for n, effect in self.joint.items()]
+        return Table(("first neurons out", "log-probability lost", "left"), rows, f"in nats, of {self.log_prob:.2f}")
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per neuron, with its score and its measured effect."""
+        return self.neurons.to_frame()
+
+
+@typechecked
+def verify(
+    model: Any,
+    tokens: Tokens,
+    neurons: Neurons,
+    target: Target,
+    *,
+    baseline: Replacement = "zero",
+    reference: Sequence[str] | None = None,
+    contrast: Target | None = None,
+    pos: Pos = -1,
+    seed: int = 0,
+    max_bytes: int = MAX_BYTES,
+    progress: bool = True,
+) -> Verified:
+    """Take each neuron out alone and the first 1, 3, 10, 30, ... together, and measure what log p(target) loses.
+
+    MLP neurons are taken out at every position, attention neurons at the source they were found at.
+
+    Args:
+        model: The model.
+        tokens: One prompt: its text or token ids.
+        neurons: The neurons, of that prompt.
+        target: The token followed: an id, or a string that is one token.
+        baseline: What an MLP neuron's activation becomes: ``"zero"``; ``"mean"``, its mean over ``reference`` prompts;
+            ``"resample"``, what it was at a random position of them.
+        reference: Prompts for the baseline; by default the prompt itself.
+        contrast: If given, effects are on log p(target) - log p(contrast).
+        pos: The position scored.
+        seed: Of the positions drawn.
+        max_bytes: A cap on the working set.
+        progress: Whether to show a progress bar, once it takes more than a moment.
+
+    Raises:
+        ValueError: If neurons are of several prompts, or attention neurons meet another baseline than zero.
+        IndexError: If a neuron, position or token id is out of range.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> _, cache = model.run_with_cache("Tim Duncan plays the sport of")
+        >>> value = tna.value_neurons(cache, " basketball", k=10)[0]
+        >>> found = verify(model, "Tim Duncan plays the sport of", value, " basketball", progress=False)
+        >>> found.joint[10] > float(found.neurons.effect[0]) > 0
+        True
+    """
+    ids = one_prompt(model, tokens)
+    if neurons.batched and len(neurons.score) > 1:
+        raise ValueError(f"neurons are of {len(neurons.score)} prompts: take one prompt's, neurons[i]")
+    one = neurons[0] if neurons.batched else neurons
+    at = int(from_start(pos, *ids.shape)[0])
+    values = _values(model, ids, one, baseline, reference, seed)
+    removals = [
+        NeuronRemoval(SITES[s], la, h, p, i, v)
+        for s, la, h, p, i, v in zip(
+            *(one.flat(name) for name in ("site", "layer", "head", "source", "index")), values, strict=True
+        )
+    ]
+    first = [n for n in JOINT if n < len(removals)] + [len(removals)]
+    sets = [[removal] for removal in removals] + [removals[:n] for n in first]
+    followed = int(one_each(model, target, 1)[0])
+    other = None if contrast is None else int(one_each(model, contrast, 1, "contrast")[0])
+    base, without = log_probs_without(
+        model, ids, at, followed, sets, contrast=other, max_bytes=max_bytes, progress="taking out" if progress else ""
+    )
+    effects = base - without
+    verified = replace(one, effect=effects[: len(removals)].to(one.score))
+    return Verified(verified, float(base), dict(zip(first, effects[len(removals) :].tolist(), strict=True)))
+
+
+def _values(
+    model: Any,
+    ids: Int[Tensor, "1 pos"],
+    neurons: Neurons,
+    baseline: Replacement,
+    reference: Sequence[str] | None,
+    seed: int,
+) -> list[float]:
+    """Return what each activation becomes; of an attention neuron at a source, what is taken from its head's output."""
+    attn = neurons.site == SITES.index("attn")
+    if baseline == "zero":
+        at_source = attn & (neurons.source >= 0)
+        return torch.where(at_source, neurons.coefficient, torch.zeros_like(neurons.coefficient)).tolist()
+    if bool(attn.any()):
+        raise ValueError(f"baseline={baseline!r} is of MLP neurons: leave attention neurons out, or take 'zero'")
+    prompts = [ids[0]] if reference is None else [one_prompt(model, text)[0] for text in reference]
+    if not prompts:
+        raise ValueError("reference is empty: give at least one prompt, or None for the prompt itself")
+    found = mean_activation if baseline == "mean" else resampled_activation
+    return found(model, prompts, neurons.layer, neurons.index, seed).tolist()

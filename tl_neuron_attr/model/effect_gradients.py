@@ -1,0 +1,185 @@
+"""Gradients of a prediction in what every neuron wrote: one forward and one backward pass for all of them.
+
+Two rules say how a gradient passes a non-linearity:
+
+* ``"gradient"``: as it is, the derivative of the model;
+* ``"relevance"``: linearised (layer-wise relevance propagation: Bach et al., 2015; for transformers Achtibat et al.,
+  2024, and Jafari et al., 2025). Norms keep their scale, attention keeps its pattern, an activation function counts as
+  the factor ``act(x) / x`` it multiplied its input with, and of a product of gate and value each side gets half.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_neuron_attr.model.weights import unit_norm
+
+Rule = Literal["gradient", "relevance"]
+
+
+@dataclass(frozen=True)
+class EffectGradients:
+    """What every neuron wrote with, and the gradient of the prediction in it, at every position.
+
+    Attributes:
+        log_prob: What was differentiated: log p(target), minus log p(contrast) if there is one, in nats.
+        mlp: By layer, the activation of the MLP neurons.
+        mlp_gradient: By layer, the gradient in them.
+        attn: By layer, the heads' outputs before ``W_O``: what attention neurons wrote from all sources together.
+        attn_gradient: By layer, the gradient in them.
+    """
+
+    log_prob: Float[Tensor, "batch"]
+    mlp: list[Float[Tensor, "batch pos d_mlp"]]
+    mlp_gradient: list[Float[Tensor, "batch pos d_mlp"]]
+    attn: list[Float[Tensor, "batch pos head d_head"]]
+    attn_gradient: list[Float[Tensor, "batch pos head d_head"]]
+
+
+def effect_gradients(
+    model: Any,
+    tokens: Int[Tensor, "batch pos"],
+    pos: Int[Tensor, "batch"],
+    target: Int[Tensor, "batch"],
+    *,
+    contrast: Int[Tensor, "batch"] | None = None,
+    rule: Rule = "gradient",
+    scaled: Mapping[int, float] | None = None,
+) -> EffectGradients:
+    """Return the gradients at one cost for all neurons; the model's parameters need not require any, and get none.
+
+    Args:
+        model: The model, in float32 or float64.
+        tokens: Prompts of one length, without padding.
+        pos: The position scored, one per prompt.
+        target: The token followed, one per prompt.
+        contrast: The token it is compared with, if any.
+        rule: How a gradient passes a non-linearity.
+        scaled: By layer, a factor for the activations of its MLP neurons (for integrated gradients).
+
+    Raises:
+        ValueError: If the model is in half precision, whose gradients would be noise.
+    """
+    dtype = model.W_U.dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"model is in {dtype}, whose gradients are too coarse: load it with dtype=torch.float32")
+    run = _Run(model, dict(scaled or {}))
+    linear = _linear_hooks(model) if rule == "relevance" else []  # first: what is kept must lie behind them
+    hooks = [*linear, *run.hooks()]
+    with torch.enable_grad(), _no_dropout(model):
+        logits = model.run_with_hooks(tokens, fwd_hooks=hooks)[torch.arange(len(tokens)), pos]
+        log_probs = logits.log_softmax(-1)
+        followed = log_probs.gather(1, target[:, None])[:, 0]
+        if contrast is not None:
+            followed = followed - log_probs.gather(1, contrast[:, None])[:, 0]
+        found = torch.autograd.grad(followed.sum(), [*run.mlp.values(), *run.attn.values()], materialize_grads=True)
+    gradients = list(found)
+    mlp, attn = ([value.detach() for value in kept.values()] for kept in (run.mlp, run.attn))
+    return EffectGradients(followed.detach(), mlp, gradients[: len(mlp)], attn, gradients[len(mlp) :])
+
+
+@dataclass
+class _Run:
+    """The activations of one run, kept as they pass."""
+
+    model: Any
+    scaled: dict[int, float]
+    mlp: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    attn: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+
+    def hooks(self) -> list[tuple[str, Callable[..., Tensor]]]:
+        """Return hooks that keep what MLP neurons and heads write; the first needs a graph to begin with."""
+        layers = range(self.model.cfg.n_layers)
+        return [
+            ("blocks.0.hook_resid_pre", _begin_graph),
+            *((f"blocks.{layer}.mlp.hook_post", self._keep(self.mlp, layer)) for layer in layers),
+            *((f"blocks.{layer}.attn.hook_z", self._keep(self.attn, layer)) for layer in layers),
+        ]
+
+    def kept(self) -> list[Tensor]:
+        """Return all that was kept, MLPs first."""
+        return [*self.mlp.values(), *self.attn.values()]
+
+    def _keep(self, into: dict[int, Tensor], layer: int) -> Callable[..., Tensor]:
+        def keep(activation: Tensor, hook: Any) -> Tensor:
+            factor = self.scaled.get(layer, 1.0) if into is self.mlp else 1.0
+            into[layer] = activation * factor  # a tensor of its own: hooks hand out views, whose gradient is lost
+            return into[layer]
+
+        return keep
+
+
+def _begin_graph(stream: Tensor, hook: Any) -> Tensor:
+    return stream.detach().requires_grad_()
+
+
+def _detached(pattern: Tensor, hook: Any) -> Tensor:
+    return pattern.detach()
+
+
+def _linear_hooks(model: Any) -> list[tuple[str, Callable[..., Tensor]]]:
+    """Return hooks that leave every value as it is and linearise what a gradient passes on its way back."""
+    kept: dict[str, Tensor] = {}
+
+    def remember(value: Tensor, hook: Any) -> Tensor:
+        kept[hook.name] = value
+        return value
+
+    hooks: list[tuple[str, Callable[..., Tensor]]] = []
+    norms = {f"blocks.{i}.{name}": getattr(block, name) for i, block in enumerate(model.blocks) for name in _NORMS
+             if hasattr(block, name)}  # fmt: skip
+    for name, module in {**norms, "ln_final": model.ln_final}.items():
+        hooks += [(f"{name}.hook_in", remember), (f"{name}.hook_scale", remember)]
+        hooks.append((f"{name}.hook_out", _frozen_norm(kept, name, module)))
+    for layer in range(model.cfg.n_layers):
+        attn, mlp = f"blocks.{layer}.attn", f"blocks.{layer}.mlp"
+        hooks.append((f"{attn}.hook_pattern", _detached))
+        factors = [f"{mlp}.gate.hook_out", f"{mlp}.in.hook_out"]
+        present = [name for name in factors if name in model.hook_dict]
+        hooks += [(name, remember) for name in present]
+        hooks.append((f"{mlp}.hook_post", _shared_product(kept, present)))
+    return hooks
+
+
+_NORMS = ("ln1", "ln2", "ln1_post", "ln2_post")
+
+
+def _frozen_norm(kept: dict[str, Tensor], name: str, module: Any) -> Callable[..., Tensor]:
+    """Return a hook on a norm's output: the gradient of the norm with its scale frozen."""
+
+    def freeze(out: Tensor, hook: Any) -> Tensor:
+        x = kept[f"{name}.hook_in"]
+        scale = kept[f"{name}.hook_scale"].detach().reshape(*x.shape[:-1], 1)
+        linear = (unit_norm(module, x.dtype, x.flatten(0, -2)[0]).apply_unscaled(x) / scale).reshape(out.shape)
+        return out.detach() + linear - linear.detach()
+
+    return freeze
+
+
+def _shared_product(kept: dict[str, Tensor], names: list[str]) -> Callable[..., Tensor]:
+    """Return a hook on the MLP's activations: each factor's gradient is ``post / factor``, shared among the factors."""
+
+    def share(post: Tensor, hook: Any) -> Tensor:
+        linear = torch.zeros_like(post)
+        for name in names:
+            factor = kept[name].reshape(post.shape)
+            ratio = torch.where(factor == 0, torch.zeros_like(post), post / factor).detach()
+            linear = linear + (factor - factor.detach()) * ratio / len(names)
+        return post.detach() + linear
+
+    return share
+
+
+@contextmanager
+def _no_dropout(model: Any) -> Generator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

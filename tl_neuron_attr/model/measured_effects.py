@@ -1,0 +1,126 @@
+"""What a prediction loses when neurons are really taken out: runs with some neurons' activations replaced.
+
+An MLP neuron is replaced at every position, as setting its row of ``W_out`` to zero would. An attention neuron that
+reads one source is taken out there alone, at the position scored; one without a source, at every position. Layers below
+the lowest neuron of a run are not run again (:mod:`tl_neuron_attr.model.rerun`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from tl_neuron_attr.model.rerun import KeptRun, require_finite_logits, runs_within
+from tl_neuron_attr.numerics.increase import MAX_BYTES
+from tl_neuron_attr.numerics.sublayer import Site, score_dtype
+
+
+@dataclass(frozen=True)
+class NeuronRemoval:
+    """One neuron taken out of a run.
+
+    Attributes:
+        site: ``"attn"`` or ``"mlp"``.
+        layer: The block.
+        head: The head of an attention neuron; -1 for an MLP neuron.
+        source: The source position it is taken out at; -1 for all.
+        index: The dimension of the head, or the neuron of the MLP.
+        value: What the activation becomes; for a single source, what is subtracted from the head's output.
+    """
+
+    site: Site
+    layer: int
+    head: int
+    source: int
+    index: int
+    value: float
+
+
+@torch.no_grad()
+def log_probs_without(
+    model: Any,
+    tokens: Int[Tensor, "1 pos"],
+    pos: int,
+    target: int,
+    sets: Sequence[Sequence[NeuronRemoval]],
+    *,
+    contrast: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    progress: str = "",
+) -> tuple[Float[Tensor, ""], Float[Tensor, "set"]]:
+    """Return log p(target) of the untouched run, and with each set of neurons taken out, in nats.
+
+    Args:
+        model: The model.
+        tokens: One prompt.
+        pos: The position scored, not negative.
+        target: The token followed.
+        sets: The neurons to take out together.
+        contrast: If given, log p(target) - log p(contrast) is returned.
+        max_bytes: A cap on the working set.
+        progress: What a progress bar says; empty for none.
+
+    Raises:
+        ValueError: If the logits hold NaN or Inf.
+    """
+    lowest = [min((r.layer for r in removals), default=model.cfg.n_layers) for removals in sets]
+    order = sorted((i for i in range(len(sets)) if sets[i]), key=lambda i: lowest[i])
+    step = runs_within(model, tokens.shape[1], max_bytes)
+    groups = [order[i : i + step] for i in range(0, len(order), step)]
+    kept = KeptRun(model, tokens, torch.tensor([pos]), layers=sorted({lowest[group[0]] for group in groups}))
+
+    def followed(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, "row"]:
+        log_p = logits.to(score_dtype(logits.dtype)).log_softmax(-1)
+        return log_p[:, target] if contrast is None else log_p[:, target] - log_p[:, contrast]
+
+    base = followed(kept.logits)[0]
+    found = base.expand(len(sets)).clone()
+    with tqdm(total=len(order), desc=progress, unit="run", disable=not progress, delay=2) as bar:
+        for group in groups:
+            with model.hooks(fwd_hooks=_removing([sets[i] for i in group], pos)):
+                logits = kept.from_layer(lowest[group[0]], torch.zeros(len(group), dtype=torch.long))
+            require_finite_logits(model, logits)
+            found[group] = followed(logits)
+            bar.update(len(group))
+    return base, found
+
+
+def _removing(sets: Sequence[Sequence[NeuronRemoval]], pos: int) -> list[tuple[str, Callable[..., Tensor]]]:
+    """Return the hooks under which row ``i`` of a run lacks the neurons of ``sets[i]``."""
+    by_place: dict[tuple[Site, int], list[tuple[int, NeuronRemoval]]] = {}
+    for row, removals in enumerate(sets):
+        for removal in removals:
+            by_place.setdefault((removal.site, removal.layer), []).append((row, removal))
+    hook_of = {"mlp": ("mlp.hook_post", _of_mlp), "attn": ("attn.hook_z", _of_heads)}
+    return [
+        (f"blocks.{layer}.{hook_of[site][0]}", hook_of[site][1](removals, pos))
+        for (site, layer), removals in by_place.items()
+    ]
+
+
+def _of_mlp(removals: Sequence[tuple[int, NeuronRemoval]], pos: int) -> Callable[..., Tensor]:
+    rows, index = ([*column] for column in zip(*((row, r.index) for row, r in removals), strict=True))
+
+    def replace(post: Tensor, hook: Any) -> Tensor:
+        post = post.clone()
+        post[rows, :, index] = torch.tensor([r.value for _, r in removals]).to(post)[:, None]
+        return post
+
+    return replace
+
+
+def _of_heads(removals: Sequence[tuple[int, NeuronRemoval]], pos: int) -> Callable[..., Tensor]:
+    def replace(z: Tensor, hook: Any) -> Tensor:
+        z = z.clone()
+        for row, r in removals:
+            if r.source < 0:
+                z[row, :, r.head, r.index] = r.value
+            else:
+                z[row, pos, r.head, r.index] -= r.value
+        return z
+
+    return replace
