@@ -43,6 +43,7 @@ check: lint types test docs
 
 benchmark: $(STAMP)  ## the tables of docs/benchmarks, about 40 minutes on one quiet core
 	$(PY) benchmarks/attribution.py --out docs/benchmarks/attribution.md
+	$(PY) benchmarks/real.py --out docs/benchmarks/real.md
 	$(PY) benchmarks/knowledge.py --out docs/benchmarks/knowledge.md
 	$(PY) benchmarks/heads.py --out docs/benchmarks/heads.md
 	$(PY) benchmarks/srnn.py --most 204800 --others 16384 --out docs/benchmarks/srnn.md --plot docs/images/srnn.svg

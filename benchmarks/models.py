@@ -6,7 +6,7 @@ from tempfile import mkdtemp
 import torch
 from tokenizers import Tokenizer, models
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
 
 
 def gpt2(*, sharpness: float = 1.0, seed: int = 0, **shape: int) -> TransformerBridge:
@@ -14,8 +14,13 @@ def gpt2(*, sharpness: float = 1.0, seed: int = 0, **shape: int) -> TransformerB
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(GPT2Config(**shape)).eval()
     model.transformer.ln_f.weight.data.mul_(sharpness)
-    model.config.architectures = ["GPT2LMHeadModel"]
-    return TransformerBridge.boot_transformers("gpt2-shaped", hf_model=model, tokenizer=_tokenizer(), device="cpu")
+    return booted(model, "gpt2-shaped")
+
+
+def booted(model: PreTrainedModel, name: str) -> TransformerBridge:
+    """A model of transformers with random weights, booted."""
+    model.config.architectures = [type(model).__name__]
+    return TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=_tokenizer(), device="cpu")
 
 
 def prompts(batch: int, length: int, *, vocabulary: int = 50257, seed: int = 0) -> torch.Tensor:

@@ -168,10 +168,29 @@ def attribute_attn_neurons(
 
 
 def _sublayer_scores(q: ScoredCache, max_bytes: int) -> Float[Tensor, "batch layer 2"]:
-    """Scores of whole sublayers, in the order of :data:`SITES`."""
+    """Scores of whole sublayers, in the order of :data:`SITES`.
+
+    What a sublayer read plus what it wrote is what the next one read, bit for bit, unless blocks are parallel or the
+    cache is of half precision. There the score is a difference of two base log-probabilities, and costs no product.
+    """
     increases = q.increases(SITES)
-    outs = [q.stream.out(site, layer, q.places)[:, None] for layer in range(q.stream.n_layers) for site in SITES]
-    return torch.cat(scores_of_vectors(increases, outs, max_bytes=max_bytes), dim=1).unflatten(1, (-1, len(SITES)))
+    outs = [q.stream.out(site, layer, q.places) for layer in range(q.stream.n_layers) for site in SITES]
+    following = [*increases[1:], q.final()]
+    chained = [
+        each.contrast is None and torch.equal(each.base + out, after.base)
+        for each, out, after in zip(increases, outs, following, strict=True)
+    ]
+    read_out([*increases, *(following[-1:] if chained[-1] else ())])
+    rest = [i for i, is_chained in enumerate(chained) if not is_chained]
+    scores = [
+        (after.target_log_p() - each.target_log_p()).to(each.base.dtype)[:, None] if is_chained else each.base[:, :1]
+        for each, after, is_chained in zip(increases, following, chained, strict=True)
+    ]
+    if rest:
+        found = scores_of_vectors([increases[i] for i in rest], [outs[i][:, None] for i in rest], max_bytes=max_bytes)
+        for i, score in zip(rest, found, strict=True):
+            scores[i] = score
+    return torch.cat(scores, dim=1).unflatten(1, (-1, len(SITES)))
 
 
 def _of_heads(

@@ -1,9 +1,11 @@
-"""Query layers and query neurons: what switched the value neurons on (paper 1, section 3.2 and Eq. 13).
+"""Query layers and query neurons: what switched the value neurons on (paper 1, section 3.2).
 
-A value neuron with score ``S`` reads the stream with its subkey ``u``. Of its pre-activation ``sum_a u . a`` over all
-components ``a`` that feed it, the component ``a`` has the share ``u . a / sum_a u . a``, and so the query score
-``S * share``; scores of many value neurons add up. The same holds for the neurons a component is made of, so all value
-neurons that read one position are followed with a single vector, ``sum S u / (sum_a u . a)``.
+A value neuron with score ``S`` (Eq. 13) reads the stream with its subkey ``u``. The paper ranks components ``a`` by the
+inner product ``u . a`` and weights several value neurons by ``S``. What it does not say is in the authors' code: the
+share ``u . a / sum_a u . a`` over all components that feed the neuron, so that its query scores ``S * share`` sum to
+``S``; and that the non-linearity between pre-activation and coefficient is ignored. The same holds for the neurons a
+component is made of, so all value neurons that read one position are followed with a single vector,
+``sum S u / (sum_a u . a)``.
 """
 
 import warnings

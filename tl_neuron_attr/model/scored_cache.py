@@ -220,13 +220,10 @@ def as_scored(
     """Return the scored cache given, or made of ``cache`` and ``target``, checked for what ``sites`` need.
 
     Raises:
-        TypeError: If the target is missing, or a keyword is unknown.
+        TypeError: If the target is missing.
         ValueError: If a scored cache comes with what it has already, or as :func:`scored`.
         IndexError: If a position or token id is out of range.
     """
-    unknown = set(scoring) - set(Scoring.__annotations__)
-    if unknown:
-        raise TypeError(f"unexpected keyword {sorted(unknown)[0]!r}: scores take {', '.join(Scoring.__annotations__)}")
     if isinstance(cache, ScoredCache):
         refuse_given(target=target, **scoring)
         q = cache

@@ -77,6 +77,10 @@ class Increase:
         """The base stream's log-probabilities (paper 1, Eq. 2), of some tokens."""
         return self.transformed(self.logits[:, tokens]) - self.log_normaliser[:, None].to(self.base.dtype)
 
+    def target_log_p(self) -> Float[Tensor, "batch"]:
+        """Return the target's log-probability in the base stream, in float64."""
+        return self.transformed(pick(self.logits, self.target)[:, None])[:, 0].double() - self.log_normaliser
+
     def select(self, rows: Int[Tensor, "n"]) -> "Increase":
         """The given prompts, repeated where they are; what is known of them goes along."""
         contrast = None if self.contrast is None else self.contrast[rows]

@@ -2,6 +2,10 @@
 
 A norm with a frozen scale is linear, so logit contributions add up: the readout of a sum is the sum of the readouts,
 and the contributions of everything written into the stream, plus the biases, are the model's own logits.
+
+The paper calls a logit contribution a before-softmax value, ``bs``: Eq. 9 defines it as ``e_w . x``, Eq. 10 and Eq. 11
+turn the values of ``x`` and of ``x + v`` into probabilities, Eq. 12 says that the values add up. The final stream read
+out is the model's prediction (Eq. 2).
 """
 
 from collections.abc import Callable, Iterator
@@ -109,7 +113,7 @@ class Readout:
             yield tokens, self.W_U[:, tokens].to(self.dtype)
 
     def without_biases(self) -> "Readout":
-        """The readout of contributions alone: zeros read out to zeros."""
+        """Return the readout of contributions alone: zeros read out to zeros."""
         return replace(self, norm_bias=torch.zeros_like(self.norm_bias), b_U=torch.zeros_like(self.b_U))
 
     def select(self, rows: Int[Tensor, "n"]) -> "Readout":
@@ -117,20 +121,20 @@ class Readout:
         return replace(self, norm=self.norm.select(rows))
 
     def columns(self, tokens: Tensor) -> Float[Tensor, "batch d_model"]:
-        """The unembedding vectors of ``tokens``, one a prompt."""
+        """Return the unembedding vectors of ``tokens``, one per prompt."""
         return self.W_U[:, tokens].T.to(self.dtype)
 
     def contributions(self, vectors: Float[Tensor, "batch *n d_model"]) -> Float[Tensor, "batch *n d_vocab"]:
-        """Logit contributions of ``vectors``, linear in them."""
+        """Return logit contributions of ``vectors``, linear in them (paper 1, Eq. 9 and Eq. 12)."""
         return self.project(vectors * self.gain.reshape(-1, *[1] * (vectors.ndim - 1)))
 
     def logits(self, resid: Float[Tensor, "batch *n d_model"]) -> Float[Tensor, "batch *n d_vocab"]:
-        """The logits of whole residual streams, before :meth:`finish`."""
+        """Return the logits of whole residual streams, before :meth:`finish`."""
         normed = self.norm(resid) + self.norm_bias
         return self.unembed(normed * self.multiplier).add_(self.b_U * self.multiplier)
 
     def finish(self, logits: Float[Tensor, "*n d_vocab"]) -> Float[Tensor, "*n d_vocab"]:
-        """Log-probabilities of logits: the model's transform, if any, then ``log_softmax``."""
+        """Return log-probabilities of logits (paper 1, Eq. 2): the model's transform, if any, then ``log_softmax``."""
         return (logits if self.transform is None else self.transform(logits)).log_softmax(-1)
 
 

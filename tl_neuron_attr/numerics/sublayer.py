@@ -1,4 +1,9 @@
-"""What one sublayer read and what its heads, neurons and biases wrote, as tensors."""
+"""What one sublayer read and what its heads, neurons and biases wrote, as tensors.
+
+A block adds its attention's output and then its MLP's to the stream (paper 1, Eq. 1). Attention is a sum over heads
+(Eq. 3) and source positions (Eq. 7); an MLP (Eq. 4) is a sum over neurons (Eq. 5), each an activation (Eq. 6) times a
+row of ``W_out``.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Literal

@@ -1,0 +1,124 @@
+"""A cache scored once: the same numbers, fewer products, and nothing given twice."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import tl_neuron_attr as tna
+from tests import architectures
+from tl_neuron_attr.numerics.increase import WIDTH
+from tl_neuron_attr.numerics.readout import Readout
+
+FUNCTIONS = [
+    tna.attribute_layers,
+    tna.attribute_heads,
+    tna.attribute_head_positions,
+    tna.attribute_mlp_neurons,
+    tna.attribute_attn_neurons,
+    tna.value_neurons,
+    tna.baseline_scores,
+]
+
+
+def numbers(result):
+    if isinstance(result, tna.LayerScores):
+        return torch.stack([result.attn, result.mlp])
+    return result.score if isinstance(result, tna.Neurons) else result
+
+
+@pytest.fixture(scope="module")
+def cache():
+    return architectures.run("llama")[1]
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """How many times the unembedding was read."""
+    counted = []
+
+    def counting(self, width):
+        counted.append(width)
+        return original(self, width)
+
+    original = Readout.chunks
+    monkeypatch.setattr(Readout, "chunks", counting)
+    return counted
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("scoring", [{}, {"pos": torch.tensor([6, 4])}, {"contrast": 3}, {"final_bias": False}])
+def test_a_scored_cache_gives_the_numbers_of_cache_and_target(cache, function, scoring):
+    if function is tna.baseline_scores and "contrast" in scoring:
+        pytest.skip("scores one token")
+    q = tna.scored(cache, 5, **scoring)
+    torch.testing.assert_close(numbers(function(q)), numbers(function(cache, 5, **scoring)), atol=1e-12, rtol=0)
+
+
+def test_query_scores_and_the_flow_need_no_second_search(cache):
+    one = architectures.run("llama", batch=1)[1]
+    q = tna.scored(one, 5)
+    value = tna.value_neurons(q, k=8)
+    assert tna.query_neurons(q, value, 6).labels == tna.query_neurons(one, value, 6).labels
+    torch.testing.assert_close(tna.query_layers(q, value).mlp, tna.query_layers(one, value).mlp)
+    flow, again = tna.trace(q, value=value), tna.trace(one, 5, k=8)
+    assert flow.to_frame().equals(again.to_frame())
+
+
+@pytest.mark.parametrize("function", [tna.attribute_layers, tna.attribute_heads, tna.attribute_head_positions])
+def test_the_unembedding_is_read_a_few_times_for_all_layers(cache, passes, function):
+    """Once for the base streams, once for all vectors, once more for those whose expectation nearly cancels."""
+    function(cache, 5)
+    assert len(passes) <= (1 if function is tna.attribute_layers else 3)
+
+
+def test_base_distributions_are_read_out_once_for_several_calls(cache, passes):
+    q = tna.scored(cache, 5)
+    tna.attribute_layers(q)
+    tna.attribute_heads(q)
+    tna.attribute_head_positions(q)
+    assert passes.count(WIDTH) == 1
+
+
+def test_what_does_not_fit_is_not_kept_and_changes_nothing(cache):
+    small = tna.scored(cache, 5, max_bytes=1)
+    torch.testing.assert_close(
+        tna.attribute_heads(small, max_bytes=1), tna.attribute_heads(cache, 5), atol=1e-12, rtol=0
+    )
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS, tna.trace])
+@pytest.mark.parametrize("given", [{"target": 5}, {"pos": -1}, {"contrast": 3}, {"final_bias": True}])
+def test_what_a_scored_cache_has_is_not_given_again(cache, function, given):
+    with pytest.raises(ValueError, match=f"{next(iter(given))} given with a scored cache"):
+        function(tna.scored(cache, 5), **given)
+
+
+def test_query_functions_refuse_a_second_position(cache):
+    q = tna.scored(cache, 5)
+    value = tna.value_neurons(q, k=3)
+    for function in (tna.query_layers, tna.query_neurons):
+        with pytest.raises(ValueError, match="pos given with a scored cache"):
+            function(q, value, pos=-1)
+
+
+def test_a_missing_target_and_an_unknown_keyword_are_named(cache):
+    with pytest.raises(TypeError, match="target is missing"):
+        tna.attribute_heads(cache)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'position'"):
+        tna.attribute_heads(cache, 5, position=3)
+
+
+def test_it_says_what_it_is(cache):
+    assert repr(tna.scored(cache, 5, pos=torch.tensor([6, 4]))) == "ScoredCache(2 prompts at [6, 4], target [5, 5])"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["attribute_head_positions", "attribute_attn_neurons", "value_neurons"])
+def test_the_working_set_stays_under_its_cap(name):
+    """48 heads, 64 sources, 50,000 tokens: 614 MB of contributions. Freed chunks once grew this to 2.6 GB."""
+    code = (Path(__file__).parent / "peak_memory.py").read_text()
+    out = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=True).stdout
+    assert float(out) < 150, f"{name} grew by {out} MiB under max_bytes=16 MiB"
