@@ -17,7 +17,7 @@ def test_cna_prints_the_chain_and_writes_its_page(run, tmp_path):
     chain = cna.logic_chain(demo.load(), "6 * 7 =", k=12, shallow=5)
     assert code == 0 and out == f"{chain}\nwrote {page}\n"
     text = page.read_text(encoding="utf-8")
-    assert "From the tokens to" in text and chain.enhancing.root_neuron.labels[0] in text
+    assert "From the tokens to" in text and chain.prediction_enhancing.root_neuron.labels[0] in text
 
 
 def test_cna_takes_a_head_and_a_target(run, tmp_path):

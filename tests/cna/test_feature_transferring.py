@@ -30,16 +30,16 @@ def test_every_part_is_what_the_heads_moved_along_the_key(name, compat):
     _, cache = model.run_with_cache(TOKENS)
     first, *further = cna.feature_transferring(cache, neuron(2, 7), HEAD, pos=POS).hops
     keys = oracle.keys(cache, 2, "mlp", 7)
-    assert len(keys) == len(first.parts)
-    for part, key in zip(first.parts.values(), keys, strict=True):
+    assert len(keys) == len(first.contributions)
+    for part, key in zip(first.contributions.values(), keys, strict=True):
         for c, hook in enumerate(oracle.fed_by(cache, 1, "attn")):
             for source in range(POS + 1):
                 wrote = moved(cache, 1, [2], POS, source, cache[hook][0, source].double())
                 expected = float(oracle.norm_read(cache, 2, "mlp", 0, POS, wrote) @ key)
                 assert float(part[c, source]) == pytest.approx(expected, abs=1e-5 if compat else 1e-9)
     for hop in further:
-        assert hop.layer == 0 and list(hop.parts) == list(first.parts)
-        for part, key in zip(hop.parts.values(), keys, strict=True):
+        assert hop.layer == 0 and list(hop.contributions) == list(first.contributions)
+        for part, key in zip(hop.contributions.values(), keys, strict=True):
             for source in range(hop.pos + 1):
                 embedding = cache["blocks.0.hook_resid_pre"][0, source].double()
                 wrote = moved(cache, 1, [2], POS, hop.pos, moved(cache, 0, range(4), hop.pos, source, embedding))
@@ -63,7 +63,7 @@ def transferred(name="llama", **options):
 
 def test_the_second_hop_goes_through_the_attention_that_wrote_most_where_it_wrote_it():
     first, second = transferred().hops
-    torch.testing.assert_close(first.total, first.parts["gate"] + first.parts["up"])
+    torch.testing.assert_close(first.total, first.contributions["gate"] + first.contributions["up"])
     direction = 1 if float(first.total.sum()) > 0 else -1
     source = max(range(7), key=lambda s: direction * float(first.total[1, s]))
     assert (second.layer, second.head, second.pos) == (0, None, source) and first.sign == direction

@@ -24,17 +24,17 @@ def test_it_is_the_four_stages_one_after_the_other(model, chain):
     _, cache = model.run_with_cache(PROMPT)
     predicting = cna.feature_predicting(model, PROMPT, "42", k=30)
     assert chain.answer == "42" and chain.head == predicting.head
-    assert chain.predicting.neurons.labels == predicting.neurons.labels
+    assert chain.feature_predicting.neurons.labels == predicting.neurons.labels
     enhancing = cna.prediction_enhancing(cache, predicting.neurons)
-    assert chain.enhancing.root == enhancing.root
+    assert chain.prediction_enhancing.root == enhancing.root
     root = enhancing.root_neuron
     transferring = cna.feature_transferring(cache, root, predicting.head)
-    torch.testing.assert_close(chain.transferring.hops[-1].total, transferring.hops[-1].total)
-    assert chain.features.names == cna.feature_enhancing(cache, transferring).names
+    torch.testing.assert_close(chain.feature_transferring.hops[-1].total, transferring.hops[-1].total)
+    assert chain.feature_enhancing.names == cna.feature_enhancing(cache, transferring).names
 
 
 def test_zeroing_its_deep_neurons_costs_more_than_random_ones(model, chain):
-    neurons = chain.predicting.neurons
+    neurons = chain.feature_predicting.neurons
     with torch.no_grad():
         before = float(model(PROMPT)[0, -1].log_softmax(-1)[model.to_single_token("42")])
         with tna.ablate(model, neurons):
@@ -59,9 +59,9 @@ def test_the_table_goes_from_the_tokens_to_the_answer(chain):
 def test_every_architecture(name):
     model = architectures.build(name)
     chain = cna.logic_chain(model, architectures.prompts(1)[0], 5, head=(1, 2), k=12, shallow=4)
-    assert chain.head == (1, 2) and len(chain.features.neurons) == 4 and chain.answer == "w5"
-    assert bool((chain.predicting.neurons.score > 0).all())
-    assert int(chain.enhancing.root_neuron.layer[0]) >= 1
+    assert chain.head == (1, 2) and len(chain.feature_enhancing.neurons) == 4 and chain.answer == "w5"
+    assert bool((chain.feature_predicting.neurons.score > 0).all())
+    assert int(chain.prediction_enhancing.root_neuron.layer[0]) >= 1
     assert "feature transferring" in str(chain)
 
 
@@ -74,7 +74,7 @@ def test_the_prediction_is_followed_by_default():
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ValueError, match="tokens hold 2 prompts; a chain is of one"):
+    with pytest.raises(ValueError, match="tokens hold 2 prompts, and one is explained at a time"):
         cna.logic_chain(architectures.build("gpt2"), architectures.prompts(2), 5)
     with pytest.raises(ValueError, match="zeroing L2H1 lowers no MLP neuron's increase: it feeds none"):
         cna.logic_chain(architectures.build("gptj"), architectures.prompts(1), 5, head=(2, 1))

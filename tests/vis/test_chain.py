@@ -25,30 +25,30 @@ def lines(body):
 
 def test_lines_are_the_numbers_of_the_stages(chain):
     found = lines(vis.chain_flow(chain).body)
-    head, *further = chain.transferring.hops
-    deep = chain.predicting.neurons
+    head, *further = chain.feature_transferring.hops
+    deep = chain.feature_predicting.neurons
     for name, change in list(zip(deep.labels, deep.score.tolist(), strict=True))[:5]:
         for edge in ((head.name, name), (name, "answer")):
             assert found[edge] == (pytest.approx(change, abs=1e-4), "nats that go with the head")
-    row = chain.features.to_frame().iloc[0]
-    hop = next(h for h in chain.transferring.hops if h.name == row["hop"])
+    row = chain.feature_enhancing.to_frame().iloc[0]
+    hop = next(h for h in chain.feature_transferring.hops if h.name == row["hop"])
     sink = hop.name if hop.head is not None else f"{hop.name}@{hop.pos}"
     for edge in ((f"@{row['pos']}", row["neuron"]), (row["neuron"], sink)):
         assert found[edge] == (pytest.approx(row["sum"], abs=1e-4), "of the pre-activation")
     for below in further:
         part = float(head.total[1 + 2 * below.layer, below.pos])
         assert found[f"{below.name}@{below.pos}", head.name][0] == pytest.approx(part, abs=1e-4)
-    edges = chain.enhancing.to_frame()
+    edges = chain.prediction_enhancing.to_frame()
     among = [r for r in edges.to_dict("records") if (r["from"], r["to"]) in found]
     assert among and all(found[r["from"], r["to"]][0] == pytest.approx(r["sum"], abs=1e-4) for r in among)
 
 
 def test_the_root_is_drawn_though_it_changed_little(chain):
-    root = chain.enhancing.root_neuron.labels[0]
+    root = chain.prediction_enhancing.root_neuron.labels[0]
     assert f'data-name="{root}"' in vis.chain_flow(chain).body and f"{root} (root)" in vis.chain_flow(chain).body
     last = cna.logic_chain(demo.load(), "3 + 5 =")
-    assert last.enhancing.root > 14, "another prompt is needed: this root is among the best"
-    assert f'data-name="{last.enhancing.root_neuron.labels[0]}"' in vis.chain_flow(last).body
+    assert last.prediction_enhancing.root > 14, "another prompt is needed: this root is among the best"
+    assert f'data-name="{last.prediction_enhancing.root_neuron.labels[0]}"' in vis.chain_flow(last).body
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gptj", "gemma2", "olmo2"])
@@ -60,21 +60,24 @@ def test_pages_of_other_models(name):
 
 
 def test_many_deep_layers_share_columns(chain):
-    deep = replace(chain.predicting.neurons.top(12), layer=torch.arange(12), text=None)
-    inner = {name: part[:12, :12] for name, part in chain.enhancing.inner.items()}
-    predicting, enhancing = replace(chain.predicting, neurons=deep), replace(chain.enhancing, neurons=deep, inner=inner)
-    body = vis.chain_flow(replace(chain, predicting=predicting, enhancing=enhancing)).body
+    deep = replace(chain.feature_predicting.neurons.top(12), layer=torch.arange(12), text=None)
+    inner = {name: part[:12, :12] for name, part in chain.prediction_enhancing.inner.items()}
+    predicting, enhancing = (
+        replace(chain.feature_predicting, neurons=deep),
+        replace(chain.prediction_enhancing, neurons=deep, inner=inner),
+    )
+    body = vis.chain_flow(replace(chain, feature_predicting=predicting, prediction_enhancing=enhancing)).body
     assert re.findall(r">(deep, [^<]*)<", body) == ["deep, 0 to 3", "deep, 4 to 7", "deep, 8 to 11"]
 
 
 def test_several_hops_stand_in_one_column():
     chain = cna.logic_chain(demo.load(), "6 * 7 =", hops=3)
-    head, *further = chain.transferring.hops
+    head, *further = chain.feature_transferring.hops
     assert len(further) == 2, "another prompt is needed: this one has no third hop"
     body = vis.chain_flow(chain).body
     at = dict(re.findall(r'data-name="([^"]+)" transform="translate\((\S+) ', body))
     hops = [at[f"{hop.name}@{hop.pos}"] for hop in further]
-    assert len(set(hops)) == 1 and float(at[chain.features.names[0]]) < float(hops[0]) < float(at[head.name])
+    assert len(set(hops)) == 1 and float(at[chain.feature_enhancing.names[0]]) < float(hops[0]) < float(at[head.name])
     assert (f"{further[1].name}@{further[1].pos}", f"{further[0].name}@{further[0].pos}") in lines(body)
 
 
@@ -110,7 +113,7 @@ def test_the_page_opens_without_errors_or_requests_and_says_what_it_shows(chain,
         few = page.run(shown)
         page.run("const s = document.querySelector('input'); s.value = 1; s.dispatchEvent(new Event('input'))")
         assert 0 < int(str(few)) < int(str(page.run(shown)))
-        one, other = chain.features.names[:2]
+        one, other = chain.feature_enhancing.names[:2]
         page.run(f"document.querySelector('[data-name=\"{one}\"]').dispatchEvent(new Event('pointerenter'))")
         dim = "return document.querySelector('[data-name=\"{}\"]').classList.contains('dim')"
         assert page.run(dim.format(other)) and not page.run(dim.format(one)) and not page.run(dim.format("answer"))

@@ -1,4 +1,4 @@
-"""Accuracy over a problem set with each head zeroed: the arithmetic heads of paper 3 (Tables 1, 2 and 3)."""
+"""Accuracy over a problem set with each head zeroed: the arithmetic heads of paper 3 (section 3.2, Tables 1 to 3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,37 +20,37 @@ from tl_neuron_attr.model.rerun import rerun
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
-UNTOUCHED = "untouched"
+_UNTOUCHED = "untouched"
 """The name of the run without a head zeroed."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadAccuracy(PrintsAsTable):
-    """What share of cases is answered with each head zeroed, by group and kind of case.
+    """The share of cases answered right with each head zeroed, by group and kind of case.
 
     Attributes:
-        frame: A row a group, kind and head: ``group``, ``kind``, ``head`` (``"L3H2"``, or ``"untouched"``), ``layer``
-            and ``index`` (-1 for the untouched model), ``cases``, ``accuracy``.
+        frame: One row per group, kind and head: ``group``, ``kind``, ``head`` (``"L3H2"``, or ``"untouched"``),
+            ``layer`` and ``index`` (-1 for the untouched model), ``cases``, ``accuracy``.
     """
 
     frame: pd.DataFrame
 
     def by_group(self) -> pd.DataFrame:
-        """Accuracy, a row a group and ``"all"``, a column a head, the untouched model first (Table 1)."""
+        """Return accuracies (Table 1): one row per group and ``"all"``, one column per head, untouched first."""
         return self._wide(self.frame, "group")
 
     def decrease(self) -> pd.DataFrame:
-        """By what share of the untouched accuracy each head lowers it, a row a group and ``"all"`` (Table 2)."""
+        """Return the share of the untouched accuracy that zeroing each head takes away (Table 2)."""
         return _decrease(self.by_group())
 
     def decrease_by_kind(self) -> pd.DataFrame:
-        """The same by group and kind of case: memorised and carried digits apart (Table 3)."""
+        """Return the same by group and kind of case: memorised and carried digits apart (Table 3)."""
         apart = self.frame[self.frame["kind"] != ""]
         named = apart.assign(group=apart["group"] + " " + apart["kind"])
         return _decrease(self._wide(named, "group"))
 
     def ranked(self, group: str | None = None) -> list[Head]:
-        """Heads by how much zeroing them lowers a group's accuracy, that of all cases by default, most first.
+        """Return heads by how much zeroing them lowers a group's accuracy, largest first; that of all cases by default.
 
         Raises:
             ValueError: If there is no such group.
@@ -59,23 +59,23 @@ class HeadAccuracy(PrintsAsTable):
         group = wide.index[-1] if group is None else group
         if group not in wide.index:
             raise ValueError(f"group must be one of {', '.join(wide.index)}, got {group!r}")
-        heads = self.frame[self.frame["head"] != UNTOUCHED].drop_duplicates("head")
+        heads = self.frame[self.frame["head"] != _UNTOUCHED].drop_duplicates("head")
         named = [(int(row["layer"]), int(row["index"])) for row in heads.to_dict("records")]
         accuracy: Any = wide.loc[group].to_dict()
         return sorted(named, key=lambda head: float(accuracy[head_name(*head)]))
 
     def table(self, k: int = 5) -> Table:
-        """Table 1: the ``k`` heads whose zeroing lowers the accuracy over all cases most."""
+        """Return Table 1: the ``k`` heads whose zeroing lowers the accuracy over all cases most."""
         wide = self.by_group()
-        best = [UNTOUCHED, *(head_name(layer, head) for layer, head in self.ranked()[:k])]
-        counts = self.frame[self.frame["head"] == UNTOUCHED].groupby("group")["cases"].sum()
+        best = [_UNTOUCHED, *(head_name(layer, head) for layer, head in self.ranked()[:k])]
+        counts = self.frame[self.frame["head"] == _UNTOUCHED].groupby("group")["cases"].sum()
         lines = zip(wide.index.tolist(), wide[best].to_numpy().tolist(), strict=True)
         rows = [(group, counts.get(group, counts.sum()), *(f"{100 * a:.1f}" for a in line)) for group, line in lines]
         return Table(("group", "cases", *best), rows, "accuracy in % with one head zeroed")
 
     @staticmethod
     def _wide(frame: pd.DataFrame, by: str) -> pd.DataFrame:
-        """Accuracy over the cases of each value of ``by``, and over all, by head."""
+        """Return accuracies over the cases of each value of ``by``, and over all, by head."""
         right = frame.assign(right=frame["accuracy"] * frame["cases"])
         both = pd.concat([right, right.assign(**{by: "all"})]) if frame[by].nunique() > 1 else right
         sums = both.groupby([by, "head"], sort=False)[["right", "cases"]].sum()
@@ -96,6 +96,8 @@ def head_accuracy(
 ) -> HeadAccuracy:
     """Zero each head in each case and count the answers that are still right (paper 3, section 3.2).
 
+    An answer is right if it is the likeliest of all tokens.
+
     Args:
         model: The model.
         cases: The cases, from :func:`~tl_neuron_attr.cna.arithmetic_cases` or made by hand.
@@ -105,7 +107,7 @@ def head_accuracy(
 
     Raises:
         IndexError: If a head is out of range or named twice.
-        ValueError: If there is no case.
+        ValueError: If there is no case or no head, a case is or may be padded, or the logits hold NaN or Inf.
 
     Examples:
         >>> from tl_neuron_attr import cna, demo
@@ -131,21 +133,21 @@ def head_accuracy(
     return HeadAccuracy(_counted(cases, wanted, right))
 
 
-def _counted(cases: Sequence[Case], heads: Sequence[Head], right: Bool[Tensor, "case set"]) -> pd.DataFrame:
+def _counted(cases: Sequence[Case], heads: Sequence[Head], right: Bool[Tensor, "case head"]) -> pd.DataFrame:
     """Return one row per group, kind and head; the first column of ``right`` is the untouched model's."""
     labels = pd.DataFrame({"group": [case.group for case in cases], "kind": [case.kind for case in cases]})
-    names = [(UNTOUCHED, -1, -1), *((head_name(layer, head), layer, head) for layer, head in heads)]
-    parts: list[pd.DataFrame] = []
+    names = [(_UNTOUCHED, -1, -1), *((head_name(layer, head), layer, head) for layer, head in heads)]
+    counted: list[pd.DataFrame] = []
     for (name, layer, index), values in zip(names, right.unbind(1), strict=True):
         of_head = labels.assign(right=values.numpy()).groupby(["group", "kind"], sort=False)["right"]
         counts = of_head.agg(["size", "mean"]).reset_index().rename(columns={"size": "cases", "mean": "accuracy"})
-        parts.append(counts.assign(head=name, layer=layer, index=index))
-    return pd.concat(parts, ignore_index=True)
+        counted.append(counts.assign(head=name, layer=layer, index=index))
+    return pd.concat(counted, ignore_index=True)
 
 
 def _decrease(accuracy: pd.DataFrame) -> pd.DataFrame:
-    """Relative to the untouched model; not a number where that is never right."""
+    """Return decreases relative to the untouched model; NaN where that is never right."""
     if accuracy.empty:
         return accuracy
-    base = accuracy[UNTOUCHED]
-    return accuracy.drop(columns=UNTOUCHED).rsub(base, axis=0).div(base.where(base > 0), axis=0)
+    base = accuracy[_UNTOUCHED]
+    return accuracy.drop(columns=_UNTOUCHED).rsub(base, axis=0).div(base.where(base > 0), axis=0)

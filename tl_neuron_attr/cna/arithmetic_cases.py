@@ -1,7 +1,7 @@
 """Cases: token ids and the right next token, made from arithmetic problems as in paper 3, section 3.1.
 
-A model that writes numbers digit by digit gives a case a digit: ``15 + 32 =`` -> ``4`` and ``15 + 32 = 4`` -> ``7``. A
-digit is *memorised* if no carry (of a subtraction: no borrow) comes in from the digits below it, *carried* otherwise
+A model that writes numbers digit by digit gives one case per digit: ``15 + 32 =`` -> ``4``, ``15 + 32 = 4`` -> ``7``.
+A digit is *memorised* if no carry (of a subtraction: no borrow) comes in from the digits below it, *carried* otherwise
 (Table 3: "memorize" and "change-one"); of a product or quotient the last digit counts as memorised, the others as
 carried. A number that is one token is carried if any digit of it is.
 """
@@ -21,7 +21,7 @@ from tl_neuron_attr.model.targets import token_id
 from tl_neuron_attr.model.tokens import prompt_ids
 
 Op = Literal["+", "-", "*", "/"]
-Kind = Literal["memorised", "carried", ""]
+CaseKind = Literal["memorised", "carried", ""]
 
 TEMPLATES: dict[Op, tuple[str, ...]] = {
     "+": ("The sum of {a} and {b} is", "Q: What is {a} plus {b}? A:", "{a} plus {b} is", "{a} + {b} ="),
@@ -51,17 +51,17 @@ class AnsweredPrompt(Protocol):
 
     @property
     def text(self) -> str:
-        """The words before the answer."""
+        """Return the words before the answer."""
         ...
 
     @property
     def answer(self) -> str:
-        """The answer, one token."""
+        """Return the answer, one token."""
         ...
 
     @property
     def kind(self) -> str:
-        """What the prompt is a case of."""
+        """Return what the prompt is a case of."""
         ...
 
 
@@ -75,11 +75,11 @@ class Problem:
 
     @property
     def result(self) -> int:
-        """What it comes to."""
+        """Return the answer as a number."""
         return _APPLY[self.op](self.a, self.b)
 
     def carries_into(self, place: int) -> bool:
-        """Whether a carry or borrow comes into the digit of ``10 ** place``.
+        """Return whether a carry or borrow comes into the digit of ``10 ** place`` (Table 3).
 
         Examples:
             >>> Problem(15, "+", 37).carries_into(1), Problem(15, "+", 32).carries_into(1)
@@ -105,16 +105,16 @@ class Case:
     tokens: tuple[int, ...]
     answer: int
     group: str = ""
-    kind: Kind = ""
+    kind: CaseKind = ""
 
 
 Written = Callable[[Problem], tuple[str, str]]
-"""How a problem is put to a model: the prompt, and the answer as it follows the prompt."""
+"""How a problem is written: the prompt, and the answer as it follows the prompt."""
 
 
 @typechecked
 def written(template: str = "{a} {op} {b} =", *, words: bool = False, space: str = " ") -> Written:
-    """Problems written by a template with ``{a}``, ``{b}`` and perhaps ``{op}``.
+    """Return a way to write problems by a template with ``{a}``, ``{b}`` and perhaps ``{op}``.
 
     Args:
         template: The prompt.
@@ -134,7 +134,7 @@ _plainly = written()
 
 @typechecked
 def problems(op: Op, *, digits: int, n: int | None = None, seed: int = 0) -> list[Problem]:
-    """Problems whose operands both have ``digits`` digits (Table 2: 1D, 2D, 3D); differences are not negative.
+    """Return problems whose operands both have ``digits`` digits (Table 2: 1D, 2D, 3D); no difference is negative.
 
     Args:
         op: The operation.
@@ -146,8 +146,9 @@ def problems(op: Op, *, digits: int, n: int | None = None, seed: int = 0) -> lis
         ValueError: If ``digits`` is not between 1 and 3, or there are fewer than ``n``.
 
     Examples:
-        >>> len(problems("+", digits=1)), problems("/", digits=2, n=1)[0].result > 0
-        (100, True)
+        >>> problem = problems("/", digits=2, n=1)[0]
+        >>> problem.a % problem.b
+        0
     """
     if not 1 <= digits <= 3:
         raise ValueError(f"digits must be between 1 and 3, got {digits}")
@@ -170,7 +171,7 @@ def arithmetic_cases(
     low_first: bool = False,
     prepend_bos: bool | None = None,
 ) -> list[Case]:
-    """The cases of problems, one for each token of each answer that is not blank.
+    """Return the cases of problems, one for each token of each answer that is not blank (paper 3, section 3.1).
 
     Args:
         model: The model, whose tokenizer cuts prompt and answer.
@@ -195,7 +196,7 @@ def arithmetic_cases(
 
 @typechecked
 def prompt_cases(model: Any, prompts: Sequence[AnsweredPrompt]) -> list[Case]:
-    """The cases of prompts of the demo world, which are answered by one token each; the group is the prompt's kind.
+    """Return the cases of prompts that are answered by one token each; the group is the prompt's kind.
 
     Examples:
         >>> from tl_neuron_attr import demo
@@ -210,7 +211,7 @@ def prompt_cases(model: Any, prompts: Sequence[AnsweredPrompt]) -> list[Case]:
 @typechecked
 @torch.no_grad()
 def answered(model: Any, cases: Sequence[Case], *, batch_size: int = 256) -> list[bool]:
-    """Whether the model's likeliest next token is the answer, case by case.
+    """Return whether the model's likeliest next token is the answer, case by case.
 
     Raises:
         ValueError: If there is no case.
@@ -231,7 +232,7 @@ def answered(model: Any, cases: Sequence[Case], *, batch_size: int = 256) -> lis
 
 
 def case_batches(cases: Sequence[Case], *, batch_size: int) -> Iterator[Batch]:
-    """Cases in batches of one length, the shortest first."""
+    """Yield cases in batches of one length, the shortest first."""
     return of_tokens([torch.tensor(case.tokens) for case in cases], batch_size=batch_size)
 
 
@@ -246,7 +247,7 @@ def require_cases(cases: Sequence[Case]) -> None:
 
 
 def in_words(n: int) -> str:
-    """A number below a thousand in words.
+    """Return a number below a thousand in words.
 
     Examples:
         >>> in_words(342)
@@ -286,8 +287,8 @@ def _of_problem(
     ]
 
 
-def _kind(problem: Problem, pieces: list[str], i: int, low_first: bool) -> Kind:
-    """Whether a carry comes into any of the digits of piece ``i``."""
+def _kind(problem: Problem, pieces: list[str], i: int, low_first: bool) -> CaseKind:
+    """Return whether a carry comes into any of the digits of piece ``i``."""
     if not pieces[i].isdigit():
         return ""
     below = sum(map(len, pieces[:i] if low_first else pieces[i + 1 :]))

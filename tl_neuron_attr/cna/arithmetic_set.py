@@ -13,7 +13,7 @@ NEGATIVE = "negative"
 
 
 def spaced(problem: Problem) -> tuple[str, str]:
-    """A problem whose answer has the minus sign as a word of its own: what the bundled tokenizer can write.
+    """Return a problem with the minus sign of its answer as a word of its own, as the bundled tokenizer writes it.
 
     Examples:
         >>> spaced(Problem(3, "-", 5))
@@ -33,7 +33,7 @@ def arithmetic_set(
     written: Written = spaced,
     seed: int = 0,
 ) -> tuple[list[Case], list[Case]]:
-    """Cases to train an adapter on, and cases of other problems to test it on.
+    """Return cases to train an adapter on, and cases of other problems to test it on (paper 3, section 3.5).
 
     All problems ``a op b`` with numbers below a hundred; of quotients those that are whole. With the two default
     operations they are 20,000, the size of the paper's set. Where the result is negative, the case's group is

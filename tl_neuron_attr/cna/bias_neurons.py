@@ -43,7 +43,7 @@ def bias_neurons(
     sites: tuple[Site, ...] = ("mlp",),
     contrasts: Sequence[str | int] | None = None,
 ) -> Neurons:
-    """The ``n`` neurons that make targets likelier after one prompt of a pair than after the other.
+    """Return the ``n`` neurons that make targets likelier after one prompt of a pair than after the other.
 
     Which prompt a target is biased towards is asked of the model: the one after which it is likelier, on average over
     the pairs.
@@ -77,7 +77,7 @@ def bias_neurons(
     if len(others) != len(ids):
         raise ValueError(f"contrasts must be one for each of the {len(ids)} targets, got {len(others)}")
     sums: dict[Site, tuple[Tensor, Tensor]] = {}
-    for _, tokens in batches(model, prompt_pairs):
+    for _, tokens in pair_batches(model, prompt_pairs):
         caches = [_neuron_cache(model, tokens[side], sites) for side in (0, 1)]
         for target, contrast, side in zip(ids.tolist(), others, sides, strict=True):
             for site in sites:
@@ -94,12 +94,12 @@ def _neuron_cache(model: Any, tokens: Int[Tensor, "batch pos"], sites: tuple[Sit
 
 
 def _by_neuron(grid: Tensor, site: Site) -> Float[Tensor, "layer *neuron"]:
-    """Summed over prompts, and of attention neurons over source positions."""
+    """Return sums over prompts, and of attention neurons over source positions."""
     return grid.sum((0, 3)) if site == "attn" else grid.sum(0)
 
 
 def _best(sums: Mapping[Site, tuple[Tensor, Tensor]], n: int, count: int) -> Neurons:
-    """The ``n`` neurons of the largest sum, of all sites."""
+    """Return the ``n`` neurons of the largest sum, of all sites."""
     change, coefficient = (torch.cat([pair[i].flatten() for pair in sums.values()]) / count for i in (0, 1))
     if not 1 <= n <= len(change):
         raise ValueError(f"n must be between 1 and the {len(change)} neurons of {', '.join(sums)}, got {n}")
@@ -125,8 +125,8 @@ def _best(sums: Mapping[Site, tuple[Tensor, Tensor]], n: int, count: int) -> Neu
     )
 
 
-def batches(model: Any, prompt_pairs: Sequence[Pair]) -> Iterator[tuple[list[int], Int[Tensor, "2 batch pos"]]]:
-    """Pairs of one length: which they are, and the tokens of their first and second prompts.
+def pair_batches(model: Any, prompt_pairs: Sequence[Pair]) -> Iterator[tuple[list[int], Int[Tensor, "2 batch pos"]]]:
+    """Yield pairs of one length: which they are, and the tokens of their first and second prompts.
 
     Raises:
         ValueError: If there is no pair, or the prompts of one differ in length.
@@ -144,21 +144,21 @@ def batches(model: Any, prompt_pairs: Sequence[Pair]) -> Iterator[tuple[list[int
 def log_probs(
     model: Any, prompt_pairs: Sequence[Pair], ids: Int[Tensor, "target"]
 ) -> Float[Tensor, "pair target side"]:
-    """Log-probability of each target after the first and the second prompt of each pair."""
+    """Return the log-probability (nats) of each target after the first and the second prompt of each pair."""
     found = torch.zeros(len(prompt_pairs), len(ids), 2, dtype=torch.float64)
-    for indices, tokens in batches(model, prompt_pairs):
+    for indices, tokens in pair_batches(model, prompt_pairs):
         for side in (0, 1):
             found[indices, :, side] = model(tokens[side])[:, -1].double().log_softmax(-1)[:, ids].cpu()
     return found
 
 
 def towards(found: Float[Tensor, "pair target side"]) -> Int[Tensor, "target"]:
-    """Which side each target is likelier on, on average over pairs."""
+    """Return which side each target is likelier on, on average over pairs."""
     return found.mean(0).argmax(-1)
 
 
 def target_ids(model: Any, targets: Sequence[str | int], name: str = "targets") -> Int[Tensor, "target"]:
-    """Token ids.
+    """Return token ids, checked.
 
     Raises:
         ValueError: If there is none, or a string is not exactly one token.

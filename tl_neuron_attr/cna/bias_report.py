@@ -22,9 +22,9 @@ class BiasReport(PrintsAsTable):
     """A bias and what the model can do, before and after an edit (Table 13).
 
     Attributes:
-        frame: A row a pair and target: ``pair``, ``target``, ``towards`` (which prompt it is biased towards), and the
-            differences of log p in nats ``before`` and ``after``.
-        capabilities: A row a measure of the guard: ``measure``, ``before``, ``after``.
+        frame: One row per pair and target: ``pair``, ``target``, ``towards`` (which prompt it is biased towards), and
+            the differences of log p in nats ``before`` and ``after``.
+        capabilities: One row per measure of the guard: ``measure``, ``before``, ``after``.
         failures: What the guard found broken, in words.
         neurons: What was edited.
         scale: What they were multiplied with.
@@ -37,7 +37,7 @@ class BiasReport(PrintsAsTable):
     scale: float
 
     def by(self, column: str = "towards") -> pd.DataFrame:
-        """Mean differences by ``"towards"``, ``"pair"`` or ``"target"``, and over all.
+        """Return mean differences by ``"towards"``, ``"pair"`` or ``"target"``, and over all.
 
         Raises:
             ValueError: If there is no such column.
@@ -51,11 +51,11 @@ class BiasReport(PrintsAsTable):
 
     @property
     def decrease(self) -> float:
-        """The share of the mean difference that the edit took away."""
+        """Return the share of the mean difference that the edit took away."""
         return float(self.by()["decrease"].iloc[0])
 
     def table(self) -> Table:
-        """Table 13 and the guard."""
+        """Return Table 13, and what the guard measured."""
         rows = [
             (f"log p difference, {row['towards']}", *(f"{row[c]:.3f}" for c in _COLUMNS))
             for row in self.by().to_dict("records")
@@ -82,7 +82,7 @@ def bias_report(
     names: Sequence[str] | None = None,
     found_on: Sequence[Pair] = (),
 ) -> BiasReport:
-    """What editing neurons does to a bias and to everything else; the model is afterwards what it was.
+    """Measure what editing neurons does to a bias and to everything else (paper 3, Table 13); the edit is undone.
 
     Args:
         model: The model.

@@ -52,12 +52,12 @@ class Guard:
             )
 
     def measure(self, model: Any) -> dict[str, float]:
-        """Accuracies by name, and perplexity."""
+        """Return accuracies by name, and perplexity."""
         found = {name: _mean(answered(model, cases)) for name, cases in self.cases.items()}
         return {**found, **({PERPLEXITY: perplexity(model, self.texts)} if len(self.texts) else {})}
 
     def failures(self, before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
-        """Which of two measurements differ by more than is allowed, in words."""
+        """Return which of two measurements differ by more than is allowed, in words."""
         failed: list[str] = []
         for name, was in before.items():
             if name == PERPLEXITY and after[name] > was * (1 + self.perplexity_gained):
@@ -73,14 +73,14 @@ class SafeNeurons(PrintsAsTable):
 
     Attributes:
         neurons: Those that may.
-        frame: A row a neuron asked about: ``neuron``, ``kept``, ``fails`` (what editing it too would break).
+        frame: One row per neuron given: ``neuron``, ``kept``, ``fails`` (what editing it too would break).
     """
 
     neurons: Neurons
     frame: pd.DataFrame
 
     def table(self) -> Table:
-        """The neurons that were left out, and why."""
+        """Return the neurons that were left out, and why."""
         out = self.frame[~self.frame["kept"]]
         rows = list(zip(out["neuron"].tolist(), out["fails"].tolist(), strict=True))
         return Table(("left out", "because"), rows, f"{len(self.neurons)} of {len(self.frame)} neurons kept")
@@ -109,8 +109,8 @@ def safe_neurons(
         >>> pair = ("the nurse said that", "the doctor said that")
         >>> found = cna.bias_neurons(model, [pair], ["she", "he"], 2)
         >>> guard = Guard({"facts": cna.prompt_cases(model, demo.facts("sport")[:20])})
-        >>> len(safe_neurons(model, found, guard, progress=False).frame)
-        2
+        >>> safe_neurons(model, found, guard, progress=False).frame["kept"].tolist()
+        [True, True]
     """
     if neurons.batched:
         raise ValueError(f"neurons are of {len(neurons.score)} prompts, which share the weights: take neurons[0]")
@@ -132,7 +132,7 @@ def safe_neurons(
 @typechecked
 @torch.no_grad()
 def perplexity(model: Any, texts: Sequence[Int[Tensor, "_"]], *, batch_size: int = 32) -> float:
-    """``exp`` of the mean surprise over all tokens of all texts but each one's first.
+    """Return ``exp`` of the mean negative log-probability of all tokens but the first of each text.
 
     Examples:
         >>> from tl_neuron_attr import demo

@@ -23,13 +23,14 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.arithmetic_cases import Case, answered, require_cases
-from tl_neuron_attr.cna.compare_neurons import NeuronComparison, require_shared
+from tl_neuron_attr.cna.compare_neurons import require_shared
 from tl_neuron_attr.cna.lora import Adapter
-from tl_neuron_attr.cna.paired_runs import Run, compared, plain
+from tl_neuron_attr.cna.neuron_comparison import NeuronComparison
+from tl_neuron_attr.cna.paired_runs import Run, paired_comparisons, plain
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
-KS = (50, 30, 20, 10)
+_KS = (50, 30, 20, 10)
 """The numbers of neurons of Table 10."""
 
 ORIGINAL = "original"
@@ -40,7 +41,7 @@ class CoefficientIncrease(PrintsAsTable):
     """How much larger the coefficients of the neurons that other models use more are in them.
 
     Attributes:
-        frame: A row a model and number of neurons: ``model``, ``k``, ``before`` and ``after`` (mean sizes of the
+        frame: One row per model and number of neurons: ``model``, ``k``, ``before`` and ``after`` (mean sizes of the
             coefficients, counted along their sign in the other model), ``increase`` (a share).
         accuracy: The share of cases answered, by model, ``"original"`` first.
         cases: How many cases.
@@ -51,12 +52,12 @@ class CoefficientIncrease(PrintsAsTable):
     cases: int
 
     def wide(self) -> pd.DataFrame:
-        """The increase, a row a model, a column a number of neurons."""
+        """Return the increase: one row per model, one column per number of neurons."""
         wide = self.frame.pivot(index="model", columns="k", values="increase")
         return wide.reindex(index=self.frame["model"].drop_duplicates(), columns=self.frame["k"].drop_duplicates())
 
     def table(self) -> Table:
-        """Table 10, and each model's accuracy."""
+        """Return Table 10, and each model's accuracy."""
         wide = self.wide()
         rows = [
             (name, f"{100 * self.accuracy[str(name)]:.1f} %", *(f"{100 * x:+.1f} %" for x in line))
@@ -74,7 +75,7 @@ def coefficient_increase(
     others: Mapping[str, Any],
     cases: Sequence[Case],
     *,
-    ks: Sequence[int] = KS,
+    ks: Sequence[int] = _KS,
     batch_size: int = 64,
     progress: bool = True,
 ) -> CoefficientIncrease:
@@ -110,7 +111,7 @@ def coefficient_increase(
     for name, other in others.items():
         accuracy[name] = share_answered(model, cases, other)
         sums = {k: torch.zeros(3, dtype=torch.float64) for k in ks}
-        for *_, comparison in compared(
+        for *_, comparison in paired_comparisons(
             plain(model), run_of(model, other), cases, batch_size=batch_size, what=name, progress=progress
         ):
             best = used_more(comparison, max(ks))
@@ -127,12 +128,12 @@ def coefficient_increase(
 @typechecked
 @torch.no_grad()
 def neuron_coefficients(model: Any, others: Mapping[str, Any], case: Case, *, k: int = 3) -> pd.DataFrame:
-    """Coefficients of the ``k`` neurons that other models use more in one case (paper 3, Table 9).
+    """Return coefficients of the ``k`` neurons that other models use more in one case (paper 3, Table 9).
 
     The neurons are those of the largest change summed over the other models.
 
     Returns:
-        A row a neuron: ``neuron``, ``original``, and a column for each other model.
+        One row per neuron: ``neuron``, ``original``, and a column for each other model.
 
     Raises:
         ValueError: As :func:`coefficient_increase`.
@@ -149,7 +150,7 @@ def neuron_coefficients(model: Any, others: Mapping[str, Any], case: Case, *, k:
     _require_tokens_shared(model, others, [case])
     found: dict[str, NeuronComparison] = {}
     for name, other in others.items():
-        runs = compared(plain(model), run_of(model, other), [case], batch_size=1, what=name, progress=False)
+        runs = paired_comparisons(plain(model), run_of(model, other), [case], batch_size=1, what=name, progress=False)
         found[name] = next(comparison for *_, comparison in runs)
     best = used_more(NeuronComparison.joined(list(found.values())).summed(), k)
     columns = {name: comparison.summed().other_coefficients(best).tolist() for name, comparison in found.items()}
@@ -157,12 +158,12 @@ def neuron_coefficients(model: Any, others: Mapping[str, Any], case: Case, *, k:
 
 
 def used_more(comparison: NeuronComparison, k: int) -> Neurons:
-    """The ``k`` neurons that raise the answer more in the other run."""
+    """Return the ``k`` neurons that raise the answer more in the other run."""
     return comparison.top(k, largest=False)
 
 
 def run_of(model: Any, other: Any) -> Run:
-    """Runs of another model, or of the model with an adapter."""
+    """Return how to run another model, or the model with an adapter."""
     if not isinstance(other, Adapter):
         return plain(other)
 
@@ -174,7 +175,7 @@ def run_of(model: Any, other: Any) -> Run:
 
 
 def share_answered(model: Any, cases: Sequence[Case], other: Any = None) -> float:
-    """The share of cases that the model answers, or another, or the model with an adapter."""
+    """Return the share of cases that the model answers, or another, or the model with an adapter."""
     if isinstance(other, Adapter):
         with other.attached(model):
             return share_answered(model, cases)
@@ -183,7 +184,7 @@ def share_answered(model: Any, cases: Sequence[Case], other: Any = None) -> floa
 
 
 def sizes(before: Float[Tensor, "case k"], after: Float[Tensor, "case k"]) -> Float[Tensor, "3"]:
-    """Sums of the sizes before, and of both coefficients along the sign of the one after.
+    """Return sums of the sizes before, and of both coefficients along the sign of the one after.
 
     Examples:
         >>> sizes(torch.tensor([[-2.0, 0.0]]), torch.tensor([[3.0, 1.0]])).tolist()

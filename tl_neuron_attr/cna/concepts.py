@@ -1,8 +1,9 @@
 """The zero-shot vocabulary test: hidden-interpretable neurons found in the weights alone (paper 3, 3.4 and Table 8).
 
-Every shallow MLP neuron's write direction is moved by the value and output matrices of each shallow attention layer
-(all its heads) and read out over the vocabulary. A neuron counts if, moved by any of the layers, more than ``M`` of its
-50 first tokens are words of a concept, numbers for example. No prompt is run. The whole set is then zeroed.
+Every shallow MLP neuron's write direction is transformed by the value and output matrices of each shallow attention
+layer (all its heads) and read out over the vocabulary. A neuron counts if, transformed by any of the layers, more than
+``M`` of its 50 first tokens are words of a concept, numbers for example. No prompt is run. The whole set is then
+zeroed.
 
 The authors give neither their word list nor the rule that makes M = 0 choose 51,980 of 176,128 neurons: that it is
 "more than M", and by any layer, is our reading.
@@ -29,13 +30,13 @@ from tl_neuron_attr.numerics.sublayer import score_dtype
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_text import token_text
 
-TOP = 50
+TOP_TOKENS = 50
 """How many tokens are looked at."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ConceptNeurons(PrintsAsTable):
-    """How many concept words each MLP neuron promotes once attention has moved it.
+    """How many concept words each MLP neuron promotes once attention has transformed it.
 
     Attributes:
         layers: The neurons' layers.
@@ -52,11 +53,11 @@ class ConceptNeurons(PrintsAsTable):
     missing: tuple[str, ...]
 
     def more_than(self, m: int) -> list[MlpNeuron]:
-        """The neurons that promote more than ``m`` of the words."""
+        """Return the neurons that promote more than ``m`` of the words."""
         return [("mlp", self.layers[la], i) for la, i in (self.counts > m).nonzero().tolist()]
 
     def random(self, n: int, seed: int = 0) -> list[MlpNeuron]:
-        """``n`` random neurons of the same layers.
+        """Return ``n`` random neurons of the same layers.
 
         Raises:
             ValueError: If there are not that many.
@@ -68,7 +69,7 @@ class ConceptNeurons(PrintsAsTable):
         return [("mlp", self.layers[i // width], i % width) for i in drawn.sort().values.tolist()]
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a neuron: layer, index, words before and after attention."""
+        """Return one row per neuron: layer, index, words before and after attention."""
         layer, index = (grid.flatten().tolist() for grid in torch.meshgrid(
             torch.tensor(self.layers), torch.arange(self.counts.shape[1]), indexing="ij"
         ))  # fmt: skip
@@ -76,7 +77,7 @@ class ConceptNeurons(PrintsAsTable):
         return pd.DataFrame({"layer": layer, "index": index, "unmoved": unmoved, "moved": counts})
 
     def table(self) -> Table:
-        """How many neurons promote more than M words, by layer."""
+        """Return how many neurons promote more than M words, by layer."""
         steps = (0, 1, 2, 3, 5, 10, 20)
         rows = [(f"L{layer}", *(int((self.counts[i] > m).sum()) for m in steps)) for i, layer in enumerate(self.layers)]
         total = ("all", *(int((self.counts > m).sum()) for m in steps))
@@ -94,17 +95,17 @@ def concept_neurons(
     *,
     layers: Sequence[int] | None = None,
     attn_layers: Sequence[int] | None = None,
-    top: int = TOP,
+    top: int = TOP_TOKENS,
     max_bytes: int = MAX_BYTES,
     progress: bool = True,
 ) -> ConceptNeurons:
-    """Count the words of a concept among the tokens that each shallow neuron promotes, moved by attention.
+    """Count a concept's words among the tokens each shallow neuron promotes behind attention (paper 3, Table 8).
 
     Args:
         model: The model.
         words: The words of the concept. A token is one of them if its text is, but for case and spaces around it.
         layers: The neurons' layers; the lower half by default, as in the paper.
-        attn_layers: The attention layers that move them; by default those of the lower half and the next.
+        attn_layers: The attention layers that transform them; by default those of the lower half and the next.
         top: How many tokens are looked at; the paper takes 50.
         max_bytes: A cap on the working set.
         progress: Whether to show a progress bar, once it takes more than a moment.
@@ -133,7 +134,7 @@ def concept_neurons(
     if not 1 <= top <= d_vocab:
         raise ValueError(f"top must be between 1 and the vocabulary's {d_vocab} tokens, got {top}")
     is_word, missing = _vocabulary(model, words)
-    tile = max(1, max_bytes // (3 * d_vocab * score_dtype(dimensions.dtype_of(model)).itemsize))
+    chunk = max(1, max_bytes // (3 * d_vocab * score_dtype(dimensions.dtype_of(model)).itemsize))
     counts: list[Tensor] = []
     unmoved: list[Tensor] = []
     with tqdm(total=len(wanted) * len(moving), desc="concepts", unit="layer", disable=not progress, delay=2) as bar:
@@ -141,11 +142,11 @@ def concept_neurons(
             weights = block_weights(model, layer)
             rows = weights.directions("mlp")
             written = weights.as_written("mlp", rows.to(score_dtype(rows.dtype)))
-            unmoved.append(_counted(model, written, is_word, top, tile))
+            unmoved.append(_counted(model, written, is_word, top, chunk))
             best = torch.zeros_like(unmoved[-1])
             for attn in moving:
                 moved = through_head(model, written, attn, None)
-                best = best.maximum(_counted(model, moved, is_word, top, tile))
+                best = best.maximum(_counted(model, moved, is_word, top, chunk))
                 bar.update()
             counts.append(best)
     found = tuple(token_text(model, token) for token in is_word.nonzero()[:, 0].tolist())
@@ -157,7 +158,7 @@ class ZeroShot(PrintsAsTable):
     """What zeroing the neurons of a concept costs (Table 8).
 
     Attributes:
-        frame: A row a threshold: ``more_than``, ``neurons``, ``concept`` and ``random``, the share of the untouched
+        frame: One row per threshold: ``more_than``, ``neurons``, ``concept`` and ``random``, the share of the untouched
             accuracy lost by zeroing them, and by zeroing as many random neurons of the same layers.
         cases: How many cases.
         accuracy: The untouched model's accuracy.
@@ -170,7 +171,7 @@ class ZeroShot(PrintsAsTable):
     neurons: int
 
     def table(self) -> Table:
-        """Table 8, a control beside each row."""
+        """Return Table 8, with random neurons beside each row."""
         rows = [
             (f"M = {row['more_than']}", row["neurons"], f"{100 * row['concept']:.1f}", f"{100 * row['random']:.1f}")
             for row in self.frame.to_dict("records")
@@ -219,8 +220,8 @@ def zero_shot(
     if untouched == 0:
         raise ValueError("cases: the untouched model answers none of them, so nothing can be lost")
 
-    def lost(parts: list[MlpNeuron]) -> float:
-        return 1 - _share(model, cases, parts, batch_size) / untouched
+    def lost(neurons: list[MlpNeuron]) -> float:
+        return 1 - _share(model, cases, neurons, batch_size) / untouched
 
     rows: list[dict[str, float]] = []
     for m in tqdm(more_than, desc="zero-shot", unit="M", disable=not progress):
@@ -231,7 +232,7 @@ def zero_shot(
 
 
 def _vocabulary(model: Any, words: Sequence[str]) -> tuple[Bool[Tensor, "d_vocab"], tuple[str, ...]]:
-    """Which tokens are one of the words, and the words that are no token."""
+    """Return which tokens are one of the words, and the words that are no token."""
     if isinstance(words, str):
         raise TypeError(f"words must be a list of words, got the string {words!r}")
     if model.tokenizer is None:
@@ -245,14 +246,14 @@ def _vocabulary(model: Any, words: Sequence[str]) -> tuple[Bool[Tensor, "d_vocab
 
 
 def _counted(
-    model: Any, vectors: Float[Tensor, "n d_model"], is_word: Bool[Tensor, "d_vocab"], top: int, tile: int
+    model: Any, vectors: Float[Tensor, "n d_model"], is_word: Bool[Tensor, "d_vocab"], top: int, chunk: int
 ) -> Int[Tensor, "n"]:
-    """How many of the first tokens of each vector are words."""
+    """Return how many of the first tokens of each vector are words."""
     readout = unembedding(model, vectors.dtype)
-    return torch.cat([is_word[readout.project(part).topk(top).indices].sum(-1) for part in vectors.split(tile)])
+    return torch.cat([is_word[readout.project(part).topk(top).indices].sum(-1) for part in vectors.split(chunk)])
 
 
-def _share(model: Any, cases: Sequence[Case], parts: list[MlpNeuron], batch_size: int) -> float:
-    with ablate(model, parts):
+def _share(model: Any, cases: Sequence[Case], neurons: list[MlpNeuron], batch_size: int) -> float:
+    with ablate(model, neurons):
         right = answered(model, cases, batch_size=batch_size)
     return sum(right) / len(right)

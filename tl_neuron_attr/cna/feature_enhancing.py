@@ -1,4 +1,5 @@
-"""Feature enhancing: shallow MLP neurons whose write, moved by attention, fits the root's key (paper 3, 3.4, a).
+"""Feature enhancing: shallow MLP neurons whose write, transformed by attention, fits the root's key (paper 3,
+3.4, stage a).
 
 What a shallow neuron wrote at a source position is a component like any other: its inner product with the direction
 that a hop carried back to that position (:mod:`tl_neuron_attr.cna.feature_transferring`) is the part of the root's
@@ -28,7 +29,7 @@ from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_lists import TokenLists, listed
 from tl_neuron_attr.results.token_text import visible
 
-_TOKENS = 6
+_TOKENS = 6  # a row of a printed table
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -44,7 +45,7 @@ class FeatureEnhancing(PrintsAsTable):
         inner: By subkey, the part of the root's pre-activation.
         source_tokens: The token at each neuron's position.
         before: The tokens of what each neuron wrote.
-        after: The same once the attention of its hop has moved it (Table 7).
+        after: The same, transformed by the attention of its hop (Table 7).
     """
 
     root: Neurons
@@ -59,11 +60,11 @@ class FeatureEnhancing(PrintsAsTable):
 
     @property
     def names(self) -> list[str]:
-        """``L1N14@2``: MLP neuron 14 of layer 1, at position 2."""
+        """Return labels such as ``L1N14@2``: MLP neuron 14 of layer 1, at position 2."""
         return [f"{name}@{pos}" for name, pos in zip(self.neurons.flat_labels, self.pos.tolist(), strict=True)]
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a neuron and hop."""
+        """Return one row per neuron and hop."""
         neurons = self.neurons
         return pd.DataFrame(
             {
@@ -82,7 +83,7 @@ class FeatureEnhancing(PrintsAsTable):
         )
 
     def table(self) -> Table:
-        """Table 7: tokens before and after the hop, gate and up apart."""
+        """Return Table 7: tokens before and after the hop, gate and up apart."""
         keys = (*self.inner, "sum")
         rows = [
             (
@@ -104,11 +105,11 @@ class FeatureEnhancing(PrintsAsTable):
 def feature_enhancing(
     cache: ActivationCache, transferring: FeatureTransferring, *, k: int = 20, model: Any = None
 ) -> FeatureEnhancing:
-    """The shallow MLP neurons that fed a root most, by the hops that carried what it reads.
+    """Return the shallow MLP neurons that fed a root most, by the hops that carried what it reads.
 
     All MLP neurons below a hop's attention, at all positions it read, are ranked by the inner product of what they
-    wrote with the root's subkeys, gate and up summed, in the sign of all that the hop carried: of a root that was
-    turned down, those come first that turned it down. The authors rank by the same sum (their notebook).
+    wrote with the root's subkeys, gate and up summed, in the sign of all that the hop carried: if the root was
+    inhibited, the neurons that inhibited it come first. The authors rank by the same sum (their notebook).
 
     Args:
         cache: The run of one prompt.
@@ -117,8 +118,8 @@ def feature_enhancing(
         model: The model that made the cache; ``cache.model`` by default.
 
     Raises:
-        ValueError: If ``k`` is below 1, no MLP lies below a hop, the hops are of another prompt, or the cache will not
-            do.
+        ValueError: If ``k`` is below 1, no MLP lies below a hop, the hops are of another prompt, or the cache lacks
+            what MLP neurons need.
 
     Examples:
         >>> from tl_neuron_attr import cna, demo
@@ -127,8 +128,8 @@ def feature_enhancing(
         >>> deep = cna.feature_predicting(model, "3 + 5 =", "8")
         >>> root = cna.prediction_enhancing(cache, deep.neurons).root_neuron
         >>> found = cna.feature_enhancing(cache, cna.feature_transferring(cache, root, deep.head), k=5)
-        >>> len(found.neurons), list(found.inner)
-        (5, ['gate', 'up'])
+        >>> found.to_frame()["token"].tolist()[:2]
+        ['5', '5']
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
@@ -143,7 +144,7 @@ def feature_enhancing(
     layer, index, pos, coefficient = (
         torch.cat([getattr(best, name) for best in found])[order] for name in ("layer", "index", "pos", "coefficient")
     )
-    names = transferring.hops[0].parts
+    names = transferring.hops[0].contributions
     inner = {name: torch.cat([best.inner[name] for best in found])[order] for name in names}
     score = torch.stack(list(inner.values())).sum(0)
     neurons = Neurons.of_mlp(layer, index, coefficient=coefficient, score=score)
@@ -191,14 +192,14 @@ def _best(stream: Stream, hop: Hop, k: int) -> _Best:
 
 
 def _after(model: Any, neurons: Neurons, hop: Int[Tensor, "k"], hops: tuple[Hop, ...]) -> TokenLists:
-    """Each neuron's tokens as its own hop moves it."""
+    """Return each neuron's tokens as transformed by its own hop."""
     k = min(_TOKENS, dimensions.d_vocab(model))
-    moved = [transformed_tokens(model, neurons, each.layer, each.head, k=k) for each in hops]
+    transformed = [transformed_tokens(model, neurons, each.layer, each.head, k=k) for each in hops]
     mine = list(enumerate(hop.tolist()))
     return TokenLists(
-        labels=tuple(moved[h].labels[i] for i, h in mine),
-        promoted=tuple(moved[h].promoted[i] for i, h in mine),
-        suppressed=tuple(moved[h].suppressed[i] for i, h in mine),
+        labels=tuple(transformed[h].labels[i] for i, h in mine),
+        promoted=tuple(transformed[h].promoted[i] for i, h in mine),
+        suppressed=tuple(transformed[h].suppressed[i] for i, h in mine),
     )
 
 

@@ -1,4 +1,4 @@
-"""Feature predicting: the head that matters, and the deep MLP neurons it switches on (paper 3, section 3.4, c)."""
+"""Feature predicting: the head that matters, and the deep MLP neurons it switches on (paper 3, 3.4, stage c)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.arithmetic_cases import Case
-from tl_neuron_attr.cna.compare_neurons import NeuronComparison, compare_neurons
+from tl_neuron_attr.cna.compare_neurons import compare_neurons
 from tl_neuron_attr.cna.head_effects import HeadEffects, head_effects
-from tl_neuron_attr.cna.paired_runs import compared, plain, zeroing
+from tl_neuron_attr.cna.neuron_comparison import NeuronComparison
+from tl_neuron_attr.cna.paired_runs import paired_comparisons, plain, zeroing
 from tl_neuron_attr.cna.selection import random_neurons
 from tl_neuron_attr.model.components import Head, NamedHead, required_head, within
 from tl_neuron_attr.model.intervene import ablate, keep
@@ -44,14 +45,14 @@ class FeaturePredicting(PrintsAsTable):
     neurons: Neurons
 
     def table(self) -> Table:
-        """The neurons of the largest change (Table 4)."""
+        """Return the neurons of the largest change (Table 4)."""
         table = self.comparison.table()
         left = f"L{self.head[0]}H{self.head[1]} zeroed: probability {float(self.effects.base_prob):.4f}"
         return Table(table.headings, table.rows[: len(self.neurons)], f"{left} -> {float(self.left):.4f}; in nats")
 
     @property
     def left(self) -> Float[Tensor, ""]:
-        """The probability with the head zeroed."""
+        """Return the probability with the head zeroed."""
         return self.effects.prob[self.head]
 
 
@@ -66,7 +67,7 @@ def feature_predicting(
     k: int = 20,
     max_bytes: int = MAX_BYTES,
 ) -> FeaturePredicting:
-    """The head whose zeroing costs a prediction most, and the MLP neurons whose increase goes with it.
+    """Return the head whose zeroing lowers a prediction most, and the MLP neurons whose increase it takes away.
 
     Args:
         model: The model.
@@ -77,14 +78,14 @@ def feature_predicting(
         max_bytes: A cap on the working set.
 
     Raises:
-        ValueError: If there are several prompts, or the target or ``k`` will not do.
+        ValueError: If there are several prompts, the target is not one token, or ``k`` is out of range.
         IndexError: If the head is out of range.
 
     Examples:
         >>> from tl_neuron_attr import cna, demo
         >>> found = cna.feature_predicting(demo.load(), "3 + 5 =", "8")
-        >>> bool(found.left < found.effects.base_prob), len(found.neurons)
-        (True, 20)
+        >>> bool(found.left < found.effects.base_prob), found.neurons.labels[0]
+        (True, 'L4N157')
     """
     ids = one_prompt(model, tokens)
     asked = None if head is None else [required_head(model, head)]
@@ -99,8 +100,8 @@ class MaskKeepCoef(PrintsAsTable):
     """How much the neurons of the largest change matter, by their number (Table 5).
 
     Attributes:
-        frame: A row a number of neurons ``k``: ``mask``, ``keep``, ``random`` (shares of the untouched accuracy lost)
-            and ``coef`` (the share of their coefficients lost with the head zeroed).
+        frame: One row per number of neurons ``k``: ``mask``, ``keep``, ``random`` (shares of the untouched accuracy
+            lost) and ``coef`` (the share of their coefficients lost with the head zeroed).
         cases: How many cases.
         accuracy: The untouched model's accuracy.
         head_accuracy: The accuracy with the head zeroed.
@@ -112,7 +113,7 @@ class MaskKeepCoef(PrintsAsTable):
     head_accuracy: float
 
     def table(self) -> Table:
-        """Table 5, and the control."""
+        """Return Table 5, and the control."""
         rows = [
             (f"top {int(row['k'])}", *(_percent(row[c]) for c in _COLUMNS)) for row in self.frame.to_dict("records")
         ]
@@ -136,7 +137,7 @@ def mask_keep_coef(
     seed: int = 0,
     progress: bool = True,
 ) -> MaskKeepCoef:
-    """Mask, keep and coefficient experiment on the neurons a head switches on (paper 3, section 3.4 and Table 5).
+    """Run the mask, keep and coefficient experiment on the neurons a head switches on (paper 3, 3.4 and Table 5).
 
     In each case, the ``k`` MLP neurons of the largest change are taken, comparing the untouched run with one where
     ``head`` is zeroed. In the untouched model,
@@ -178,7 +179,7 @@ def mask_keep_coef(
     allowed = torch.tensor([layer in deep for layer in range(model.cfg.n_layers)])[:, None]
     right: dict[str, list[Bool[Tensor, "case"]]] = {}
     lost: dict[int, list[Float[Tensor, "case"]]] = {k: [] for k in ks}
-    runs = compared(
+    runs = paired_comparisons(
         plain(model), zeroing(model, [head]), cases, batch_size=batch_size, what="mask and keep", progress=progress
     )
     for indices, tokens, answers, comparison in runs:
@@ -199,7 +200,7 @@ def mask_keep_coef(
                 note(f"keep {k}")
             with ablate(model, drawn.top(k)):
                 note(f"random {k}")
-    share = {name: float(torch.cat(parts).double().mean()) for name, parts in right.items()}
+    share = {name: float(torch.cat(shares).double().mean()) for name, shares in right.items()}
     if share["untouched"] == 0:
         raise ValueError("cases: the untouched model answers none of them, so nothing can be lost")
     rows = [
@@ -211,7 +212,7 @@ def mask_keep_coef(
 
 
 def coefficient_drop(before: Float[Tensor, "*b k"], after: Float[Tensor, "*b k"]) -> Float[Tensor, "*b"]:
-    """The share that coefficients lost, each counted along its own sign; zero where there was nothing to lose.
+    """Return the share that coefficients lost, each counted along its own sign; zero where there was none to lose.
 
     Examples:
         >>> coefficient_drop(torch.tensor([-6.0, 2.0]), torch.tensor([-1.0, -1.0]))

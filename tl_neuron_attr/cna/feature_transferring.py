@@ -35,7 +35,7 @@ from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_text import visible
 
-_SHOWN = 20
+_SHOWN = 20  # rows of a printed table: one screen
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -48,8 +48,8 @@ class Hop(PrintsAsTable):
         pos: The position it carried to.
         tokens: The prompt's tokens up to there.
         directions: By subkey, a direction at each source position.
-        parts: By subkey, the part that each component wrote at each source position. Components are the embedding,
-            then attention and MLP of layer 0, and so on below :attr:`layer`.
+        contributions: By subkey, the part that each component wrote at each source position. Components are the
+            embedding, then attention and MLP of layer 0, and so on below :attr:`layer`.
     """
 
     layer: int
@@ -57,25 +57,25 @@ class Hop(PrintsAsTable):
     pos: int
     tokens: tuple[str, ...]
     directions: Mapping[str, Float[Tensor, "source d_model"]]
-    parts: Mapping[str, Float[Tensor, "component source"]]
+    contributions: Mapping[str, Float[Tensor, "component source"]]
 
     @property
     def name(self) -> str:
-        """``L3H2``, or ``L3`` for all heads."""
+        """Return ``L3H2``, or ``L3`` for all heads."""
         return head_name(self.layer, self.head)
 
     @property
     def total(self) -> Float[Tensor, "component source"]:
-        """All subkeys summed."""
-        return torch.stack(list(self.parts.values())).sum(0)
+        """Return the contributions of all subkeys summed."""
+        return torch.stack(list(self.contributions.values())).sum(0)
 
     @property
     def sign(self) -> int:
-        """-1 where all of it together lowered the pre-activation, so that the neuron was turned down; else 1."""
+        """Return -1 if the contributions together lowered the pre-activation, inhibiting the neuron; else 1."""
         return -1 if float(self.total.sum()) < 0 else 1
 
     def best_attention(self) -> tuple[int, int] | None:
-        """The attention layer and position that wrote most of it, in its own sign; None if none wrote any."""
+        """Return the attention layer and position that wrote most of it, in its own sign; None if none wrote any."""
         attn = self.sign * self.total[1::2]
         if attn.numel() == 0 or float(attn.max()) <= 0:
             return None
@@ -83,11 +83,11 @@ class Hop(PrintsAsTable):
         return layer, source
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a component and source position, largest first."""
+        """Return one row per component and source position, largest first."""
         names = ["embed", *(f"{site} {layer}" for layer in range(self.layer) for site in ("attn", "mlp"))]
         rows = [
             {"hop": self.name, "component": name, "source": source, "token": self.tokens[source]}
-            | {key: float(part[i, source]) for key, part in self.parts.items()}
+            | {key: float(part[i, source]) for key, part in self.contributions.items()}
             | {"sum": float(self.total[i, source])}
             for i, name in enumerate(names)
             for source in range(len(self.tokens))
@@ -95,13 +95,13 @@ class Hop(PrintsAsTable):
         return pd.DataFrame(rows).sort_values("sum", ascending=False, key=abs, ignore_index=True)
 
     def table(self) -> Table:
-        """The largest parts."""
-        keys = (*self.parts, "sum")
+        """Return the largest contributions."""
+        keys = (*self.contributions, "sum")
         rows = [
             (row["component"], f"{visible(row['token'])} @{row['source']}", *(row[key] for key in keys))
             for row in self.to_frame().head(_SHOWN).to_dict("records")
         ]
-        caption = f"what {self.name} carried to position {self.pos}, parts of a pre-activation"
+        caption = f"what {self.name} carried to position {self.pos}, contributions to a pre-activation"
         return Table(("component", "source", *keys), rows, caption)
 
 
@@ -118,15 +118,17 @@ class FeatureTransferring(PrintsAsTable):
     hops: tuple[Hop, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """The hops' rows."""
+        """Return the rows of all hops."""
         return pd.concat([hop.to_frame() for hop in self.hops], ignore_index=True)
 
     def table(self) -> Table:
-        """The largest parts of each hop."""
+        """Return the largest contributions of each hop."""
         tables = [hop.table() for hop in self.hops]
         rows = [(hop.name, *row) for hop, table in zip(self.hops, tables, strict=True) for row in table.rows[:8]]
         return Table(
-            ("hop", *tables[0].headings), rows, f"what fed {self.root.flat_labels[0]}, parts of a pre-activation"
+            ("hop", *tables[0].headings),
+            rows,
+            f"what fed {self.root.flat_labels[0]}, contributions to a pre-activation",
         )
 
 
@@ -189,10 +191,10 @@ def _hop(
         if depth < depth_of("attn", layer)
     ]
     written = torch.stack(below)
-    parts = {name: (written * direction).sum(-1) for name, direction in directions.items()}
+    contributions = {name: (written * direction).sum(-1) for name, direction in directions.items()}
     ids = stream.tokens()
     tokens = ("",) * (pos + 1) if ids is None else prompt_tokens(stream.model, ids)[0][: pos + 1]
-    return Hop(layer, head, pos, tokens, directions, parts)
+    return Hop(layer, head, pos, tokens, directions, contributions)
 
 
 def _require_fed(stream: Stream, root: Neurons, head: Head) -> None:

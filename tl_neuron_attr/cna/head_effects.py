@@ -133,7 +133,7 @@ def head_effects(
         >>> import tl_neuron_attr as tna
         >>> found = tna.head_effects(tna.demo.load(), "3 + 5 =", "8")
         >>> bool(found.base_prob > 0.9), found.ranked()[0]
-        (True, (3, 2))
+        (True, (3, 6))
     """
     ids, batched = token_batch(model, tokens)
     targets = one_each(model, target, len(ids)).to(ids.device)
@@ -158,7 +158,7 @@ def _unpadded(
     ids: Int[Tensor, "batch pos"],
     pos: Int[Tensor, "batch"],
     attention_mask: Mask | None,
-) -> Iterator[tuple[Int[Tensor, "some"], Int[Tensor, "some length"], Int[Tensor, "some"]]]:
+) -> Iterator[tuple[Int[Tensor, "batch"], Int[Tensor, "batch pos"], Int[Tensor, "batch"]]]:
     """Yield prompts of one length without their padding: which ones, their tokens, the positions scored."""
     if attention_mask is None:
         require_unpadded(model, ids, pos)

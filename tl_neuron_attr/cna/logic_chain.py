@@ -20,7 +20,7 @@ from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_lists import listed
 from tl_neuron_attr.results.token_text import token_text, visible
 
-_SHOWN = 5
+_SHOWN = 5  # rows per stage of a printed table, so that all four fit on a screen
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -31,34 +31,34 @@ class LogicChain(PrintsAsTable):
         tokens: The prompt's tokens.
         answer: The text of the token followed.
         cache: The untouched run.
-        features: (a) Feature enhancing: shallow neurons at the tokens' positions.
-        transferring: (b) Feature transferring: what attention carried to the last position, hop by hop.
-        predicting: (c) Feature predicting: the head, and the deep neurons it switched on.
-        enhancing: (d) Prediction enhancing: how those fed each other, and their root.
+        feature_enhancing: Stage (a): shallow neurons at the tokens' positions.
+        feature_transferring: Stage (b): what attention carried to the last position, hop by hop.
+        feature_predicting: Stage (c): the head, and the deep neurons it switched on.
+        prediction_enhancing: Stage (d): how those fed each other, and their root.
     """
 
     tokens: tuple[str, ...]
     answer: str
     cache: ActivationCache
-    features: FeatureEnhancing
-    transferring: FeatureTransferring
-    predicting: FeaturePredicting
-    enhancing: PredictionEnhancing
+    feature_enhancing: FeatureEnhancing
+    feature_transferring: FeatureTransferring
+    feature_predicting: FeaturePredicting
+    prediction_enhancing: PredictionEnhancing
 
     @property
     def head(self) -> Head:
-        """The head."""
-        return self.predicting.head
+        """Return the head."""
+        return self.feature_predicting.head
 
     def table(self) -> Table:
-        """The strongest parts of every stage, from the tokens to the answer."""
+        """Return the strongest entries of every stage, from the tokens to the answer."""
         stages = (self._shallow(), self._carried(), self._deep(), self._fed())
         rows = [row for stage in stages for row in stage[:_SHOWN]]
-        before, after = float(self.predicting.effects.base_prob), float(self.predicting.left)
+        before, after = float(self.feature_predicting.effects.base_prob), float(self.feature_predicting.left)
         text = "".join(self.tokens).strip()
         caption = (
             f"{visible(text)} -> {visible(self.answer)}: probability {before:.4f}, with {head_name(*self.head)} zeroed "
-            f"{after:.4f}; deep neurons in nats, all else in parts of pre-activations"
+            f"{after:.4f}; deep neurons in nats, all else in contributions to pre-activations"
         )
         return Table(("stage", "from", "to", "value", "promotes"), rows, caption)
 
@@ -71,25 +71,25 @@ class LogicChain(PrintsAsTable):
                 row["sum"],
                 f"{listed(row['before'], 3)} -> {listed(row['after'], 3)}",
             )
-            for row in self.features.to_frame().to_dict("records")
+            for row in self.feature_enhancing.to_frame().to_dict("records")
         ]
 
     def _carried(self) -> list[tuple[str, str, str, float, str]]:
         return [
             ("feature transferring", f"{row['component']}, {visible(row['token'])} @{row['source']}", row["hop"],
              row["sum"], "")
-            for row in self.transferring.to_frame().to_dict("records")
+            for row in self.feature_transferring.to_frame().to_dict("records")
         ]  # fmt: skip
 
     def _deep(self) -> list[tuple[str, str, str, float, str]]:
-        frame, head = self.predicting.neurons.to_frame(), head_name(*self.head)
+        frame, head = self.feature_predicting.neurons.to_frame(), head_name(*self.head)
         return [
             ("feature predicting", head, row["neuron"], row["score"], listed(row.get("promoted", []), 6))
             for row in frame.to_dict("records")
         ]
 
     def _fed(self) -> list[tuple[str, str, str, float, str]]:
-        rows = self.enhancing.to_frame().to_dict("records")
+        rows = self.prediction_enhancing.to_frame().to_dict("records")
         return [("prediction enhancing", row["from"], row["to"], row["sum"], "") for row in rows]
 
 
@@ -108,8 +108,8 @@ def logic_chain(
 ) -> LogicChain:
     """Run the four stages on one prompt.
 
-    1. :func:`~tl_neuron_attr.cna.feature_predicting`: the head whose zeroing costs the prediction most, and the MLP
-       neurons whose increase goes with it;
+    1. :func:`~tl_neuron_attr.cna.feature_predicting`: the head whose zeroing lowers the prediction most, and the
+       MLP neurons whose increase it takes away;
     2. :func:`~tl_neuron_attr.cna.prediction_enhancing`: what those fed each other; their root;
     3. :func:`~tl_neuron_attr.cna.feature_transferring`: the root's key followed back through the head;
     4. :func:`~tl_neuron_attr.cna.feature_enhancing`: the shallow neurons that wrote what was carried.
@@ -118,21 +118,21 @@ def logic_chain(
         model: The model.
         prompt: One prompt, as text or token ids.
         target: The token followed; the model's own prediction by default.
-        head: The head; by default the one whose zeroing costs most.
-        k: How many deep neurons at the most: those whose increase falls with the head zeroed.
+        head: The head; by default the one whose zeroing lowers log p(target) most.
+        k: The most deep neurons: those whose increase falls with the head zeroed.
         shallow: How many shallow neurons.
         hops: How often the key is followed back through attention.
         max_bytes: A cap on the working set.
 
     Raises:
-        ValueError: If there are several prompts, the target will not do, or the head feeds no MLP neuron.
+        ValueError: If there are several prompts, the target is not one token, or the head feeds no MLP neuron.
         IndexError: If the head is out of range.
 
     Examples:
         >>> from tl_neuron_attr import cna, demo
         >>> chain = cna.logic_chain(demo.load(), "3 + 5 =")
-        >>> chain.answer, len(chain.features.neurons)
-        ('8', 20)
+        >>> chain.answer, chain.prediction_enhancing.root_neuron.labels[0]
+        ('8', 'L3N296')
     """
     ids = one_prompt(model, prompt)
     logits, cache = model.run_with_cache(ids)
@@ -144,15 +144,15 @@ def logic_chain(
         tokens=prompt_tokens(model, ids)[0],
         answer=followed if isinstance(followed, str) else token_text(model, int(torch.as_tensor(followed))),
         cache=cache,
-        features=feature_enhancing(cache, transferring, k=shallow),
-        transferring=transferring,
-        predicting=predicting,
-        enhancing=enhancing,
+        feature_enhancing=feature_enhancing(cache, transferring, k=shallow),
+        feature_transferring=transferring,
+        feature_predicting=predicting,
+        prediction_enhancing=enhancing,
     )
 
 
 def _that_fall(found: FeaturePredicting) -> FeaturePredicting:
-    """Only the neurons that have less increase without the head.
+    """Return only the neurons whose increase is smaller without the head.
 
     Raises:
         ValueError: If there is none.

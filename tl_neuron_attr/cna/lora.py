@@ -38,7 +38,7 @@ class Adapter:
     Attributes:
         layer: The layer.
         rank: The rank.
-        alpha: What the change is multiplied with, times the rank.
+        alpha: The scale of the change, times the rank.
         factors: ``A`` and ``B`` of the matrices ``q``, ``k``, ``v``, ``o``.
         losses: The training loss of each step, in nats.
     """
@@ -51,11 +51,11 @@ class Adapter:
 
     @property
     def parameters(self) -> int:
-        """How many numbers were trained."""
+        """Return how many numbers were trained."""
         return sum(factor.numel() for pair in self.factors.values() for factor in pair)
 
     def change(self, matrix: str) -> Float[Tensor, "out in"]:
-        """What is added to one of the matrices."""
+        """Return what is added to one of the matrices: ``(alpha / rank) B A``."""
         A, B = self.factors[matrix]
         return self.alpha / self.rank * (B @ A)
 
@@ -120,7 +120,7 @@ def train_lora(
 ) -> Adapter:
     """Train a low-rank adapter of one attention layer on the answers of cases (paper 3, section 3.5), with ``peft``.
 
-    The model is as it was afterwards, also after an exception: ``with adapter.attached(model): ...`` is the adapted
+    Afterwards the model is as it was, also after an exception: ``with adapter.attached(model): ...`` is the adapted
     model.
 
     Args:
@@ -128,11 +128,11 @@ def train_lora(
         cases: What to answer; batches are of cases of one length.
         layer: The layer adapted.
         rank: The rank of the change.
-        alpha: What the change is multiplied with, times the rank.
+        alpha: The scale of the change, times the rank.
         learning_rate: Of AdamW, falling to zero by a cosine.
         epochs: How often each case is seen.
         steps: Stop after so many steps, if that is earlier.
-        batch_size: Cases a step.
+        batch_size: Cases per step.
         seed: Of the first values and of the order of the cases; the same seed gives the same adapter.
         progress: Whether to show a progress bar.
 
@@ -181,7 +181,7 @@ def train_lora(
 def _epochs(
     cases: Sequence[Case], epochs: int, batch_size: int, seed: int
 ) -> list[tuple[list[int], Int[Tensor, "batch pos"]]]:
-    """Which cases each step sees, and their tokens."""
+    """Return which cases each step sees, and their tokens."""
     rng = Random(f"order {seed}")
     tokens = [torch.tensor(case.tokens) for case in cases]
     steps: list[tuple[list[int], Tensor]] = []
@@ -238,7 +238,7 @@ def _factors(layer: Any) -> tuple[Tensor, Tensor]:
 
 
 def _linears(model: Any, layer: int) -> dict[str, Any]:
-    """The modules that hold a layer's query, key, value and output matrices, as the model uses them.
+    """Return the modules that hold a layer's query, key, value and output matrices, as the model uses them.
 
     Raises:
         IndexError: If there is no such layer.
@@ -253,7 +253,7 @@ def _linears(model: Any, layer: int) -> dict[str, Any]:
 
 
 def _as_stored(change: Float[Tensor, "out in"], linear: Any) -> Tensor:
-    """A change laid out as the module keeps its weight: GPT-2's are transposed."""
+    """Return a change laid out as the module keeps its weight: GPT-2's are transposed."""
     return change.T if type(linear).__name__ == "Conv1D" else change
 
 

@@ -17,10 +17,10 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.arithmetic_cases import Case
-from tl_neuron_attr.cna.compare_neurons import NeuronComparison
 from tl_neuron_attr.cna.feature_predicting import KS, coefficient_drop
-from tl_neuron_attr.cna.paired_runs import compared, plain, zeroing
-from tl_neuron_attr.cna.selection import only_prompt, picked, random_neurons, roots
+from tl_neuron_attr.cna.neuron_comparison import NeuronComparison
+from tl_neuron_attr.cna.paired_runs import paired_comparisons, plain, zeroing
+from tl_neuron_attr.cna.selection import only_prompt, random_neurons, roots, selected
 from tl_neuron_attr.model.components import NamedHead, component_lists, required_head
 from tl_neuron_attr.model.positions import Pos, Positions
 from tl_neuron_attr.model.scored_cache import checked_stream
@@ -50,21 +50,21 @@ class PredictionEnhancing(PrintsAsTable):
 
     @property
     def total(self) -> Float[Tensor, "k k"]:
-        """All subkeys summed."""
+        """Return the edges of all subkeys summed."""
         return torch.stack(list(self.inner.values())).sum(0)
 
     @property
     def root(self) -> int:
-        """The place of the root in :attr:`neurons`."""
+        """Return the index of the root in :attr:`neurons`: of the lowest layer, then of the largest change."""
         return int(roots(self.neurons.unsqueeze())[0])
 
     @property
     def root_neuron(self) -> Neurons:
-        """The root."""
-        return picked(self.neurons.unsqueeze(), torch.tensor([[self.root]], device=self.neurons.layer.device))[0]
+        """Return the root."""
+        return selected(self.neurons.unsqueeze(), torch.tensor([[self.root]], device=self.neurons.layer.device))[0]
 
     def graph(self) -> "nx.DiGraph[str]":
-        """A ``networkx.DiGraph`` of all edges, ``weight`` as in :attr:`total`."""
+        """Return a ``networkx.DiGraph`` of all edges, ``weight`` as in :attr:`total`."""
         import networkx as nx
 
         labels, total = self.neurons.flat_labels, self.total
@@ -75,7 +75,7 @@ class PredictionEnhancing(PrintsAsTable):
         return graph
 
     def to_frame(self) -> pd.DataFrame:
-        """A row an edge, largest first: from, to, one column a subkey, and their sum."""
+        """Return one row per edge, largest first: from, to, one column per subkey, and their sum."""
         labels, total = self.neurons.flat_labels, self.total
         rows = [
             {"from": labels[i], "to": labels[j]}
@@ -87,9 +87,9 @@ class PredictionEnhancing(PrintsAsTable):
         return frame.sort_values("sum", ascending=False, key=abs, ignore_index=True)
 
     def table(self) -> Table:
-        """The strongest edges."""
+        """Return the strongest edges."""
         frame = self.to_frame()
-        caption = f"root {self.neurons.flat_labels[self.root]}; parts of pre-activations, {len(frame)} edges"
+        caption = f"root {self.neurons.flat_labels[self.root]}; contributions to pre-activations, {len(frame)} edges"
         return Table(list(frame.columns), frame.head(_SHOWN).to_numpy().tolist(), caption)
 
 
@@ -98,7 +98,7 @@ class PredictionEnhancing(PrintsAsTable):
 def prediction_enhancing(
     cache: ActivationCache, neurons: Neurons, *, pos: Pos = -1, model: Any = None
 ) -> PredictionEnhancing:
-    """What deep MLP neurons of a prompt fed each other at the scored position.
+    """Return what deep MLP neurons of a prompt fed each other at the scored position (the PE-DAG).
 
     Keys are behind the norm in front of the MLP, its scale frozen, as what neurons wrote is behind a post-norm, if any.
     The keys of gate and input projection are apart, as in the authors' code.
@@ -118,8 +118,8 @@ def prediction_enhancing(
         >>> model = demo.load()
         >>> _, cache = model.run_with_cache("3 + 5 =")
         >>> found = cna.prediction_enhancing(cache, cna.feature_predicting(model, "3 + 5 =", "8").neurons)
-        >>> list(found.inner), found.total.shape
-        (['gate', 'up'], torch.Size([20, 20]))
+        >>> list(found.inner), found.root_neuron.labels[0]
+        (['gate', 'up'], 'L4N157')
     """
     stream, places, _ = checked_stream(cache, ("mlp",), pos=pos, model=model, reads=True)
     one = only_prompt(stream, neurons)
@@ -144,7 +144,7 @@ class RootMasking(PrintsAsTable):
     """What zeroing one low neuron takes from the coefficients of the others (Table 6).
 
     Attributes:
-        frame: A row a number of neurons ``k``: ``root`` and ``random``, shares of the others' coefficients lost.
+        frame: One row per number of neurons ``k``: ``root`` and ``random``, shares of the others' coefficients lost.
         cases: How many cases.
     """
 
@@ -152,7 +152,7 @@ class RootMasking(PrintsAsTable):
     cases: int
 
     def table(self) -> Table:
-        """Table 6, and the control."""
+        """Return Table 6, and the control."""
         shown = (100 * self.frame[["root", "random"]]).round(1).astype(str).to_numpy().tolist()
         rows = [(f"top {k}", *line) for k, line in zip(self.frame["k"], shown, strict=True)]
         return Table(
@@ -181,7 +181,7 @@ def root_masking(
     Args:
         model: The model.
         cases: The cases.
-        head: The head whose zeroing picks the neurons.
+        head: The head whose zeroing changes the neurons most.
         ks: The numbers of neurons, at least two.
         batch_size: Cases run together.
         seed: Of the random neurons.
@@ -202,31 +202,31 @@ def root_masking(
     if min(ks) < 2:
         raise ValueError(f"ks must be at least 2, so that there are others than the root, got {min(ks)}")
     lost: dict[str, list[Tensor]] = {}
-    runs = compared(
+    runs = paired_comparisons(
         plain(model), zeroing(model, [head]), cases, batch_size=batch_size, what="root masking", progress=progress
     )
     for indices, tokens, _, comparison in runs:
         best = comparison.top(max(ks))
         for k in ks:
             top = best.top(k)
-            root = picked(top, roots(top)[:, None])
+            root = selected(top, roots(top)[:, None])
             control = random_neurons(comparison, _beside(root, top, comparison), 1, indices, seed)
             for name, zeroed in (("root", root), ("random", control)):
                 after = zeroing(model, zeroed)(tokens)
                 lost.setdefault(f"{name} {k}", []).append(_lost_by_others(comparison, after, top, root))
-    mean = {name: float(torch.cat(parts).mean()) for name, parts in lost.items()}
+    mean = {name: float(torch.cat(shares).mean()) for name, shares in lost.items()}
     rows = [{"k": k, "root": mean[f"root {k}"], "random": mean[f"random {k}"]} for k in ks]
     return RootMasking(pd.DataFrame(rows), len(cases))
 
 
 def subkey_names(weights: BlockWeights) -> dict[str, str]:
-    """What the subkeys of a block's MLP neurons are called, and which weight holds them."""
+    """Return what the subkeys of a block's MLP neurons are called, and which weight holds them."""
     which = key_weights(weights, "mlp", "both")
     return {"gate": "gate", "up": "in"} if len(which) == 2 else {"key": which[0]}
 
 
 def _beside(root: Neurons, top: Neurons, comparison: NeuronComparison) -> Bool[Tensor, "case layer neuron"]:
-    """The neurons of each root's layer that are not among ``top``."""
+    """Return which neurons lie in each root's layer and not among ``top``."""
     shape = comparison.coefficient.shape
     allowed = torch.zeros(shape, dtype=torch.bool)
     case = torch.arange(shape[0])[:, None]
@@ -238,7 +238,7 @@ def _beside(root: Neurons, top: Neurons, comparison: NeuronComparison) -> Bool[T
 def _lost_by_others(
     comparison: NeuronComparison, after: ActivationCache, top: Neurons, root: Neurons
 ) -> Float[Tensor, "case"]:
-    """The drop of the coefficients of all but the root."""
+    """Return the share that the coefficients of all but the root lost."""
     post = torch.stack([after[f"blocks.{la}.mlp.hook_post"][:, -1] for la in range(comparison.change.shape[1])], dim=1)
     case = torch.arange(len(post))[:, None]
     others = (top.layer != root.layer) | (top.index != root.index)

@@ -79,15 +79,15 @@ def prune_mlp(model: Any, keep: Components, layers: Sequence[int], *, structured
         return edit(model, others)
     modules = {layer: _neuron_modules(model.blocks[layer].mlp, layer) for layer in layers}
     removal = Removal(model, [])
-    for layer, (readers, writer) in modules.items():
+    for layer, (ins, out) in modules.items():
         rows = torch.tensor(kept[layer], device=model.blocks[layer].mlp.W_out.device)
-        for module, outputs in (*((reader, True) for reader in readers), (writer, False)):
+        for module, outputs in (*((each, True) for each in ins), (out, False)):
             removal.modules.append(_shorten(module, rows, outputs=outputs))
     return removal
 
 
 def kept_by_layer(model: Any, keep: Components, layers: Sequence[int]) -> dict[int, list[int]]:
-    """Which neurons of each layer are kept, in order.
+    """Return which neurons of each layer are kept, in order.
 
     Raises:
         ValueError: As :func:`prune_mlp`.
@@ -109,19 +109,19 @@ def kept_by_layer(model: Any, keep: Components, layers: Sequence[int]) -> dict[i
 
 
 def _neuron_modules(mlp: Any, layer: int) -> tuple[list[Any], Any]:
-    """The modules whose outputs are a layer's neurons, and the one whose inputs they are.
+    """Return the modules whose outputs are a layer's neurons, and the one whose inputs they are.
 
     Raises:
         ValueError: If the neurons are not separate in them.
     """
     names = [name for name in ("in", "gate") if getattr(mlp, name, None) is not None]
-    readers = [getattr(mlp, name).original_component for name in names]
-    if "Joint" in type(mlp).__name__ or not readers:
+    ins = [getattr(mlp, name).original_component for name in names]
+    if "Joint" in type(mlp).__name__ or not ins:
         raise ValueError(
             f"structured=True: layer {layer} keeps its gate and up matrices in one, from which no neuron can be "
             "removed; use structured=False"
         )
-    return readers, mlp.out.original_component
+    return ins, mlp.out.original_component
 
 
 def _shorten(module: Any, rows: Tensor, *, outputs: bool) -> Shortened:

@@ -17,7 +17,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.arithmetic_cases import Case, answered, require_cases
 from tl_neuron_attr.cna.coefficients import run_of, used_more
 from tl_neuron_attr.cna.lora import Adapter, train_lora
-from tl_neuron_attr.cna.paired_runs import compared, plain
+from tl_neuron_attr.cna.paired_runs import paired_comparisons, plain
 from tl_neuron_attr.cna.pruning import kept_by_layer, prune_mlp
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import MlpNeuron
@@ -32,7 +32,8 @@ class PruningExperiment(PrintsAsTable):
     """Accuracies of pruned and fine-tuned models (Table 11).
 
     Attributes:
-        frame: A row a model and group of cases, and the group ``"all"``: ``model``, ``group``, ``cases``, ``accuracy``.
+        frame: One row per model and group of cases, and the group ``"all"``: ``model``, ``group``, ``cases``,
+            ``accuracy``.
         kept: The neurons kept, by layer.
         share: What share of the pruned layers' neurons they are.
         adapter: The adapter of the whole model.
@@ -44,12 +45,12 @@ class PruningExperiment(PrintsAsTable):
     adapter: Adapter
 
     def wide(self) -> pd.DataFrame:
-        """Accuracies, a row a model, a column a group."""
+        """Return accuracies: one row per model, one column per group."""
         wide = self.frame.pivot(index="model", columns="group", values="accuracy")
         return wide.reindex(index=self.frame["model"].drop_duplicates(), columns=self.frame["group"].drop_duplicates())
 
     def table(self) -> Table:
-        """Table 11."""
+        """Return Table 11."""
         wide = self.wide()
         rows = [
             (name, *(f"{100 * x:.1f} %" for x in line))
@@ -77,7 +78,7 @@ def pruning_experiment(
 ) -> PruningExperiment:
     """Prune the deep layers to the neurons that an adapter amplifies, fine-tune, and compare with random neurons.
 
-    The model is afterwards what it was. The random neurons are as many in each layer as are kept; the paper says only
+    Afterwards the model is as it was. The random neurons are as many in each layer as are kept; the paper says only
     that their number is the same.
 
     Args:
@@ -86,7 +87,7 @@ def pruning_experiment(
         test: Cases for the accuracies.
         layers: The layers pruned (17 to 31 in the paper).
         lora_layer: The layer adapted (9 in the paper).
-        top: How many neurons a case.
+        top: How many neurons of each case.
         search: The cases whose neurons are united; the training cases by default.
         adapter: The adapter of the whole model, if it is trained already.
         seed: Of adapters and random neurons.
@@ -116,7 +117,7 @@ def pruning_experiment(
     rng = Random(f"pruning {seed}")
     drawn = {layer: sorted(rng.sample(range(widths[layer]), len(kept[layer]))) for layer in layers}
     for name, neurons in (("pruned", kept), ("random", drawn)):
-        with prune_mlp(model, _parts(neurons), layers):
+        with prune_mlp(model, _named(neurons), layers):
             fresh = train_lora(model, train, **options)
             frames += [_accuracy(name, model, test), _accuracy(f"{name} + LoRA", model, test, fresh)]
     share = sum(map(len, kept.values())) / sum(widths.values())
@@ -134,13 +135,13 @@ def amplified(
     batch_size: int = 64,
     progress: bool = True,
 ) -> dict[int, list[int]]:
-    """The MLP neurons of some layers that are in any case among the ``top`` that another model uses more.
+    """Return the MLP neurons of some layers that are in any case among the ``top`` that another model uses more.
 
     Args:
         model: The original model.
         other: An adapter of it, or a model of the same shape.
         cases: The cases.
-        top: How many neurons a case, of all layers.
+        top: How many neurons of each case, of all layers.
         layers: The layers whose neurons are named.
         batch_size: Cases run together.
         progress: Whether to show a progress bar.
@@ -150,7 +151,7 @@ def amplified(
         ValueError: If there is no case, ``top`` is out of range, or no neuron of one of the layers is found.
     """
     found: set[MlpNeuron] = set()
-    runs = compared(
+    runs = paired_comparisons(
         plain(model), run_of(model, other), cases, batch_size=batch_size, what="neurons used more", progress=progress
     )
     for *_, comparison in runs:
@@ -159,12 +160,12 @@ def amplified(
     return kept_by_layer(model, sorted(found), layers)
 
 
-def _parts(neurons: Kept) -> list[MlpNeuron]:
+def _named(neurons: Kept) -> list[MlpNeuron]:
     return [("mlp", layer, i) for layer, indices in neurons.items() for i in indices]
 
 
 def _accuracy(name: str, model: Any, cases: Sequence[Case], adapter: Adapter | None = None) -> pd.DataFrame:
-    """A row a group of cases."""
+    """Return accuracies, one row per group of cases."""
     if adapter is not None:
         with adapter.attached(model):
             return _accuracy(name, model, cases)

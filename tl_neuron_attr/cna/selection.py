@@ -1,4 +1,4 @@
-"""Picking neurons among those of a comparison: roots, random ones, some of each case."""
+"""Neurons selected among those of a comparison: roots, random ones, some of each case."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,18 +7,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_neuron_attr.cna.compare_neurons import NeuronComparison
+from tl_neuron_attr.cna.neuron_comparison import NeuronComparison
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.results.neurons import COLUMNS, Neurons
 
 
-def picked(neurons: Neurons, at: Int[Tensor, "case n"]) -> Neurons:
-    """The neurons at places ``at`` of each case."""
+def selected(neurons: Neurons, at: Int[Tensor, "case n"]) -> Neurons:
+    """Return the neurons at indices ``at`` of each case."""
     return replace(neurons, **{name: getattr(neurons, name).gather(1, at) for name in COLUMNS}, evaluated=None)
 
 
 def roots(neurons: Neurons) -> Int[Tensor, "case"]:
-    """The place of each case's neuron of the lowest layer; of several there, of the highest score."""
+    """Return the index of each case's root: the neuron of the lowest layer, of several there the highest score."""
     lowest = neurons.layer == neurons.layer.min(1, keepdim=True).values
     return neurons.score.where(lowest, -torch.inf).argmax(1)
 
@@ -26,7 +26,7 @@ def roots(neurons: Neurons) -> Int[Tensor, "case"]:
 def random_neurons(
     comparison: NeuronComparison, allowed: Bool[Tensor, "*allowed"], k: int, indices: Sequence[int], seed: int
 ) -> Neurons:
-    """``k`` random MLP neurons of each case, out of those allowed that are active; what is drawn depends on the case.
+    """Return ``k`` random active MLP neurons of each case out of those allowed; the draw depends on the case only.
 
     Args:
         comparison: The neurons of a batch of cases.
@@ -48,7 +48,7 @@ def random_neurons(
 
 
 def only_prompt(stream: Stream, neurons: Neurons) -> Neurons:
-    """The neurons of the only prompt.
+    """Return the neurons of the only prompt.
 
     Raises:
         ValueError: If there are several prompts.

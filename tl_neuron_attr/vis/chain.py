@@ -80,14 +80,14 @@ def logic_chain(found: LogicChain, *, name: str = "") -> View:
         >>> logic_chain(cna.logic_chain(demo.load(), "3 + 5 ="))
         View('From the tokens to 8'): shown in a notebook; .save(path) writes a page
     """
-    predicting = found.predicting
+    predicting = found.feature_predicting
     whole, best = not bool(predicting.effects.prob.isnan().any()), predicting.effects.ranked()[:_HEADS]
     body = render(
         "chain.html.j2",
         found=found,
         name=name,
         head=head_name(*found.head),
-        root=found.enhancing.root_neuron.flat_labels[0],
+        root=found.prediction_enhancing.root_neuron.flat_labels[0],
         before=float(predicting.effects.base_prob),
         after=float(predicting.left),
         heatmap=head_effects(predicting.effects).body if whole else Markup(),
@@ -101,7 +101,11 @@ def logic_chain(found: LogicChain, *, name: str = "") -> View:
 
 
 def _stages(found: LogicChain) -> dict[str, PrintsAsTable]:
-    return {"enhancing": found.enhancing, "transferring": found.transferring, "features": found.features}
+    return {
+        "enhancing": found.prediction_enhancing,
+        "transferring": found.feature_transferring,
+        "features": found.feature_enhancing,
+    }
 
 
 def _html(found: PrintsAsTable) -> Markup:
@@ -110,7 +114,7 @@ def _html(found: PrintsAsTable) -> Markup:
 
 def _graph(found: LogicChain) -> "tuple[nx.DiGraph[str], list[str]]":
     """The chain's graph as the picture takes it, and the columns' headings."""
-    head, *further = found.transferring.hops
+    head, *further = found.feature_transferring.hops
     graph: nx.DiGraph[str] = nx.DiGraph()
     headings = ["tokens", "shallow neurons", *(["attention hop"] if further else []), "head"]
     at_head = len(headings) - 1
@@ -122,7 +126,14 @@ def _graph(found: LogicChain) -> "tuple[nx.DiGraph[str], list[str]]":
     _add(graph, _hop_name(head), at_head, "head", head.name, f"{head.name}, the head that matters most")
     headings += _add_deep(graph, found, at_head + 1)
     answer = visible(found.answer)
-    _add(graph, ANSWER, len(headings), "answer", answer, f"{answer}: p {float(found.predicting.effects.base_prob):.4f}")
+    _add(
+        graph,
+        ANSWER,
+        len(headings),
+        "answer",
+        answer,
+        f"{answer}: p {float(found.feature_predicting.effects.base_prob):.4f}",
+    )
     _connect(graph, found)
     graph.remove_nodes_from([n for n in list(nx.isolates(graph)) if n != ANSWER])
     return _scaled(graph), [*headings, "answer"]
@@ -133,7 +144,7 @@ def _add(graph: "nx.DiGraph[str]", name: str, column: int, kind: str, label: str
 
 
 def _add_shallow(graph: "nx.DiGraph[str]", found: LogicChain) -> None:
-    rows = found.features.to_frame().head(_SHALLOW)
+    rows = found.feature_enhancing.to_frame().head(_SHALLOW)
     for row in rows.sort_values(["pos", "layer"]).to_dict("records"):
         said = "".join(f"\n{when} the hop: {_said(row[when])}" for when in ("before", "after"))
         _add(graph, row["neuron"], 1, "query", row["neuron"], f"{row['neuron']} {visible(row['token'])}{said}")
@@ -141,11 +152,11 @@ def _add_shallow(graph: "nx.DiGraph[str]", found: LogicChain) -> None:
 
 def _add_deep(graph: "nx.DiGraph[str]", found: LogicChain, first: int) -> list[str]:
     """Deep neurons in columns by layer: the columns' headings."""
-    rows = {row["neuron"]: row for row in found.predicting.neurons.to_frame().to_dict("records")}
+    rows = {row["neuron"]: row for row in found.feature_predicting.neurons.to_frame().to_dict("records")}
     shown = _shown(found)
     layers = sorted({rows[name]["layer"] for name in shown})
     columns = {layer: i * min(len(layers), _DEEP_COLUMNS) // len(layers) for i, layer in enumerate(layers)}
-    root = found.enhancing.root_neuron.flat_labels[0]
+    root = found.prediction_enhancing.root_neuron.flat_labels[0]
     for name in sorted(shown, key=lambda name: (rows[name]["layer"], rows[name]["rank"])):
         row = rows[name]
         said = f"\npromotes {_said(row['promoted'])}" if "promoted" in row else ""
@@ -161,30 +172,30 @@ def _layers(layers: list[int]) -> str:
 
 def _shown(found: LogicChain) -> list[str]:
     """The deep neurons drawn: those of the largest change, and the root."""
-    best = found.predicting.neurons.flat_labels[:_DEEP]
-    root = found.enhancing.root_neuron.flat_labels[0]
+    best = found.feature_predicting.neurons.flat_labels[:_DEEP]
+    root = found.prediction_enhancing.root_neuron.flat_labels[0]
     return best if root in best else [*best[:-1], root]
 
 
 def _connect(graph: "nx.DiGraph[str]", found: LogicChain) -> None:
     """Lines of every stage, with their weights."""
-    by_name = {hop.name: _hop_name(hop) for hop in found.transferring.hops}
-    for row in found.features.to_frame().head(_SHALLOW).to_dict("records"):
+    by_name = {hop.name: _hop_name(hop) for hop in found.feature_transferring.hops}
+    for row in found.feature_enhancing.to_frame().head(_SHALLOW).to_dict("records"):
         _line(graph, f"@{row['pos']}", row["neuron"], row["sum"], _PART, "read")
         _line(graph, row["neuron"], by_name[row["hop"]], row["sum"], _PART, "shallow")
-    hops = found.transferring.hops
+    hops = found.feature_transferring.hops
     for hop, below in zip(hops, [*hops[1:], None], strict=True):
         for pos, weight in enumerate(hop.total[0].tolist()):  # what the embedding wrote, no neuron between
             _line(graph, f"@{pos}", _hop_name(hop), weight, _PART, "tokens")
         if below is not None:
             weight = float(hop.total[1 + 2 * below.layer, below.pos])
             _line(graph, _hop_name(below), _hop_name(hop), weight, _PART, "hop")
-    shown, deep = set(_shown(found)), found.predicting.neurons
+    shown, deep = set(_shown(found)), found.feature_predicting.neurons
     for name, change in zip(deep.flat_labels, deep.flat("score"), strict=True):
         if name in shown:
             _line(graph, _hop_name(hops[0]), name, change, _WITH_HEAD, "head")
             _line(graph, name, ANSWER, change, _WITH_HEAD, "answer")
-    for row in found.enhancing.to_frame().to_dict("records"):
+    for row in found.prediction_enhancing.to_frame().to_dict("records"):
         if {row["from"], row["to"]} <= shown:
             _line(graph, row["from"], row["to"], row["sum"], _PART, "deep")
 
