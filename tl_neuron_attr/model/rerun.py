@@ -265,21 +265,21 @@ def _watching(
 ) -> Generator[None]:
     """Keep what the blocks of ``layers`` read, and what kind of thing each block returns."""
 
-    def reading(layer: int) -> Any:
+    def keep_input(layer: int) -> Any:
         def read(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             streams[layer] = args[0] if args else kwargs["hidden_states"]
 
         return read
 
-    def writing(layer: int) -> Any:
+    def keep_type(layer: int) -> Any:
         def wrote(block: Any, args: tuple[Any, ...], output: Any) -> None:
             returned[layer] = type(output)
 
         return wrote
 
     blocks = model.blocks
-    handles = [blocks[layer].register_forward_pre_hook(reading(layer), with_kwargs=True) for layer in layers]
-    handles += [block.register_forward_hook(writing(layer)) for layer, block in enumerate(blocks)]
+    handles = [blocks[layer].register_forward_pre_hook(keep_input(layer), with_kwargs=True) for layer in layers]
+    handles += [block.register_forward_hook(keep_type(layer)) for layer, block in enumerate(blocks)]
     try:
         yield
     finally:
