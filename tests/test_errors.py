@@ -115,10 +115,21 @@ def test_bad_k(cache, k):
         tna.value_neurons(cache, 5, k)
 
 
-@pytest.mark.parametrize("sites", [(), ("mlp", "mlp"), ("ffn",), "mlp"])
+@pytest.mark.parametrize("sites", [(), ("mlp", "mlp"), ("ffn",), "ffn"])
 def test_bad_sites(cache, sites):
     with pytest.raises(Exception, match="sites"):
         tna.value_neurons(cache, 5, sites=sites)
+
+
+@pytest.mark.parametrize("site", ["mlp", "attn"])
+def test_one_site_may_be_given_by_itself(cache, site):
+    assert tna.value_neurons(cache, 5, 4, sites=site).labels == tna.value_neurons(cache, 5, 4, sites=[site]).labels
+
+
+@pytest.mark.parametrize("function", [tna.attribute_mlp_neurons, tna.attribute_attn_neurons])
+def test_no_layers_are_refused(cache, function):
+    with pytest.raises(ValueError, match="layers is empty"):
+        function(cache, 5, layers=[])
 
 
 def test_mixture_of_experts_has_no_mlp_neurons():

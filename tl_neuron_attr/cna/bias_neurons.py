@@ -19,6 +19,7 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.compare_neurons import compare_without_text
+from tl_neuron_attr.knowledge.value_neurons import ordered
 from tl_neuron_attr.knowledge.vocabulary import neuron_text
 from tl_neuron_attr.model.batches import of_tokens
 from tl_neuron_attr.model.cache_checks import needed_by
@@ -40,7 +41,7 @@ def bias_neurons(
     targets: Sequence[str | int],
     n: int = 18,
     *,
-    sites: tuple[Site, ...] = ("mlp",),
+    sites: Site | Sequence[Site] = ("mlp",),
     contrasts: Sequence[str | int] | None = None,
 ) -> Neurons:
     """Return the ``n`` neurons that make targets likelier after one prompt of a pair than after the other.
@@ -77,10 +78,11 @@ def bias_neurons(
     if len(others) != len(ids):
         raise ValueError(f"contrasts must be one for each of the {len(ids)} targets, got {len(others)}")
     sums: dict[Site, tuple[Tensor, Tensor]] = {}
+    wanted = ordered(sites)
     for _, tokens in pair_batches(model, prompt_pairs):
-        caches = [_neuron_cache(model, tokens[side], sites) for side in (0, 1)]
+        caches = [_neuron_cache(model, tokens[side], wanted) for side in (0, 1)]
         for target, contrast, side in zip(ids.tolist(), others, sides, strict=True):
-            for site in sites:
+            for site in wanted:
                 found = compare_without_text(caches[side], caches[1 - side], target, site=site, contrast=contrast)
                 change, coefficient = (_by_neuron(grid, site) for grid in (found.change, found.coefficient))
                 before = sums.get(site, (0.0, 0.0))

@@ -101,7 +101,7 @@ def query_neurons(
     value: Neurons,
     k: int = 30,
     *,
-    sites: Sequence[Site] = ("mlp", "attn"),
+    sites: Site | Sequence[Site] = ("mlp", "attn"),
     pos: Pos | None = None,
     key: Key = "both",
     model: Any = None,

@@ -29,7 +29,7 @@ def value_neurons(
     target: Target | None = None,
     k: int = 30,
     *,
-    sites: Sequence[Site] = ("mlp", "attn"),
+    sites: Site | Sequence[Site] = ("mlp", "attn"),
     largest: bool = True,
     max_bytes: int = MAX_BYTES,
     **scoring: Unpack[Scoring],
@@ -108,9 +108,14 @@ def _as_neurons(sublayers: Sequence[Sublayer], top: TopK) -> Neurons:
     )
 
 
-def ordered(sites: Sequence[Site]) -> tuple[Site, ...]:
-    """``sites`` in the order of the stream."""
-    chosen: tuple[Site, ...] = tuple(site for site in SITES if site in sites)
-    if isinstance(sites, str) or not chosen or len(chosen) != len(sites):
+def ordered(sites: Site | Sequence[Site]) -> tuple[Site, ...]:
+    """Return ``sites``, one or several, in the order of the stream.
+
+    Raises:
+        ValueError: If there is none, or one is unknown or named twice.
+    """
+    named = (sites,) if isinstance(sites, str) else sites
+    chosen: tuple[Site, ...] = tuple(site for site in SITES if site in named)
+    if not chosen or len(chosen) != len(named):
         raise ValueError(f"sites must name 'mlp', 'attn' or both, once each, got {sites!r}")
     return chosen

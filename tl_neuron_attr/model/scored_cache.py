@@ -132,6 +132,8 @@ class ScoredCache:
             ValueError: If a sublayer's neurons do not add up.
         """
         wanted = range(self.stream.n_layers) if layers is None else layers
+        if not wanted:
+            raise ValueError("layers is empty: name at least one, or leave it out for all")
         for layer in wanted:
             within("layers", layer, self.stream.n_layers)
         if len(set(wanted)) < len(wanted):

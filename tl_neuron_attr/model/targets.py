@@ -1,4 +1,4 @@
-"""Reading what the user asks about: target tokens and positions, checked against the prompts."""
+"""Target tokens as the user names them, checked against the vocabulary and the prompts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,15 +14,15 @@ Target = int | str | Sequence[int | str] | Int[Tensor, "batch"]
 
 
 def token_ids(stream: Stream, target: Target, name: str = "target") -> Int[Tensor, "batch"]:
-    """``target`` as one token id for each prompt of a cache; errors as :func:`one_each`."""
+    """Return ``target`` as one token id for each prompt of a cache; errors as :func:`one_each`."""
     return one_each(stream.model, target, stream.shape[0], name).to(stream.device)
 
 
 def one_each(model: Any, target: Target, batch: int, name: str = "target") -> Int[Tensor, "batch"]:
-    """``target`` as one token id for each of ``batch`` prompts.
+    """Return ``target`` as one token id for each of ``batch`` prompts.
 
     Raises:
-        ValueError: If a string is not exactly one token, or there is not one target a prompt.
+        ValueError: If a string is not exactly one token, or there is not one target per prompt.
         IndexError: If an id is outside the vocabulary.
         TypeError: If ``target`` is none of the kinds of :data:`Target`.
     """
@@ -35,7 +35,7 @@ def one_each(model: Any, target: Target, batch: int, name: str = "target") -> In
         ids = [token_id(model, each, name) for each in target]
     else:
         raise TypeError(
-            f"{name} must be a token id, a string that is one token, or one of them a prompt, got {target!r}"
+            f"{name} must be a token id, a string that is one token, or one of them per prompt, got {target!r}"
         )
     if len(ids) != batch:
         raise ValueError(f"{name} must hold one token for each of the {batch} prompts, got {len(ids)}")
@@ -46,7 +46,7 @@ def one_each(model: Any, target: Target, batch: int, name: str = "target") -> In
 
 
 def token_id(model: Any, target: int | str, name: str) -> int:
-    """``target`` as a token id.
+    """Return ``target`` as a token id.
 
     Raises:
         ValueError: If a string is not exactly one token.
@@ -57,12 +57,27 @@ def token_id(model: Any, target: int | str, name: str) -> int:
         return target
     if model.tokenizer is None:
         raise ValueError(f"{name}={target!r} is a string and the model has no tokenizer: pass a token id")
-    ids = model.tokenizer.encode(target, add_special_tokens=False)
+    ids = _encoded(model, target)
     if len(ids) != 1:
         pieces = [model.tokenizer.decode([i]) for i in ids]
-        raise ValueError(f"{name}={target!r} must be one token, it is {len(ids)}: {pieces}; pass one of them, or an id")
+        raise ValueError(
+            f"{name}={target!r} must be one token, it is {len(ids)}: {pieces}; {_other_spelling(model, target)}"
+        )
     if ids[0] == model.tokenizer.unk_token_id and target.strip() != model.tokenizer.unk_token:
         raise ValueError(
             f"{name}={target!r} is not in the model's vocabulary: it reads as {model.tokenizer.unk_token!r}"
         )
     return ids[0]
+
+
+def _encoded(model: Any, text: str) -> list[int]:
+    return model.tokenizer.encode(text, add_special_tokens=False)
+
+
+def _other_spelling(model: Any, target: str) -> str:
+    """Return what to do where a target is several tokens: tokenizers differ in whether a word begins with its space."""
+    word = target.strip()
+    other = word if target != word else f" {word}"
+    if word and len(ids := _encoded(model, other)) == 1 and ids[0] != model.tokenizer.unk_token_id:
+        return f"{other!r} is one token, pass that"
+    return "pass one of them, or an id"
