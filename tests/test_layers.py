@@ -20,7 +20,6 @@ FLOORS = (
 ROOMS = [room for floor in FLOORS for room in floor]
 TENSORS_ONLY = ("numerics", "results", "srnn")
 KNOW_WEIGHTS = ("model/", "cna/lora.py", "cna/pruning.py", "cna/checkpoints.py")
-NOT_YET = ("evaluate/study.py",)
 INSIDE = re.compile(
     r"^(blocks\.\d*|(attn|mlp)\.)?\w*\bhook_\w+$|^original_component$|^W_(E|K|O|Q|U|V|in|out|gate|pos)$"
 )

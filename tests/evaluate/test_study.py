@@ -1,5 +1,6 @@
 """The study against loops over prompts, and what happens when it is stopped."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import tl_neuron_attr as tna
 from tests import architectures
 from tl_neuron_attr.evaluate import KnowledgeStudy, Sizes, StudyPrompt, by_type, facts, knowledge_study
 from tl_neuron_attr.model.components import component_lists
+from tl_neuron_attr.results import storage
 
 SIZES = Sizes(value_attn=12, value_mlp=6, query=40, shared=10, heads=0.1)
 FRAMES = ("layers", "heads", "sums", "query_layers", "outcomes", "cross", "neurons", "segments")
@@ -129,8 +131,6 @@ def test_it_is_saved_and_loaded_whole(study, tmp_path):
 @pytest.mark.parametrize("stop_after", [0, 1, 5, 9, 14])
 def test_a_study_that_was_stopped_goes_on_and_finds_the_same(model, prompts, study, tmp_path, monkeypatch, stop_after):
     """Stopped in the middle of a prompt, what was finished stays finished and is not computed again."""
-    from tl_neuron_attr.results import storage
-
     written = []
     save = storage.save
 
@@ -184,6 +184,81 @@ def test_another_study_in_the_folder_is_refused(model, prompts, tmp_path):
         arguments = {"model": model, "prompts_by_type": prompts, "sizes": SIZES, "seed": 0} | change
         with pytest.raises(ValueError, match=f"holds a study of other {name}: choose another folder"):
             knowledge_study(**arguments, out=tmp_path, progress=False)
+
+
+def test_a_model_changed_anywhere_is_another_study(model, prompts, tmp_path):
+    """Every weight counts, also those that no column of the unembedding shows; and so does the tokenizer."""
+    model = copy.deepcopy(model)
+    knowledge_study(model, prompts, sizes=SIZES, out=tmp_path, progress=False)
+    with torch.no_grad():
+        model.blocks[1].mlp.W_out.mul_(1.15)
+    with pytest.raises(ValueError, match="holds a study of other model"):
+        knowledge_study(model, prompts, sizes=SIZES, out=tmp_path, progress=False)
+
+
+def test_active_hooks_and_a_study_that_is_kept_are_refused(model, prompts, tmp_path):
+    with tna.ablate(model, [(1, 0)]), pytest.raises(ValueError, match="the model has active hooks at"):
+        knowledge_study(model, prompts, sizes=SIZES, out=tmp_path / "new", progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[]", "study.json holds list, no study: choose another folder"),
+        ("{", "study.json is damaged"),
+        ("[" * 10**5, "study.json is damaged"),
+        ("{}", "holds a study of other model and tokenizer and"),
+    ],
+)
+def test_a_damaged_manifest_is_one_clear_error(model, prompts, tmp_path, text, message):
+    (tmp_path / "study.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        knowledge_study(model, prompts, sizes=SIZES, out=tmp_path, progress=False)
+
+
+def test_damaged_records_and_frames_are_named(model, prompts, study, tmp_path):
+    knowledge_study(model, prompts, sizes=SIZES, out=tmp_path, progress=False)
+    record = next((tmp_path / "prompts").iterdir())
+    whole = record.read_bytes()
+    record.write_bytes(whole[:100])
+    with pytest.raises(ValueError, match=f"{record.name} is not a result file"):
+        knowledge_study(model, prompts, sizes=SIZES, out=tmp_path, progress=False)
+    storage.save(record, "study.prompts", {"heads": torch.ones(1)}, {})
+    with pytest.raises(ValueError, match=rf"{record.name} holds \['heads'\], expected .*: remove it"):
+        knowledge_study(model, prompts, sizes=SIZES, out=tmp_path, progress=False)
+    record.write_bytes(whole)
+    (tmp_path / "selection.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"selection.parquet is damaged"):
+        knowledge_study(model, prompts, sizes=SIZES, out=tmp_path, progress=False)
+    study.layers.drop(columns="site").to_parquet(tmp_path / "layers.parquet")
+    study.selection.to_parquet(tmp_path / "selection.parquet")
+    with pytest.raises(ValueError, match=r"layers.parquet lacks the column 'site'"):
+        KnowledgeStudy.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["a\x00b", "a\nb", "\ud800", " ", ""])
+def test_types_that_are_no_names_are_refused_before_work_starts(model, tmp_path, kind):
+    with pytest.raises(ValueError, match=r"prompts_by_type: the type .* (control character|is empty)"):
+        knowledge_study(model, {kind: [StudyPrompt("w1", "w2", kind)]}, out=tmp_path / "new", progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_prompts_of_another_type_are_refused(model):
+    with pytest.raises(ValueError, match=r"prompts_by_type\['x'\]\[0\] is of type 'y': group them by by_type"):
+        knowledge_study(model, {"x": [StudyPrompt("w1", "w2", "y")]}, progress=False)
+
+
+def test_half_a_character_never_stops_a_study(model, prompts, study, tmp_path):
+    """Such a prompt is left out by name, and the others have the numbers they have without it."""
+    broken = [StudyPrompt("w1 \ud83d", "w2", "x"), StudyPrompt("w1", "w\udc80", "x")]
+    asked = dict(prompts) | {"z": [StudyPrompt(p.prompt, p.target, "z") for p in broken]}
+    found = knowledge_study(model, asked, sizes=SIZES, out=tmp_path, progress=False)
+    left = found.selection[found.selection["type"] == "z"]
+    assert left["status"].str.contains("half a character").all()
+    assert left["prompt"].tolist() == ["w1 \\ud83d", "w1"] and left["target"].tolist() == ["w2", "w\\udc80"]
+    same(found, KnowledgeStudy.load(tmp_path))
+    pd.testing.assert_frame_equal(found.layers, study.layers)
 
 
 def test_bad_sizes_and_no_prompt_left_are_named(model):

@@ -32,6 +32,14 @@ CONDITIONS = ("untouched", "value", "random value", "query", "random query")
 """What was zeroed when an outcome was measured."""
 
 
+EXAMINED = (
+    *("layers_attn", "layers_mlp", "heads", "sums"),
+    *("query_mlp_attn", "query_mlp_mlp", "query_attn_attn", "query_attn_mlp"),
+    *("value_neurons", "query_neurons", "segments", "outcomes"),
+)
+"""What :func:`examine` returns, by name."""
+
+
 @dataclass(frozen=True)
 class Sizes:
     """How many neurons the experiments take; the paper's by default.
@@ -58,15 +66,15 @@ class Sizes:
 
     @classmethod
     def fitting(cls, model: Any) -> "Sizes":
-        """The paper's sizes for models of 100,000 MLP neurons and more; about a tenth of them for smaller ones."""
-        large = model.cfg.n_layers * dimensions.d_mlp(model, 0) >= 100_000
+        """Return the paper's sizes for models of 100,000 MLP neurons and more, about a tenth for smaller ones."""
+        large = _mlp_neurons(model) >= 100_000
         return cls() if large else cls(value_attn=20, value_mlp=10, query=100, shared=30, heads=0.05)
 
     def capped(self, model: Any, length: int) -> "Sizes":
-        """At most all that a model has, for a prompt of ``length`` tokens."""
-        mlp = model.cfg.n_layers * dimensions.d_mlp(model, 0)
-        attn = model.cfg.n_layers * dimensions.n_heads(model, 0) * dimensions.d_head(model, 0) * length
-        below = mlp - dimensions.d_mlp(model, 0)
+        """Return the sizes, none above what the model has for a prompt of ``length`` tokens."""
+        mlp, layers = _mlp_neurons(model), range(model.cfg.n_layers)
+        attn = sum(dimensions.n_heads(model, i) * dimensions.d_head(model, i) for i in layers) * length
+        below = mlp - dimensions.d_mlp(model, layers[-1])
         return Sizes(
             min(self.value_attn, attn),
             min(self.value_mlp, mlp),
@@ -78,7 +86,7 @@ class Sizes:
 
 @torch.no_grad()
 def examine(model: Any, prompt: str, target: int, *, sizes: Sizes, seed: int) -> dict[str, Tensor]:
-    """Scores, sums, best neurons and outcomes of one prompt; ``seed`` draws its random neurons."""
+    """Return scores, sums, best neurons and outcomes of one prompt; ``seed`` draws its random neurons."""
     tokens = prompt_ids(model, prompt)[None]
     logits, cache = model.run_with_cache(tokens)
     sizes = sizes.capped(model, tokens.shape[1])
@@ -106,24 +114,24 @@ def examine(model: Any, prompt: str, target: int, *, sizes: Sizes, seed: int) ->
 
 
 def outcomes(model: Any, tokens: Int[Tensor, "batch pos"], target: int) -> Float[Tensor, "batch 3"]:
-    """Rank, probability and log-probability of the target now."""
+    """Return rank, probability and log-probability of the target as the model is now."""
     return _measured(model(tokens), target)
 
 
 def _sums(scores: Tensor) -> Float[Tensor, "4"]:
-    """Paper 1, Table 5: all neurons, those above zero, the best 100, the best 200."""
+    """Return the sums of paper 1, Table 5: all neurons, those above zero, the best 100, the best 200."""
     flat = scores.flatten()
     best = flat.topk(min(200, len(flat))).values
     return torch.stack([flat.sum(), flat.clamp_min(0).sum(), best[:100].sum(), best.sum()])
 
 
 def _flat(model: Any, neurons: Neurons) -> Int[Tensor, "k"]:
-    """MLP neurons numbered through the layers."""
-    return (neurons.layer * dimensions.d_mlp(model, 0) + neurons.index)[0]
+    """Return MLP neurons numbered through the layers."""
+    return (neurons.layer * widest_mlp(model) + neurons.index)[0]
 
 
 def _segments(q: ScoredCache) -> Float[Tensor, "point"]:
-    """``log p(w)`` along the straight line from the first stream to the last, readout frozen."""
+    """Return ``log p(w)`` along the straight line from the first stream to the last, readout frozen."""
     first = q.stream.at("blocks.0.hook_resid_pre", q.places)[:, None]
     last = q.stream.at(f"blocks.{q.stream.n_layers - 1}.hook_resid_post", q.places)[:, None]
     steps = torch.linspace(0, 1, SEGMENTS + 1).to(first)[:, None]
@@ -150,17 +158,35 @@ def _outcomes(
     return torch.cat([_measured(logits, target), ablated])
 
 
-def random_like(model: Any, parts: Sequence[Component], rng: torch.Generator) -> list[Component]:
-    """As many random neurons of each site as ``parts`` has."""
-    count = sum(part[0] == "mlp" for part in parts)
-    width = dimensions.d_mlp(model, 0)
-    heads, d_head = dimensions.n_heads(model, 0), dimensions.d_head(model, 0)
-    mlp = torch.randperm(model.cfg.n_layers * width, generator=rng)[:count].tolist()
-    attn = torch.randperm(model.cfg.n_layers * heads * d_head, generator=rng)[: len(parts) - count].tolist()
-    chosen: list[Component] = [("mlp", i // width, i % width) for i in mlp]
-    return chosen + [("attn", i // (heads * d_head), i // d_head % heads, i % d_head) for i in attn]
+def random_like(model: Any, components: Sequence[Component], rng: torch.Generator) -> list[Component]:
+    """Return as many random neurons of each site as ``components`` has, drawn over all layers."""
+    count = sum(component[0] == "mlp" for component in components)
+    layers = range(model.cfg.n_layers)
+    mlp = _drawn([dimensions.d_mlp(model, i) for i in layers], count, rng)
+    attn = _drawn(
+        [dimensions.n_heads(model, i) * dimensions.d_head(model, i) for i in layers], len(components) - count, rng
+    )
+    chosen: list[Component] = [("mlp", layer, index) for layer, index in mlp]
+    return chosen + [("attn", layer, *divmod(index, dimensions.d_head(model, layer))) for layer, index in attn]
+
+
+def _drawn(widths: Sequence[int], n: int, rng: torch.Generator) -> list[tuple[int, int]]:
+    """Return ``n`` random neurons of layers that have ``widths`` of them: layer and number within it."""
+    drawn = torch.randperm(sum(widths), generator=rng)[:n]
+    ends = torch.tensor(widths).cumsum(0)
+    layer = torch.bucketize(drawn, ends, right=True)
+    return list(zip(layer.tolist(), (drawn - (ends - torch.tensor(widths))[layer]).tolist(), strict=True))
 
 
 def _measured(logits: Float[Tensor, "batch pos d_vocab"], target: int) -> Float[Tensor, "batch 3"]:
     found = Outcome.of(logits[:, -1], torch.full((len(logits),), target, device=logits.device))
     return torch.stack([found.rank.float(), found.prob.float(), found.log_prob.float()], dim=1)
+
+
+def _mlp_neurons(model: Any) -> int:
+    return sum(dimensions.d_mlp(model, layer) for layer in range(model.cfg.n_layers))
+
+
+def widest_mlp(model: Any) -> int:
+    """Return the MLP neurons of the widest layer: what layers are numbered by where their widths differ."""
+    return max(dimensions.d_mlp(model, layer) for layer in range(model.cfg.n_layers))

@@ -1,19 +1,24 @@
-"""The prompts of a knowledge study, from a file, and which of them a model knows well enough to be asked."""
+"""The prompts of a knowledge study, from a file, and which of them a model knows well enough."""
 
-import json
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from tl_neuron_attr import demo
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.demo.hashing import fraction
-from tl_neuron_attr.model.batches import batches
+from tl_neuron_attr.model.batches import of_tokens
 from tl_neuron_attr.model.targets import token_id
+from tl_neuron_attr.model.tokens import prompt_ids
+from tl_neuron_attr.results.rows import Row, read_rows, unwritable
+from tl_neuron_attr.results.token_text import encodable
 
 KEPT = "kept"
 TOP = 10
@@ -22,7 +27,7 @@ TOP = 10
 
 @dataclass(frozen=True)
 class StudyPrompt:
-    """A prompt, the token that answers it, and the type of knowledge it asks for."""
+    """A prompt, the token that answers it, and the type of knowledge it asks for: one line of a study's file."""
 
     prompt: str
     target: str
@@ -44,10 +49,10 @@ class PromptFile:
 
 @typechecked
 def read_prompts(path: str | Path) -> PromptFile:
-    """Read a JSONL file of objects with the string fields ``prompt``, ``target`` and ``type``, one a line.
+    """Read a JSONL file of objects with the string fields ``prompt``, ``target`` and ``type``, or a CSV file of them.
 
-    Empty lines are passed over; a line that will not do is left out and told of, and the rest is read. A file of
-    relations (ParaRel and the like: a template and pairs of subject and object) is one line a pair::
+    Empty lines are passed over. A line that can't be used is left out and named in ``problems``, and the rest is read.
+    A file of relations (ParaRel and the like: a template and pairs of subject and object) has one line per pair::
 
         {"prompt": "The capital of France is", "target": " Paris", "type": "capital"}
 
@@ -55,7 +60,7 @@ def read_prompts(path: str | Path) -> PromptFile:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If no line will do.
+        ValueError: If the file is not UTF-8, or no line can be used.
 
     Examples:
         >>> from tempfile import mkdtemp
@@ -69,33 +74,45 @@ def read_prompts(path: str | Path) -> PromptFile:
         raise FileNotFoundError(f"no prompt file at {path}")
     prompts: list[StudyPrompt] = []
     problems: list[str] = []
-    with Path(path).open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            read = _read(line) if line.strip() else ""
-            if isinstance(read, StudyPrompt):
-                prompts.append(read)
-            elif read:
-                problems.append(f"{path}, line {number}: {read}")
+    for number, row in read_rows(path):
+        read = _read(row)
+        if isinstance(read, StudyPrompt):
+            prompts.append(read)
+        else:
+            problems.append(f"{path}, line {number}: {read}")
     if not prompts:
         raise ValueError(f"{path} holds no prompt" + (f"; {problems[0]}" if problems else " and is empty"))
     return PromptFile(tuple(prompts), tuple(problems))
 
 
-def _read(line: str) -> StudyPrompt | str:
-    """The prompt of a line, or what is wrong with it."""
-    try:
-        value: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        return f"not JSON ({error.msg} at column {error.colno})"
-    if not isinstance(value, dict):
-        return f"not an object but {type(value).__name__}"
-    fields: dict[str, Any] = value
+def _read(row: Row) -> StudyPrompt | str:
+    """Return the prompt of a row, or what is wrong with it."""
+    if isinstance(row, str):
+        return row
     for name in ("prompt", "target", "type"):
-        if name not in fields:
+        if name not in row:
             return f"field {name!r} is missing"
-        if not isinstance(fields[name], str) or not fields[name]:
-            return f"field {name!r} must be a text that is not empty, got {fields[name]!r}"
-    return StudyPrompt(fields["prompt"], fields["target"], fields["type"])
+        if not isinstance(row[name], str) or not row[name]:
+            return f"field {name!r} must be a text that is not empty, got {reprlib.repr(row[name])}"
+        if problem := unwritable(row[name]):
+            return f"field {name!r}: {problem}"
+    if problem := unnamed(row["type"]):
+        return f"field 'type': {problem}"
+    return StudyPrompt(row["prompt"], row["target"], row["type"])
+
+
+def unnamed(kind: str) -> str:
+    """Return what keeps ``kind`` from being the name of a type of knowledge, or the empty string.
+
+    Types name columns of files and sections of pages, which hold no control characters.
+
+    Examples:
+        >>> unnamed("capital"), unnamed("capital\\n")
+        ('', "'capital\\\\n' holds a control character")
+    """
+    if not kind.strip():
+        return f"{kind!r} is empty"
+    return "" if kind.isprintable() else f"{kind!r} holds a control character"
 
 
 @typechecked
@@ -133,43 +150,57 @@ def facts(kinds: Sequence[str] = demo.KINDS, *, per_type: int = 20) -> dict[str,
 @typechecked
 @torch.no_grad()
 def select(model: Any, prompts: Sequence[StudyPrompt], *, batch_size: int = 32) -> pd.DataFrame:
-    """The selection rule of paper 1, section 4.1, and what it leaves.
+    """Apply the selection rule of paper 1, section 4.1, and say why each other prompt is left out.
 
     A prompt is kept if its target is one token, among the model's ten likeliest, and likelier than every other target
     of its type.
 
     Returns:
-        A row a prompt: ``prompt``, ``target``, ``type``, ``target_id`` (-1 if it is not one token), ``status``:
-        ``"kept"`` or why not.
+        One row per prompt: ``prompt``, ``target``, ``type``, ``target_id`` (-1 if it is not one token), ``status``:
+        ``"kept"`` or why not. Half characters (lone surrogates) are shown by their escape.
     """
-    ids = [_token_or_none(model, p.target) for p in prompts]
-    words: dict[str, set[int]] = {}
-    for prompt, token in zip(prompts, ids, strict=True):
+    read = [_ids(model, p) for p in prompts]
+    targets: dict[str, set[int]] = {}
+    for prompt, (token, _, _) in zip(prompts, read, strict=True):
         if token is not None:
-            words.setdefault(prompt.type, set()).add(token)
-    status = ["the target is not one token"] * len(prompts)
-    for batch in batches(model, [p.prompt for p in prompts], batch_size=batch_size):
+            targets.setdefault(prompt.type, set()).add(token)
+    status = [problem for *_, problem in read]
+    asked = [i for i, (_, tokens, _) in enumerate(read) if tokens is not None]
+    for batch in of_tokens([t for _, t, _ in read if t is not None], batch_size=batch_size):
         logits = model(batch.tokens)[:, -1]
-        for i, row in zip(batch.indices, logits, strict=True):
-            if (token := ids[i]) is not None:
-                status[i] = _status(row, token, words[prompts[i].type])
+        for i, row in zip((asked[at] for at in batch.indices), logits, strict=True):
+            token = read[i][0]
+            if token is not None:
+                status[i] = _status(row, token, targets[prompts[i].type])
     rows: list[Mapping[str, Any]] = [
-        {"prompt": p.prompt, "target": p.target, "type": p.type, "target_id": -1 if t is None else t, "status": s}
-        for p, t, s in zip(prompts, ids, status, strict=True)
+        {
+            **{name: encodable(text) for name, text in asdict(prompt).items()},
+            "target_id": -1 if token is None else token,
+            "status": said,
+        }
+        for prompt, (token, _, _), said in zip(prompts, read, status, strict=True)
     ]
     return pd.DataFrame(rows)
 
 
-def _status(logits: torch.Tensor, token: int, words: set[int]) -> str:
+def _ids(model: Any, prompt: StudyPrompt) -> tuple[int | None, Int[Tensor, "pos"] | None, str]:
+    """Return the target's id and the prompt's, each None where it can't be asked for, and why."""
+    for text in (prompt.prompt, prompt.target):
+        if problem := unwritable(text):
+            return None, None, problem
+    try:
+        tokens = prompt_ids(model, prompt.prompt)
+    except ValueError as error:
+        return None, None, str(error)
+    try:
+        return token_id(model, prompt.target, "target"), tokens, ""
+    except ValueError:
+        return None, None, "the target is not one token"
+
+
+def _status(logits: Float[Tensor, "d_vocab"], token: int, targets: set[int]) -> str:
     if int((logits > logits[token]).sum()) >= TOP:
         return f"the target is not among the {TOP} likeliest tokens"
-    if any(bool(logits[other] >= logits[token]) for other in words - {token}):
+    if any(bool(logits[other] >= logits[token]) for other in targets - {token}):
         return "another target of its type is likelier"
     return KEPT
-
-
-def _token_or_none(model: Any, target: str) -> int | None:
-    try:
-        return token_id(model, target, "target")
-    except ValueError:
-        return None

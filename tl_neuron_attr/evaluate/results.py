@@ -8,6 +8,7 @@ import pandas as pd
 
 from tl_neuron_attr.evaluate.examine import CONDITIONS
 from tl_neuron_attr.evaluate.prompts import KEPT
+from tl_neuron_attr.results import storage
 from tl_neuron_attr.results.intervals import interval, named_interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
@@ -121,12 +122,14 @@ class KnowledgeStudy(PrintsAsTable):
         return Table(headings, rows, "layer scores, and what zeroing neurons takes from the probability")
 
     def save(self, folder: str | Path) -> None:
-        """Write every frame as Parquet, each whole or not at all."""
+        """Write every frame as Parquet, each whole or not at all; the folder is made if there is none.
+
+        Raises:
+            OSError: If a file can't be written, naming it.
+        """
+        Path(folder).mkdir(parents=True, exist_ok=True)
         for name, frame in self._frames().items():
-            path = Path(folder) / f"{name}.parquet"
-            partial = path.with_suffix(".partial")
-            frame.to_parquet(partial, index=False)
-            partial.replace(path)
+            write_frame(Path(folder) / f"{name}.parquet", frame)
 
     @classmethod
     def load(cls, folder: str | Path) -> "KnowledgeStudy":
@@ -134,12 +137,13 @@ class KnowledgeStudy(PrintsAsTable):
 
         Raises:
             FileNotFoundError: If a frame is missing, naming it.
+            ValueError: If a frame's file is damaged, or lacks a column, naming it.
         """
         names = [f.name for f in fields(cls)]
         for name in names:
             if not (Path(folder) / f"{name}.parquet").is_file():
                 raise FileNotFoundError(f"{folder} holds no finished study: {name}.parquet is missing")
-        return cls(**{name: pd.read_parquet(Path(folder) / f"{name}.parquet") for name in names})
+        return cls(**{name: read_frame(Path(folder) / f"{name}.parquet", name) for name in names})
 
     def _frames(self) -> Mapping[str, pd.DataFrame]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -151,6 +155,48 @@ class KnowledgeStudy(PrintsAsTable):
         counts = among.groupby(["type", "kind", "layer", "index"], sort=False)["prompt"].nunique().reset_index()
         prompts = self.neurons.groupby("type")["prompt"].nunique()
         return counts[counts["prompt"] > counts["type"].map(prompts) / 2]
+
+
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    """Write a frame as Parquet; the file appears whole or not at all.
+
+    Raises:
+        OSError: If it can't be written, naming it.
+    """
+    with storage.whole(path) as partial:
+        frame.to_parquet(partial, index=False)
+
+
+def read_frame(path: Path, name: str) -> pd.DataFrame:
+    """Read one of a study's frames.
+
+    Raises:
+        ValueError: If the file is damaged, or lacks a column of the frame ``name``.
+    """
+    try:
+        frame = pd.read_parquet(path)
+    except (ValueError, OSError, KeyError) as error:
+        raise ValueError(f"{path} is damaged: {str(error).splitlines()[0][:200]}") from error
+    if missing := [column for column in _COLUMNS[name] if column not in frame]:
+        raise ValueError(f"{path} lacks the column {missing[0]!r}")
+    return frame
+
+
+_OUTCOMES = ("prompt", "type", "zeroed", "rank", "reciprocal_rank", "prob", "log_prob")
+
+_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "selection": ("prompt", "target", "type", "target_id", "status"),
+    "layers": ("prompt", "type", "site", "layer", "score"),
+    "heads": ("prompt", "type", "layer", "head", "score"),
+    "sums": ("prompt", "type", "site", "neurons", "score"),
+    "query_layers": ("prompt", "type", "of", "site", "layer", "score"),
+    "outcomes": _OUTCOMES,
+    "cross": _OUTCOMES,
+    "neurons": ("prompt", "type", "kind", "place", "layer", "index"),
+    "segments": ("prompt", "type", "point", "log_prob"),
+    "sizes": ("name", "value"),
+}
+"""The columns of each frame, as :class:`KnowledgeStudy` lists them."""
 
 
 def _with_interval(frame: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:

@@ -28,7 +28,7 @@ def tidy(
         records: By prompt, what :func:`~tl_neuron_attr.evaluate.examine.examine` found.
         cross: By prompt, the outcomes untouched and with each type's heads zeroed.
         types: The types, in the order of ``cross``.
-        width: MLP neurons a layer.
+        width: MLP neurons of the widest layer, by which they were numbered.
         sizes: How many neurons the experiments took.
     """
     kind = selection["type"]

@@ -1,7 +1,5 @@
 """Where demonstrations and queries come from: the bundled world, a CSV or JSONL file, a Hugging Face dataset."""
 
-import csv
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext.icl_prompt import END, SEPARATOR, IclPrompt, tokenised
+from tl_neuron_attr.results.rows import read_rows, unwritable
 
 DEMO_END = " . "
 """What ends a demonstration in the bundled world."""
@@ -87,8 +86,8 @@ def read_examples(
 ) -> ExampleFile:
     """Examples of a ``.csv`` or ``.jsonl`` file, or of rows such as a Hugging Face dataset's.
 
-    A row that will not do is left out and told of, and the rest is read. Where a dataset's label column is a number
-    with names (``ClassLabel``), the names are taken.
+    A row that can't be used is left out and named in ``problems``, and the rest is read. Where a dataset's label column
+    is a number with names (``ClassLabel``), the names are taken.
 
     Args:
         source: A path, or an iterable of mappings.
@@ -97,7 +96,7 @@ def read_examples(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is of another kind, or no row will do.
+        ValueError: If the file is of another kind or not UTF-8, or no row can be used.
 
     Examples:
         >>> found = read_examples([{"sentence": "great movie", "label": 1}, {"sentence": ""}], text="sentence")
@@ -213,22 +212,9 @@ def _rows(source: str | Path | Iterable[Mapping[str, Any]]) -> Iterator[Mapping[
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"no file of examples at {path}")
-    if path.suffix == ".csv":
-        with path.open(encoding="utf-8", errors="replace", newline="") as lines:
-            yield from csv.DictReader(lines)
-    elif path.suffix in (".jsonl", ".json"):
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            yield from (_json(line) for line in lines if line.strip())
-    else:
+    if path.suffix.lower() not in (".csv", ".jsonl", ".json"):
         raise ValueError(f"{path} must be a .csv or .jsonl file")
-
-
-def _json(line: str) -> Mapping[str, Any] | str:
-    try:
-        value: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        return f"not JSON ({error.msg} at column {error.colno})"
-    return value if isinstance(value, dict) else f"not an object but {type(value).__name__}"
+    yield from (row for _, row in read_rows(path))
 
 
 def _read(row: Mapping[str, Any] | str, text: str, label: str, names: Sequence[str] | None) -> Example | str:
@@ -240,6 +226,8 @@ def _read(row: Mapping[str, Any] | str, text: str, label: str, names: Sequence[s
             return f"column {column!r} is missing; there are {[str(name) for name in row]}"
         if not str(row[column]).strip():
             return f"column {column!r} is empty"
+        if problem := unwritable(str(row[column])):
+            return f"column {column!r}: {problem}"
     value = row[label]
     if names is None:
         return Example(_one_line(row[text]), str(value).strip())

@@ -32,11 +32,16 @@ def save(path: str | Path, kind: str, tensors: Mapping[str, Tensor], text: Mappi
 def write_text(path: str | Path, text: str) -> Path:
     """Write a text file in UTF-8; it appears whole or not at all.
 
-    A lone surrogate, which no encoding can hold, is written as its escape (``\\ud800``).
+    A lone surrogate, which no encoding can hold, is written as its escape (``\\ud800``). A device or a pipe, such as
+    ``/dev/stdout``, is written to as it is.
 
     Raises:
         OSError: If the file can't be written, naming it; nothing is left behind.
     """
+    if _is_special(Path(path)):
+        with Path(path).open("w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(text)
+        return Path(path)
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
@@ -48,15 +53,14 @@ def whole(path: str | Path) -> Generator[Path]:
 
     A symbolic link is written through: the file it names is replaced, and the link stays. The file has the mode that a
     new file has here, or that of the file it replaces. The name is the process's own, so that two that save one path
-    don't meet. What is neither file nor folder (``/dev/stdout``) is written to as it is.
+    don't meet. What is neither file nor folder, such as a device, is refused: it must never be replaced by a file.
 
     Raises:
         OSError: If the file can't be written, naming it; nothing is left behind.
     """
     target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file() and not target.is_dir():
-        yield target
-        return
+    if _is_special(target):
+        raise OSError(f"{path} could not be written: it is no file")
     partial = target.with_name(f".{target.name[:_NAME]}.{os.getpid()}.{uuid4().hex[:8]}.partial")
     try:
         partial.touch()
@@ -71,6 +75,11 @@ def whole(path: str | Path) -> Generator[Path]:
         raise type(error)(*((said,) if error.errno is None else (error.errno, said))) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a path is a device, a pipe or a socket."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 _NAME = 200

@@ -6,23 +6,33 @@ _SPACE = "\u2423"
 
 
 def token_text(model: Any, token: int) -> str:
-    """The text of one token, its leading space kept; ``"#7"`` for a model without a tokenizer."""
+    """Return the text of one token, its leading space kept; ``"#7"`` for a model without a tokenizer."""
     tokenizer = model.tokenizer
     if tokenizer is None:
         return f"#{token}"
     text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
     piece = tokenizer.convert_ids_to_tokens(token)
     sentencepiece = isinstance(piece, str) and piece.startswith("\u2581")
-    return f" {text.lstrip()}" if sentencepiece else text
+    return encodable(f" {text.lstrip()}" if sentencepiece else text)
+
+
+def encodable(text: str) -> str:
+    """Return text that can be written and framed: lone surrogates, which no encoding holds, shown by their escape.
+
+    Examples:
+        >>> encodable("caf\u00e9 \ud83d") == "caf\u00e9 \\\\ud83d"
+        True
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def visible(text: str) -> str:
-    """Token text for a table: one line, spaces at the ends and control characters made visible."""
+    """Return token text for a table: one line, spaces at the ends and control characters made visible."""
     core = text.strip(" ")
     lead, tail = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" "))
     return _SPACE * lead + printable(core) + (_SPACE * tail if core else "")
 
 
 def printable(text: str) -> str:
-    """Text on one line, control characters shown by their escape."""
+    """Return text on one line, control characters shown by their escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
