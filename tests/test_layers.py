@@ -101,6 +101,6 @@ def insides(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", files(), ids=module_of)
 def test_only_model_knows_hooks_and_weights(path):
-    if str(path.relative_to(PACKAGE)).startswith((*KNOW_WEIGHTS, *NOT_YET, "numerics/", "srnn/")):
+    if str(path.relative_to(PACKAGE)).startswith((*KNOW_WEIGHTS, "numerics/", "srnn/")):
         return
     assert not insides(path), f"{path} names what only model/ knows"
