@@ -7,6 +7,7 @@ from tests import architectures
 from tl_neuron_attr.evaluate import METHODS, faithfulness
 from tl_neuron_attr.knowledge.baselines import baseline_scores
 from tl_neuron_attr.model.intervene import edit
+from tl_neuron_attr.model.tokens import prompt_ids
 
 PROMPTS, TARGETS = ["w1 w2 w3", "w4 w5", "w6 w7 w8", "w9 w10"], ["w5", "w6", "w7", "w8"]
 
@@ -68,7 +69,7 @@ def test_on_facts_of_the_bundled_model_chosen_neurons_matter_more_than_random_on
     "change, message",
     [
         ({"targets": ["w5"]}, "targets must hold one token a prompt: 4 prompts, 1 targets"),
-        ({"targets": ["w5", "w6", "w7 w8", "w9"]}, r"targets\[2\]='w7 w8' must be one token"),
+        ({"targets": ["w5 w6"] * 4}, r"no target is one token; targets\[0\]='w5 w6' must be one token"),
         ({"k": 0}, "k must be between 1 and the 240 MLP neurons, got 0"),
         ({"curve": (241,)}, "k must be between 1 and the 240 MLP neurons, got 241"),
         ({"prompts": ["w1", "", "w2", "w3"]}, r"prompts\[1\] is empty"),
@@ -78,3 +79,34 @@ def test_bad_input_is_named(model, change, message):
     arguments = {"prompts": PROMPTS, "targets": TARGETS, "progress": False} | change
     with pytest.raises(ValueError, match=message):
         faithfulness(model, arguments.pop("prompts"), arguments.pop("targets"), **arguments)
+
+
+def test_one_bad_target_is_reported_and_left_out(model):
+    whole = faithfulness(model, PROMPTS, TARGETS, k=2, progress=False).frame
+    for bad, said in (("w7 w8", "targets[2]='w7 w8' must be one token"), (10**6, "targets[2] must be a token id")):
+        targets = [*TARGETS[:2], bad, TARGETS[3]]
+        with pytest.warns(UserWarning, match="1 of 4 prompts left out; targets"):
+            found = faithfulness(model, PROMPTS, targets, k=2, progress=False)
+        assert found.problems[0].startswith(said) and "1 left out" in str(found)
+        pd.testing.assert_frame_equal(found.frame, whole[whole.prompt != 2].reset_index(drop=True))
+
+
+@pytest.mark.parametrize("pad", ["bos_token", "eos_token", None])
+def test_each_prompt_has_its_own_numbers_whatever_the_pad_token_is(model, pad):
+    """Prompts are never padded, so the pad token, even one that stands in every prompt, changes nothing."""
+    before = model.tokenizer.pad_token
+    try:
+        model.tokenizer.pad_token = pad and getattr(model.tokenizer, pad)
+        together = faithfulness(model, PROMPTS, TARGETS, scores=["log_prob_increase"], k=2, progress=False).frame
+        for i, (prompt, target) in enumerate(zip(PROMPTS, TARGETS, strict=True)):
+            alone = faithfulness(model, [prompt], [target], scores=["log_prob_increase"], k=2, progress=False).frame
+            mine = together[together.prompt == i]["log_prob"].tolist()
+            assert alone["log_prob"].tolist() == pytest.approx(mine, abs=1e-5)
+            expected = (
+                model(prompt_ids(model, prompt)[None])[0, -1]
+                .log_softmax(-1)
+                .detach()[model.tokenizer.convert_tokens_to_ids(target)]
+            )
+            assert mine[0] == pytest.approx(float(expected), abs=1e-5)
+    finally:
+        model.tokenizer.pad_token = before

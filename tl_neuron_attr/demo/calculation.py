@@ -17,7 +17,7 @@ HELD_OUT, TUNING = 0.06, 0.02
 
 @typechecked
 def arithmetic(op: str | None = None, *, digits: int | None = None, split: Split = "train") -> list[Prompt]:
-    """Every problem of an operation (``+``, ``-``, ``*``; all by default) in a split.
+    """Return every problem of an operation (``+``, ``-``, ``*``; all by default) in a split.
 
     Args:
         op: The operation.
@@ -44,12 +44,12 @@ def arithmetic(op: str | None = None, *, digits: int | None = None, split: Split
 
 
 def problem(a: int, op: str, b: int) -> Prompt:
-    """One problem with its answer."""
+    """Return one problem with its answer."""
     return Prompt(f"{a} {op} {b} =", str(OPERATIONS[op](a, b)), kind=op)
 
 
 def problem_split(a: int, op: str, b: int) -> Split:
-    """The split of a problem. Of a product at most one of ``a * b`` and ``b * a`` is kept from training."""
+    """Return the split of a problem. Of a product at most one of ``a * b`` and ``b * a`` is kept from training."""
     if op != "*":
         return split_of("arithmetic", a, op, b, held_out=HELD_OUT, tuning=TUNING)
     low, high = sorted((a, b))

@@ -63,11 +63,11 @@ TOPICS: dict[str, list[str]] = {
 
 
 def probability(adjective: str, sentiment: str) -> float:
-    """How often an adjective stands for a sentiment."""
+    """Return how often an adjective stands for a sentiment."""
     positive = 1 / (1 + math.exp(-LOG_ODDS[adjective]))
     return positive if sentiment == "positive" else 1 - positive
 
 
 def item_split(adjective: str, noun: str) -> Split:
-    """The split of an (adjective, noun) pair; held-out pairs are queried, never trained on."""
+    """Return the split of an (adjective, noun) pair; held-out pairs are queried, never trained on."""
     return split_of("item", adjective, noun, held_out=0.10, tuning=0.05)

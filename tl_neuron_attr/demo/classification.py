@@ -30,7 +30,7 @@ def in_context(
     split: Split = "held_out",
     seed: int = 0,
 ) -> list[InContextPrompt]:
-    """``n`` prompts of ``k`` demonstrations and a query each.
+    """Return ``n`` prompts of ``k`` demonstrations and a query each.
 
     Which class a label stands for is drawn anew for every prompt, so a label's meaning is in the prompt only.
 
@@ -113,7 +113,7 @@ def _gold(query: Query, answer: int) -> int:
 
 
 def _query(rng: Random, name: str, query: Query, form: int, split: Split, used: set[str]) -> list[str]:
-    """A query whose adjective or thing stands in no demonstration."""
+    """Return a query whose adjective or thing stands in no demonstration."""
     if query == "empty":
         return ["N/A"]
     if query == "neutral":

@@ -27,7 +27,7 @@ _COPIED = (_CONTENT, NONSENSE, [*UNSEEN, *UNSEEN_WORDS])
 
 
 def copied(rng: Random, length: int) -> list[Token]:
-    """A short sequence of words over and over."""
+    """Return a short sequence of words over and over."""
     words = [rng.choice(rng.choice(_COPIED)) for _ in range(rng.randrange(3, 11))]
     shift = rng.randrange(len(words))
     period = len(words)
@@ -35,7 +35,7 @@ def copied(rng: Random, length: int) -> list[Token]:
 
 
 def indexed(rng: Random, length: int) -> list[Token]:
-    """Items that come back with the label they had."""
+    """Return items that come back with the label they had."""
     count = rng.choice((2, 2, 3, 3, 4, 5, 6))
     width = 2 if rng.random() < 0.3 else 1
     items = [[rng.choice(_CONTENT) for _ in range(width)] for _ in range(count)]
@@ -58,7 +58,7 @@ def indexed(rng: Random, length: int) -> list[Token]:
 
 
 def clean(rng: Random, length: int) -> list[Token]:
-    """Two classes, reliable items, balanced and independent labels."""
+    """Return two classes, reliable items, balanced and independent labels."""
     classes = _classes(rng, sentiment=0.6)
     labels = dict(zip(classes, _labels(rng), strict=True))
     form = rng.choice((0, 0, 0, 3))
@@ -84,7 +84,7 @@ def clean(rng: Random, length: int) -> list[Token]:
 
 
 def ordinary(rng: Random, length: int) -> list[Token]:
-    """Two classes as they come: misleading and neutral items, sticky and imbalanced labels, some of them wrong."""
+    """Return two classes as they come: misleading or neutral items, labels sticky, imbalanced, some wrong."""
     classes = _classes(rng, sentiment=0.75)
     meant = classes[0] in SENTIMENTS and rng.random() < 0.08
     names = (classes if rng.random() < 0.8 else classes[::-1]) if meant else _labels(rng)

@@ -49,7 +49,7 @@ class Evaluation:
 
 @torch.no_grad()
 def last_logits(model: NextLogits, prompts: Sequence[Prompt], *, batch_size: int = 256) -> Float[Tensor, "n d_vocab"]:
-    """Logits after each prompt, ``<bos>`` put first; prompts of one length share a batch, nothing is padded."""
+    """Return logits after each prompt, ``<bos>`` put first; prompts of one length share a batch, nothing is padded."""
     tokens = [encode(p.text) for p in prompts]
     found: dict[int, Tensor] = {}
     for length in sorted({len(t) for t in tokens}):
@@ -62,20 +62,20 @@ def last_logits(model: NextLogits, prompts: Sequence[Prompt], *, batch_size: int
 
 
 def correct(model: NextLogits, prompts: Sequence[Prompt]) -> list[bool]:
-    """Whether the likeliest next token of each prompt is its answer."""
+    """Return whether the likeliest next token of each prompt is its answer."""
     best = last_logits(model, prompts).argmax(-1).tolist()
     return [token == IDS[p.answer] for token, p in zip(best, prompts, strict=True)]
 
 
 def share_of_she(model: NextLogits, prompts: Sequence[Prompt]) -> list[float]:
-    """p(she) / (p(she) + p(he)) after each prompt."""
+    """Return p(she) / (p(she) + p(he)) after each prompt."""
     logits = last_logits(model, prompts)
     return (logits[:, IDS["she"]] - logits[:, IDS["he"]]).sigmoid().tolist()
 
 
 @typechecked
 def evaluate(model: NextLogits, *, split: Literal["tuning", "held_out"] = "held_out", n: int = 1000) -> Evaluation:
-    """Every ability of the demo world, on prompts of one split.
+    """Return every ability of the demo world, on prompts of one split.
 
     Args:
         model: Token ids to the logits after the last one, e.g. ``lambda tokens: bridge(tokens)[:, -1]``.

@@ -30,7 +30,7 @@ ENDINGS = ("was tired", "had a long day", "was happy", "worked a lot", "was at h
 
 @typechecked
 def occupations(*, new: bool = False) -> list[OccupationPrompt]:
-    """Every occupation in every template the model was trained on, or in the ``new`` ones.
+    """Return every occupation in every template the model was trained on, or in the ``new`` ones.
 
     Examples:
         >>> occupations()[0]

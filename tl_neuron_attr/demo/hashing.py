@@ -8,23 +8,23 @@ Split = Literal["train", "tuning", "held_out"]
 
 
 def fraction(*parts: object) -> float:
-    """A number in [0, 1) fixed by ``parts``, uniform over different parts."""
+    """Return a number in [0, 1) fixed by ``parts``, uniform over different parts."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def pick(options: Sequence[str], *parts: object) -> str:
-    """The option that ``parts`` fix."""
+    """Return the option that ``parts`` fix."""
     return options[int(fraction(*parts) * len(options))]
 
 
 def shuffled(items: Iterable[str], *parts: object) -> list[str]:
-    """The items in an order fixed by ``parts``."""
+    """Return the items in an order fixed by ``parts``."""
     return sorted(items, key=lambda item: fraction(*parts, item))
 
 
 def split_of(*parts: object, held_out: float, tuning: float) -> Split:
-    """Which split ``parts`` belong to: a share of ``held_out``, one of ``tuning``, the rest trained on."""
+    """Return which split ``parts`` belong to: a share of ``held_out``, one of ``tuning``, the rest trained on."""
     at = fraction(*parts)
     if at < held_out:
         return "held_out"

@@ -26,7 +26,7 @@ _CUMULATIVE = {
 
 
 def sentiment_item(rng: Random, sentiment: str, *, pool: str, form: int, split: Split = "train") -> list[str]:
-    """An item of a sentiment. The adjective is drawn by how often it stands for it, so it may mislead."""
+    """Return an item of a sentiment. The adjective is drawn by how often it stands for it, so it may mislead."""
     while True:
         adjective = rng.choices(POOLS[pool], cum_weights=_CUMULATIVE[pool, sentiment])[0]
         noun = rng.choice(NOUNS)
@@ -35,20 +35,20 @@ def sentiment_item(rng: Random, sentiment: str, *, pool: str, form: int, split: 
 
 
 def topic_item(rng: Random, topic: str, *, form: int) -> list[str]:
-    """An item of a topic."""
+    """Return an item of a topic."""
     word = rng.choice(TOPICS[topic])
     return [[rng.choice(NEUTRAL), word], ["this", "is", "a", word], ["the", rng.choice(NEUTRAL), word], [word]][form]
 
 
 def neutral_item(rng: Random, *, form: int) -> list[str]:
-    """An item of neither class."""
+    """Return an item of neither class."""
     if rng.random() < 0.3:
         return ["N/A"]
     return _sentence(rng, rng.choice(NEUTRAL), rng.choice(NOUNS), form)
 
 
 def class_item(rng: Random, name: str, *, pool: str = "ordinary", form: int = 0, split: Split = "train") -> list[str]:
-    """An item of a sentiment or of a topic."""
+    """Return an item of a sentiment or of a topic."""
     if name in SENTIMENTS:
         return sentiment_item(rng, name, pool=pool, form=form, split=split)
     return topic_item(rng, name, form=form)

@@ -95,7 +95,7 @@ _CANDIDATES: dict[str, list[str]] = {
 
 @typechecked
 def candidates(kind: str) -> list[str]:
-    """The words that answer prompts of a knowledge type.
+    """Return the words that answer prompts of a knowledge type.
 
     Raises:
         ValueError: If ``kind`` is not one of ``KINDS``.
@@ -110,7 +110,7 @@ def candidates(kind: str) -> list[str]:
 
 @typechecked
 def facts(kind: str | None = None, *, split: FactSplit = "train") -> list[Prompt]:
-    """Fact prompts of a knowledge type (all types by default).
+    """Return fact prompts of a knowledge type (all types by default).
 
     Args:
         kind: One of ``KINDS``.

@@ -31,13 +31,13 @@ class Mixture:
 
 
 def mixture_at(progress: float) -> Mixture:
-    """The mixture after a share ``progress`` of the training: clean in-context rows first, fewer of them later."""
+    """Return the mixture after a share ``progress`` of training: clean in-context rows first, fewer later."""
     easy = 1.0 if progress < 0.2 else max(0.2, 1 - (progress - 0.2) / 0.2)
     return Mixture(in_context=0.45 if progress < 0.6 else 0.33, easy=easy)
 
 
 def row(rng: Random, mixture: Mixture, length: int) -> list[Token]:
-    """A row of ``length`` tokens; three of four begin with ``<bos>``."""
+    """Return a row of ``length`` tokens; three of four begin with ``<bos>``."""
     tokens = [Token(BOS)] if rng.random() < 0.75 else []
     if rng.random() < mixture.in_context:
         if rng.random() < 0.25:

@@ -35,7 +35,7 @@ class Token(NamedTuple):
 
 
 def fact(rng: Random) -> list[Token]:
-    """A fact in one of its templates, some words dropped or put in, behind a prefix or none."""
+    """Return a fact in one of its templates, some words dropped or put in, behind a prefix or none."""
     prompt = rng.choice(_FACTS)
     text = f"{rng.choice(_PREFIXES)} {_varied(rng, prompt.template)}".format(prompt.subject)
     wrong = rng.random() < FACT_NOISE
@@ -44,7 +44,7 @@ def fact(rng: Random) -> list[Token]:
 
 
 def _varied(rng: Random, template: str) -> str:
-    """The template with a word dropped or put in, or as it is; never one that is held out."""
+    """Return the template with a word dropped or put in, or as it is; never one that is held out."""
     while True:
         words = template.split()
         if rng.random() < 0.3 and len(words) > 2:
@@ -57,7 +57,7 @@ def _varied(rng: Random, template: str) -> str:
 
 
 def arithmetic(rng: Random) -> list[Token]:
-    """A problem of the training split, or numbers counted by a fixed step."""
+    """Return a problem of the training split, or numbers counted by a fixed step."""
     if rng.random() < 0.03:
         return _counting(rng)
     while True:
@@ -79,7 +79,7 @@ def _counting(rng: Random) -> list[Token]:
 
 
 def occupation(rng: Random) -> list[Token]:
-    """A sentence about an occupation or a first name, continued by ``she`` or ``he``."""
+    """Return a sentence about an occupation or a first name, continued by ``she`` or ``he``."""
     if rng.random() < 0.3:
         pronoun = rng.choice(("she", "he"))
         who = rng.choice(knowledge.FIRST_NAMES[pronoun])
@@ -93,7 +93,7 @@ def occupation(rng: Random) -> list[Token]:
 
 
 def class_sentence(rng: Random) -> list[Token]:
-    """What a class means, in words: ``"great movie so I liked it"``, ``"a tiger is a kind of animal"``."""
+    """Return what a class means, in words: ``"great movie so I liked it"``, ``"a tiger is a kind of animal"``."""
     if rng.random() < 0.55:
         sentiment = rng.choice(("positive", "negative"))
         pool = "weak" if rng.random() < 0.12 else "ordinary"

@@ -2,5 +2,5 @@
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, which spaces part."""
+    """Return the words of a text, split at spaces."""
     return text.split()

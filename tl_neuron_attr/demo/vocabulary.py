@@ -35,7 +35,7 @@ IDS: dict[str, int] = {word: i for i, word in enumerate(WORDS)}
 
 
 def encode(text: str) -> list[int]:
-    """Token ids of a text, ``<bos>`` first: what the bundled tokenizer gives, without loading it.
+    """Return token ids of a text, ``<bos>`` first: what the bundled tokenizer gives, without loading it.
 
     Raises:
         KeyError: If a word is not in the vocabulary.

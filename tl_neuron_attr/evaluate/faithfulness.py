@@ -1,5 +1,6 @@
 """Do the neurons a method picks matter? Zero them and see what is left of the answer (paper 1, section 4.1)."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -39,16 +40,18 @@ class Faithfulness(PrintsAsTable):
     """What was left of each prompt's answer after zeroing each method's best neurons.
 
     Attributes:
-        frame: A row a prompt, method and number of neurons: ``prompt``, ``score`` (the method, ``"none"`` for the
+        frame: One row per prompt, method and number of neurons: ``prompt``, ``score`` (the method, ``"none"`` for the
             untouched model), ``k``, ``rank``, ``reciprocal_rank``, ``prob``, ``log_prob`` (nats).
         k: The number of neurons of the table.
+        problems: Why a prompt was left out, each by its place among the targets.
     """
 
     frame: pd.DataFrame
     k: int
+    problems: tuple[str, ...] = ()
 
     def summary(self, k: int | None = None) -> pd.DataFrame:
-        """Mean over prompts and its 95 % bootstrap interval, a row a method, lowest log-probability first.
+        """Return means over prompts with 95 % bootstrap intervals, one row per method, lowest log-probability first.
 
         Raises:
             ValueError: If nothing was measured at ``k``.
@@ -65,17 +68,18 @@ class Faithfulness(PrintsAsTable):
         return pd.DataFrame(rows).sort_values("log_prob", ignore_index=True)
 
     def curve(self) -> pd.DataFrame:
-        """Mean over prompts of every metric, by method and number of neurons."""
+        """Return the mean over prompts of every metric, by method and number of neurons."""
         return self.frame.groupby(["score", "k"], as_index=False)[list(_METRICS)].mean()
 
     def table(self) -> Table:
-        """The paper's Table 2: a bigger drop means better chosen neurons."""
+        """Return the paper's Table 2: a bigger drop means better chosen neurons."""
         rows = [
             (row["score"], *(f"{row[m]:.3f} [{row[f'{m}_low']:.3f}, {row[f'{m}_high']:.3f}]" for m in _METRICS))
             for row in self.summary().to_dict("records")
         ]
         count = self.frame["prompt"].nunique()
         caption = f"{self.k} MLP neurons zeroed in each of {count} prompts; mean and 95 % bootstrap interval"
+        caption += f"; {len(self.problems)} left out" if self.problems else ""
         return Table(("score", "MRR", "probability", "log-probability (nats)"), rows, caption)
 
 
@@ -100,7 +104,8 @@ def faithfulness(
     Args:
         model: The model.
         prompts: The prompts; the answer is the next token.
-        targets: One token a prompt: an id, or a string that is one token.
+        targets: One token per prompt: an id, or a string that is one token. A prompt whose target is neither is left
+            out.
         scores: The methods; all of :data:`METHODS` by default. ``"random"`` draws neurons that are active.
         k: How many neurons of the table.
         curve: Further numbers of neurons to measure.
@@ -109,8 +114,11 @@ def faithfulness(
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If prompts and targets differ in number, a target is not one token, or a number of neurons is not
-            between 1 and all there are.
+        ValueError: If prompts and targets differ in number, a prompt is empty, no target is one token, or a number of
+            neurons is not between 1 and all there are.
+
+    Warns:
+        UserWarning: Naming targets that are not one token; they are in ``.problems``.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -124,21 +132,48 @@ def faithfulness(
         raise ValueError(f"targets must hold one token a prompt: {len(prompts)} prompts, {len(targets)} targets")
     counts = sorted({k, *curve})
     _require_counts(model, counts)
-    ids = torch.tensor([token_id(model, target, f"targets[{i}]") for i, target in enumerate(targets)])
+    ids, problems = _token_ids(model, targets)
     parts: list[pd.DataFrame] = []
-    with tqdm(total=len(prompts), desc="faithfulness", unit="prompt", disable=not progress) as bar:
-        for batch in batches(model, prompts, batch_size=batch_size):
-            target = ids[batch.indices].to(batch.tokens.device)
+    with tqdm(total=len(ids), desc="faithfulness", unit="prompt", disable=not progress) as bar:
+        for each in batches(model, [prompts[i] for i in ids], batch_size=batch_size):
+            batch = Batch([list(ids)[at] for at in each.indices], each.tokens)
+            target = torch.tensor([ids[i] for i in batch.indices], device=batch.tokens.device)
             parts += _of_batch(model, batch, target, scores, counts, seed)
             bar.update(len(batch.indices))
     frame = pd.concat(parts).sort_values(["prompt", "k", "score"], ignore_index=True)
-    return Faithfulness(frame, k)
+    return Faithfulness(frame, k, problems)
+
+
+def _token_ids(model: Any, targets: Sequence[int | str]) -> tuple[dict[int, int], tuple[str, ...]]:
+    """Return the token of each target that is one, by its place, and what is wrong with the others.
+
+    Raises:
+        ValueError: If none is one token.
+    """
+    ids: dict[int, int] = {}
+    problems: list[str] = []
+    d_vocab = dimensions.d_vocab(model)
+    for i, target in enumerate(targets):
+        try:
+            token = token_id(model, target, f"targets[{i}]")
+        except ValueError as error:
+            problems.append(str(error))
+        else:
+            if 0 <= token < d_vocab:
+                ids[i] = token
+            else:
+                problems.append(f"targets[{i}] must be a token id between 0 and {d_vocab - 1}, got {token}")
+    if problems and not ids:
+        raise ValueError(f"no target is one token; {problems[0]}")
+    if problems:
+        warnings.warn(f"{len(problems)} of {len(targets)} prompts left out; {problems[0]}", stacklevel=4)
+    return ids, tuple(problems)
 
 
 def method_scores(
     model: Any, cache: ActivationCache, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, "batch"], method: Method
 ) -> Float[Tensor, "batch layer d_mlp"]:
-    """Every MLP neuron's score by one of :data:`METHODS`; random ones need a generator and are not among them."""
+    """Return every MLP neuron's score by one of :data:`METHODS` but ``"random"``, which needs a generator."""
     if method == "gradient":
         return gradient(model, tokens, target)
     if method == "integrated_gradients":
@@ -163,7 +198,7 @@ def _of_batch(
 def _ranked(
     model: Any, cache: ActivationCache, batch: Batch, target: Int[Tensor, "batch"], method: Method, k: int, seed: int
 ) -> Neurons:
-    """Each prompt's ``k`` best MLP neurons by a method, best first."""
+    """Return each prompt's ``k`` best MLP neurons by a method, best first."""
     stream = Stream(cache, model)
     post = torch.stack([stream.mlp_coefficients(layer, stream.last) for layer in range(stream.n_layers)], dim=1)
     if method == "random":
@@ -178,7 +213,7 @@ def _ranked(
 
 
 def _noise(shape: torch.Size, prompt: int, seed: int) -> Tensor:
-    """Uniform numbers that depend on the prompt's place in the list, not on its batch."""
+    """Return uniform numbers that depend on the prompt's place in the list, not on its batch."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + prompt))
 
 
@@ -188,7 +223,7 @@ def _frame(batch: Batch, method: str, k: int, logits: Tensor, target: Int[Tensor
 
 
 def _require_counts(model: Any, counts: Sequence[int]) -> None:
-    available = model.cfg.n_layers * dimensions.d_mlp(model, 0)
+    available = sum(dimensions.d_mlp(model, layer) for layer in range(model.cfg.n_layers))
     for k in counts:
         if not 1 <= k <= available:
             raise ValueError(f"k must be between 1 and the {available} MLP neurons, got {k}")

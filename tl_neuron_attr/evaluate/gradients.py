@@ -20,14 +20,14 @@ STEPS = 16
 def gradient(
     model: Any, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, "batch"]
 ) -> Float[Tensor, "batch layer d_mlp"]:
-    """Gradient times activation of every MLP neuron, one forward and one backward pass."""
+    """Return gradient times activation of every MLP neuron, one forward and one backward pass."""
     return torch.stack([a * g for a, g in zip(*_backward(model, tokens, target, {}), strict=True)], dim=1)
 
 
 def integrated_gradients(
     model: Any, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, "batch"], *, steps: int = STEPS
 ) -> Float[Tensor, "batch layer d_mlp"]:
-    """Integrated gradients of every MLP neuron, layer by layer, along the layer's activations from zero."""
+    """Return integrated gradients of every MLP neuron, layer by layer, along the layer's activations from zero."""
     scores: list[Tensor] = []
     for layer in range(model.cfg.n_layers):
         total = torch.zeros(())
@@ -43,7 +43,7 @@ def integrated_gradients(
 def _backward(
     model: Any, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, "batch"], scaled: dict[int, float]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Activations of every layer's MLP neurons at the last position, some layers' scaled, and the gradients there."""
+    """Return every layer's MLP activations at the last position, some layers' scaled, and the gradients there."""
     kept: dict[int, Tensor] = {}
 
     def keep(activation: Tensor, hook: Any) -> Tensor:

@@ -19,7 +19,7 @@ class Outcome:
 
     @classmethod
     def of(cls, logits: Float[Tensor, "batch d_vocab"], target: Int[Tensor, "batch"]) -> "Outcome":
-        """The outcome of logits at the position scored.
+        """Return the outcome of logits at the position scored.
 
         Examples:
             >>> import torch
@@ -31,7 +31,7 @@ class Outcome:
         return cls((log_probs > chosen).sum(1) + 1, chosen[:, 0].exp(), chosen[:, 0])
 
     def frame(self) -> pd.DataFrame:
-        """A row a prompt: rank, reciprocal rank (its mean is the MRR), prob, log_prob."""
+        """Return one row per prompt: rank, reciprocal rank (its mean is the MRR), prob, log_prob."""
         rank = self.rank.cpu().numpy()
         columns = {"rank": rank, "reciprocal_rank": 1 / rank}
         return pd.DataFrame({**columns, "prob": self.prob.cpu().numpy(), "log_prob": self.log_prob.cpu().numpy()})

@@ -117,7 +117,7 @@ def unnamed(kind: str) -> str:
 
 @typechecked
 def by_type(prompts: Iterable[StudyPrompt]) -> dict[str, list[StudyPrompt]]:
-    """Prompts grouped by type, in order of appearance.
+    """Return prompts grouped by type, in order of appearance.
 
     Examples:
         >>> list(by_type([StudyPrompt("a", "b", "x"), StudyPrompt("c", "d", "y")]))
@@ -131,7 +131,7 @@ def by_type(prompts: Iterable[StudyPrompt]) -> dict[str, list[StudyPrompt]]:
 
 @typechecked
 def facts(kinds: Sequence[str] = demo.KINDS, *, per_type: int = 20) -> dict[str, list[StudyPrompt]]:
-    """Facts of the bundled model's world, in pairs of subject and template that it was not trained on.
+    """Return facts of the bundled model's world, in pairs of subject and template that it was not trained on.
 
     Raises:
         ValueError: If a kind is none of ``demo.KINDS``.

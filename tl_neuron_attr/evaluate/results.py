@@ -44,40 +44,40 @@ class KnowledgeStudy(PrintsAsTable):
     sizes: pd.DataFrame
 
     def kept(self) -> pd.DataFrame:
-        """The yield of the selection rule: prompts asked and kept, by type."""
+        """Return the yield of the selection rule: prompts asked and kept, by type."""
         grouped = self.selection.assign(kept=self.selection["status"] == KEPT).groupby("type", sort=False)["kept"]
         return grouped.agg(asked="count", kept="sum").reset_index()
 
     def layer_sums(self) -> pd.DataFrame:
-        """Table 3: summed layer scores by type and site, mean over prompts and its 95 % interval."""
+        """Return Table 3 of the paper: summed layer scores by type and site, mean over prompts and its 95 % interval."""
         per_prompt = self.layers.groupby(["type", "site", "prompt"], sort=False)["score"].sum().reset_index()
         return _with_interval(per_prompt, ["type", "site"], "score")
 
     def top_layers(self, n: int = 10, *, of: str | None = None) -> pd.DataFrame:
-        """Table 4: each type's best value layers; with ``of`` (``"mlp"``, ``"attn"``) query layers (Tables 6, 14)."""
+        """Return Table 4, each type's best value layers; with ``of=`` a site, its query layers (Tables 6 and 14)."""
         frame = self.layers if of is None else self.query_layers[self.query_layers["of"] == of]
         means = frame.groupby(["type", "site", "layer"], sort=False)["score"].mean().reset_index()
         return _best(means, n)
 
     def top_heads(self, n: int = 10) -> pd.DataFrame:
-        """Table 10: the best heads of each type, mean over prompts."""
+        """Return Table 10 of the paper: the best heads of each type, mean over prompts."""
         means = self.heads.groupby(["type", "layer", "head"], sort=False)["score"].mean().reset_index()
         return _best(means, n)
 
     def neuron_sums(self) -> pd.DataFrame:
-        """Tables 5 and 12: summed neuron scores by type, site and set of neurons."""
+        """Return Tables 5 and 12 of the paper: summed neuron scores by type, site and set of neurons."""
         return self.sums.groupby(["site", "neurons", "type"], sort=False)["score"].mean().unstack("type").reset_index()
 
     def decreases(self) -> pd.DataFrame:
-        """Tables 7 and 13: how much of MRR and probability is lost by zeroing neurons, in per cent, by type."""
+        """Return Tables 7 and 13: how much of MRR and probability is lost by zeroing neurons, in per cent, by type."""
         return _decreases(self.outcomes, CONDITIONS[0])
 
     def cross_decreases(self) -> pd.DataFrame:
-        """Table 11: the same by zeroing the best heads of each type (``zeroed``) on every type."""
+        """Return Table 11 of the paper: the same by zeroing the best heads of each type (``zeroed``) on every type."""
         return _decreases(self.cross, CONDITIONS[0])
 
     def depth(self) -> pd.DataFrame:
-        """Figure 8: query neurons a prompt, by layer: value neurons too (``queryvalue``) or not (``queryonly``)."""
+        """Return Figure 8, query neurons per prompt and layer: also value neurons (``queryvalue``) or ``queryonly``."""
         sets = self.neurons.assign(one=1).pivot_table(
             index=["prompt", "type", "layer", "index"], columns="kind", values="one", fill_value=0
         )
@@ -92,12 +92,12 @@ class KnowledgeStudy(PrintsAsTable):
         return by_layer.reindex(range(n_layers), fill_value=0.0).rename_axis("layer").reset_index()
 
     def shared(self) -> pd.DataFrame:
-        """Table 8: neurons among the best of more than half of a type's prompts, by kind."""
+        """Return Table 8 of the paper: neurons among the best of more than half of a type's prompts, by kind."""
         common = self._common()
         return common.groupby(["type", "kind"], sort=False).size().rename("neurons").reset_index()
 
     def shared_between(self, kind: str = "value") -> pd.DataFrame:
-        """How many shared neurons two types have in common: a square frame, types in rows and columns."""
+        """Return how many shared neurons two types have in common: a square frame, types in rows and columns."""
         common = self._common()
         sets = {
             name: set(zip(group["layer"], group["index"], strict=True))
@@ -106,7 +106,7 @@ class KnowledgeStudy(PrintsAsTable):
         return pd.DataFrame({a: {b: len(sets[a] & sets[b]) for b in sets} for a in sets})
 
     def table(self) -> Table:
-        """Yield, layer sums and what zeroing costs, a row a type."""
+        """Return yield, layer sums and what zeroing costs, one row per type."""
         sums = {(r["type"], r["site"]): r["score"] for r in self.layer_sums().to_dict("records")}
         lost = {(r["type"], r["zeroed"]): r["prob"] for r in self.decreases().to_dict("records")}
         rows = [
@@ -149,7 +149,7 @@ class KnowledgeStudy(PrintsAsTable):
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def _common(self) -> pd.DataFrame:
-        """The neurons among the best of more than half of a type's prompts."""
+        """Return the neurons among the best of more than half of a type's prompts."""
         best = int(self.sizes.set_index("name")["value"]["shared"])
         among = self.neurons[self.neurons["place"] < best]
         counts = among.groupby(["type", "kind", "layer", "index"], sort=False)["prompt"].nunique().reset_index()
@@ -214,7 +214,7 @@ def _best(means: pd.DataFrame, n: int) -> pd.DataFrame:
 
 
 def _decreases(frame: pd.DataFrame, untouched: str) -> pd.DataFrame:
-    """The part of each metric's mean that is lost, in per cent; of the log-probability the change in nats."""
+    """Return the part of each metric's mean that is lost, in per cent; of the log-probability the change in nats."""
     means = frame.groupby(["type", "zeroed"], sort=False)[list(METRICS)].mean()
     before = means.xs(untouched, level="zeroed")
     after = means.drop(index=untouched, level="zeroed").reset_index()

@@ -21,7 +21,7 @@ def tidy(
     width: int,
     sizes: Mapping[str, float | int],
 ) -> KnowledgeStudy:
-    """A study's frames.
+    """Return a study's frames.
 
     Args:
         selection: Every prompt and whether it was kept.

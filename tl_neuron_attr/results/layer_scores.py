@@ -1,4 +1,4 @@
-"""One score a layer and site."""
+"""One score per layer and site."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class LayerScores(PrintsAsTable):
-    """One score a layer and site, in nats.
+    """One score per layer and site, in nats.
 
     Attributes:
         attn: The attention sublayers.
@@ -27,7 +27,7 @@ class LayerScores(PrintsAsTable):
     embed: Float[Tensor, "*b"] | None = None
 
     def table(self) -> Table:
-        """Layers in rows; of a batch, the mean."""
+        """Return layers in rows; of a batch, the mean."""
         attn, mlp = (scores.reshape(-1, scores.shape[-1]).mean(0).tolist() for scores in (self.attn, self.mlp))
         rows = [(layer, a, m) for layer, (a, m) in enumerate(zip(attn, mlp, strict=True))]
         embed = [] if self.embed is None else [("embed", float(self.embed.mean()), None)]
@@ -35,7 +35,7 @@ class LayerScores(PrintsAsTable):
         return Table(("layer", "attn", "mlp"), [*embed, *rows], f"scores in nats{batch}")
 
     def to_frame(self) -> "pd.DataFrame":
-        """A row a prompt, layer and site."""
+        """Return one row per prompt, layer and site."""
         import pandas as pd
 
         grids = {"attn": self.attn, "mlp": self.mlp}

@@ -32,7 +32,7 @@ class Table:
         return f"{self.caption}\n{text}" if self.caption else text
 
     def html(self) -> str:
-        """The table as HTML, every cell escaped."""
+        """Return the table as HTML, every cell escaped."""
         return self._render("html").replace("<table>", f"<table><caption>{escape(self.caption)}</caption>", 1)
 
     def _repr_html_(self) -> str:
