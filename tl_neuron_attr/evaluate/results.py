@@ -49,7 +49,7 @@ class KnowledgeStudy(PrintsAsTable):
         return grouped.agg(asked="count", kept="sum").reset_index()
 
     def layer_sums(self) -> pd.DataFrame:
-        """Return Table 3 of the paper: summed layer scores by type and site, mean over prompts and its 95 % interval."""
+        """Return Table 3: summed layer scores by type and site, mean over prompts and its 95 % interval."""
         per_prompt = self.layers.groupby(["type", "site", "prompt"], sort=False)["score"].sum().reset_index()
         return _with_interval(per_prompt, ["type", "site"], "score")
 
