@@ -76,7 +76,7 @@ def main() -> None:
         "Zeroing value, query and random neurons, % lost (Tables 7 and 13)": markdown(
             study.decreases().rename(columns=NAMES), 1
         ),
-        "Query neurons a prompt by layer (Figure 8)": markdown(
+        "Query neurons per prompt by layer (Figure 8)": markdown(
             study.depth().astype({"layer": int}).astype({"layer": str}), 1
         ),
         "Shared neurons (Table 8)": markdown(study.shared()),

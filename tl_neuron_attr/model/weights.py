@@ -157,7 +157,7 @@ def is_norm(module: Any) -> bool:
     return hasattr(module, "hook_scale")
 
 
-def unit_norm(module: Any, dtype: torch.dtype, like: Float[Tensor, "d"]) -> Norm:
+def unit_norm(module: Any, dtype: torch.dtype, like: Float[Tensor, "d_model"]) -> Norm:
     """Return a norm with a scale of one: what it does to every vector alike.
 
     A norm without parameters (NanoChat, OLMo 1, TransformerLens' ``LNPre`` and ``RMSPre``) has a weight of one.

@@ -23,7 +23,7 @@ _SIZES = {
 
 @typechecked
 def biases(report: IclBiases) -> View:
-    """Before and after bars: how large each bias is, what removing a demonstration does, and each order's accuracy.
+    """Draw before and after: how large each bias is, what removing a demonstration does, and each order's accuracy.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -47,7 +47,7 @@ def biases(report: IclBiases) -> View:
 
 
 def _sizes(report: IclBiases) -> Markup:
-    """Each bias's measures, as the mean of the labels' own figures."""
+    """Draw each bias's measures, as the mean of the labels' own figures."""
     rows = [report.value(bias, measure) for bias, measure in _SIZES]
     values = {when: [row[when] for row in rows] for when in WHEN}
     ends = {when: [(row[f"{when}_low"], row[f"{when}_high"]) for row in rows] for when in WHEN}
@@ -55,7 +55,7 @@ def _sizes(report: IclBiases) -> Markup:
 
 
 def _changes(report: IclBiases) -> Markup:
-    """What removing a demonstration of each label does where each label is right."""
+    """Draw what removing a demonstration of each label does, for each right label."""
     frame = report.changes[report.changes["gold"] != ALL_PROMPTS]
     groups = [f"{gold} is right,\none {removed} less" for gold, removed in _keys(frame, "gold", "removed")]
     of = {when: frame[frame["when"] == when] for when in WHEN}
@@ -65,7 +65,7 @@ def _changes(report: IclBiases) -> Markup:
 
 
 def _orders(report: IclBiases) -> dict[str, Markup]:
-    """For each right label, how far each order's accuracy is from the mean of the orders."""
+    """Draw, for each right label, how far each order's accuracy is from the mean of the orders."""
     charts: dict[str, Markup] = {}
     for label in report.labels:
         frame = report.orders[report.orders["gold"] == label]
@@ -77,11 +77,11 @@ def _orders(report: IclBiases) -> dict[str, Markup]:
 
 
 def _keys(frame: pd.DataFrame, *columns: str) -> list[tuple[str, ...]]:
-    """The different values of columns together, in the order in which they come."""
+    """Return the different rows of some columns, in the order in which they first appear."""
     return list(dict.fromkeys(zip(*(frame[column].tolist() for column in columns), strict=True)))
 
 
 def _broken(order: str) -> str:
-    """An order of labels on lines of two."""
+    """Return an order of labels with two labels per line."""
     words = order.split(" ")
     return "\n".join(" ".join(words[i : i + 2]) for i in range(0, len(words), 2))

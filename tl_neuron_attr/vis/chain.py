@@ -19,18 +19,18 @@ from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
 from tl_neuron_attr.vis.views import head_scores, neurons
 
-FIRST_SHARE = 0.9
+_FIRST_SHARE = 0.9
 """The share of what is drawn that is shown at first, each stage counted alike."""
 
 _DEEP, _SHALLOW, _DEEP_COLUMNS, _HEADS = 14, 14, 3, 10
-"""Neurons drawn at the most, columns of deep ones, and heads listed."""
+"""At most so many deep and shallow neurons, columns of deep ones and heads: what a page shows without scrolling."""
 
 _PART, _WITH_HEAD = "of the pre-activation", "nats that go with the head"
 
 
 @typechecked
 def head_effects(found: HeadEffects) -> View:
-    """A cell a head: the log-probability it holds, in nats; zeroing a blue head costs that much, a red one gains it.
+    """Draw one cell per head: how much zeroing it changes log p, in nats; blue heads help the answer, red ones hurt it.
 
     Raises:
         ValueError: If the effects are of several prompts.
@@ -44,8 +44,8 @@ def head_effects(found: HeadEffects) -> View:
 
 
 @typechecked
-def chain_flow(found: LogicChain, *, share: float = FIRST_SHARE) -> View:
-    """The chain as a picture: positions, shallow neurons, attention hop, head, deep neurons, answer.
+def chain_flow(found: LogicChain, *, share: float = _FIRST_SHARE) -> View:
+    """Draw the chain: positions, shallow neurons, attention hop, head, deep neurons, answer.
 
     Drag the threshold, point at a node for its paths and tokens. A line's width compares it with those of its own
     stage; blue raises, red and dashed lowers: up to the head the root's pre-activation, between deep neurons
@@ -69,7 +69,7 @@ def chain_flow(found: LogicChain, *, share: float = FIRST_SHARE) -> View:
 
 @typechecked
 def logic_chain(found: LogicChain, *, name: str = "") -> View:
-    """One page on how the answer came about: head effects, the chain, and the tables of its four stages.
+    """Make one page on how the answer came about: head effects, the chain, and the tables of its four stages.
 
     Args:
         found: From :func:`~tl_neuron_attr.cna.logic_chain`.
@@ -113,7 +113,7 @@ def _html(found: PrintsAsTable) -> Markup:
 
 
 def _graph(found: LogicChain) -> "tuple[nx.DiGraph[str], list[str]]":
-    """The chain's graph as the picture takes it, and the columns' headings."""
+    """Return the chain's graph as the picture takes it, and the columns' headings."""
     head, *further = found.feature_transferring.hops
     graph: nx.DiGraph[str] = nx.DiGraph()
     headings = ["tokens", "shallow neurons", *(["attention hop"] if further else []), "head"]
@@ -146,12 +146,12 @@ def _add(graph: "nx.DiGraph[str]", name: str, column: int, kind: str, label: str
 def _add_shallow(graph: "nx.DiGraph[str]", found: LogicChain) -> None:
     rows = found.feature_enhancing.to_frame().head(_SHALLOW)
     for row in rows.sort_values(["pos", "layer"]).to_dict("records"):
-        said = "".join(f"\n{when} the hop: {_said(row[when])}" for when in ("before", "after"))
-        _add(graph, row["neuron"], 1, "query", row["neuron"], f"{row['neuron']} {visible(row['token'])}{said}")
+        tokens_shown = "".join(f"\n{when} the hop: {_listed(row[when])}" for when in ("before", "after"))
+        _add(graph, row["neuron"], 1, "query", row["neuron"], f"{row['neuron']} {visible(row['token'])}{tokens_shown}")
 
 
 def _add_deep(graph: "nx.DiGraph[str]", found: LogicChain, first: int) -> list[str]:
-    """Deep neurons in columns by layer: the columns' headings."""
+    """Add deep neurons in columns by layer, and return the columns' headings."""
     rows = {row["neuron"]: row for row in found.feature_predicting.neurons.to_frame().to_dict("records")}
     shown = _shown(found)
     layers = sorted({rows[name]["layer"] for name in shown})
@@ -159,9 +159,9 @@ def _add_deep(graph: "nx.DiGraph[str]", found: LogicChain, first: int) -> list[s
     root = found.prediction_enhancing.root_neuron.flat_labels[0]
     for name in sorted(shown, key=lambda name: (rows[name]["layer"], rows[name]["rank"])):
         row = rows[name]
-        said = f"\npromotes {_said(row['promoted'])}" if "promoted" in row else ""
+        tokens_shown = f"\npromotes {_listed(row['promoted'])}" if "promoted" in row else ""
         is_root = " (root)" if name == root else ""
-        title = f"{name}{is_root}: {row['score']:+.3f} {_WITH_HEAD}{said}"
+        title = f"{name}{is_root}: {row['score']:+.3f} {_WITH_HEAD}{tokens_shown}"
         _add(graph, name, first + columns[row["layer"]], "value", name, title)
     return [_layers([la for la in layers if columns[la] == i]) for i in range(max(columns.values()) + 1)]
 
@@ -171,14 +171,14 @@ def _layers(layers: list[int]) -> str:
 
 
 def _shown(found: LogicChain) -> list[str]:
-    """The deep neurons drawn: those of the largest change, and the root."""
+    """Return the deep neurons drawn: those of the largest change, and the root."""
     best = found.feature_predicting.neurons.flat_labels[:_DEEP]
     root = found.prediction_enhancing.root_neuron.flat_labels[0]
     return best if root in best else [*best[:-1], root]
 
 
 def _connect(graph: "nx.DiGraph[str]", found: LogicChain) -> None:
-    """Lines of every stage, with their weights."""
+    """Add the lines of every stage, with their weights."""
     by_name = {hop.name: _hop_name(hop) for hop in found.feature_transferring.hops}
     for row in found.feature_enhancing.to_frame().head(_SHALLOW).to_dict("records"):
         _line(graph, f"@{row['pos']}", row["neuron"], row["sum"], _PART, "read")
@@ -201,12 +201,12 @@ def _connect(graph: "nx.DiGraph[str]", found: LogicChain) -> None:
 
 
 def _hop_name(hop: Hop) -> str:
-    """A head's name; of all heads of a layer, with the position they wrote to."""
+    """Return a head's name, or that of all heads of a layer with the position they wrote to."""
     return hop.name if hop.head is not None else f"{hop.name}@{hop.pos}"
 
 
 def _line(graph: "nx.DiGraph[str]", source: str, sink: str, weight: float, unit: str, stage: str) -> None:
-    """A line, added to the one there may be between the two."""
+    """Add a line, or its weight to the line that is already there."""
     if graph.has_edge(source, sink):
         weight += graph.edges[source, sink]["weight"]
     if weight != 0:
@@ -214,7 +214,7 @@ def _line(graph: "nx.DiGraph[str]", source: str, sink: str, weight: float, unit:
 
 
 def _scaled(graph: "nx.DiGraph[str]") -> "nx.DiGraph[str]":
-    """The strength of each line: its share of its own stage."""
+    """Set the strength of each line: its share of its own stage."""
     edges: list[tuple[str, str, Mapping[str, Any]]] = list(graph.edges(data=True))
     totals: dict[str, float] = {}
     for _, _, data in edges:
@@ -224,5 +224,5 @@ def _scaled(graph: "nx.DiGraph[str]") -> "nx.DiGraph[str]":
     return graph
 
 
-def _said(tokens: list[str]) -> str:
+def _listed(tokens: list[str]) -> str:
     return " | ".join(visible(token) for token in tokens)

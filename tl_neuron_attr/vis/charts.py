@@ -22,6 +22,8 @@ from torch import Tensor
 from tl_neuron_attr.model.components import head_name
 
 ATTN, MLP = "#e69f00", "#20457c"
+"""Orange and dark blue: told apart by colour-blind people, and in grey by lightness."""
+
 DIVERGING = "RdBu"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -32,11 +34,11 @@ _STYLE: dict[Any, Any] = {
 }
 _SVG = "http://www.w3.org/2000/svg"
 _FAINT = 0.04
-"""Cells below this share of the largest get no minus sign."""
+"""Cells below this share of the largest get no minus sign: they look white, and signs on them would be noise."""
 
 
 def layer_chart(attn: Float[Tensor, "layer"], mlp: Float[Tensor, "layer"], *, unit: str = "nats") -> Markup:
-    """Two bars a layer: what attention and what the MLP added."""
+    """Draw two bars per layer: what attention and what the MLP added."""
     figure = Figure(figsize=(min(max(6.5, 0.25 * len(attn) + 1.5), 11), 2.6), layout="constrained")
     axes = figure.add_subplot()
     titles: dict[str, str] = {}
@@ -57,7 +59,7 @@ def layer_chart(attn: Float[Tensor, "layer"], mlp: Float[Tensor, "layer"], *, un
 
 
 def head_heatmap(scores: Float[Tensor, "layer head"], *, unit: str = "nats") -> Markup:
-    """A cell a head, layers upwards; blue raises the target, red lowers it and carries a minus sign."""
+    """Draw one cell per head, layers upwards; blue raises the target, red lowers it and carries a minus sign."""
     n_layers, n_heads = scores.shape
     figure = Figure(figsize=(0.24 * n_heads + 2.2, 0.24 * n_layers + 1.1), layout="constrained")
     axes = figure.add_subplot()
@@ -86,7 +88,7 @@ def head_heatmap(scores: Float[Tensor, "layer head"], *, unit: str = "nats") -> 
 
 
 def to_svg(figure: Figure, titles: Mapping[str, str]) -> Markup:
-    """The figure as an ``<svg>`` element; a mark whose id is in ``titles`` shows that text when pointed at."""
+    """Return the figure as an ``<svg>`` element; a mark whose id is in ``titles`` shows that text when pointed at."""
     drawn = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
         figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})

@@ -14,11 +14,12 @@ from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
 
 BEFORE = "#b9c4d6"
+"""A paler blue than :data:`~tl_neuron_attr.vis.charts.MLP`, which is what comes after."""
 
 
 @typechecked
 def bias(report: BiasReport, *, by: str = "pair") -> View:
-    """The bias by pair of prompts (or ``by="target"``, ``"towards"``), before and after the edit, and the guard.
+    """Draw the bias by pair of prompts (or ``by="target"``, ``"towards"``) before and after the edit, and what broke.
 
     Raises:
         ValueError: If ``by`` is none of these.
@@ -39,7 +40,7 @@ def bias(report: BiasReport, *, by: str = "pair") -> View:
 
 @typechecked
 def coefficients(found: CoefficientIncrease) -> View:
-    """How much larger the coefficients are of the neurons that fine-tuned models use more, a group of bars a model.
+    """Draw how much larger the coefficients of amplified neurons are, one group of bars per fine-tuned model.
 
     Examples:
         >>> from tl_neuron_attr import cna, demo
@@ -58,7 +59,7 @@ def coefficients(found: CoefficientIncrease) -> View:
 def before_after(
     names: Sequence[str], before: Sequence[float | int], after: Sequence[float | int], *, x: str
 ) -> Markup:
-    """Two bars a name, the upper one before and the lower one after, the first name on top."""
+    """Draw two bars per name: above it before the edit, below it after; the first name is on top."""
     figure = Figure(figsize=(7.2, 0.42 * len(names) + 1.1), layout="constrained")
     axes = figure.add_subplot()
     titles: dict[str, str] = {}
@@ -84,5 +85,5 @@ def before_after(
 
 
 def _plain(name: str) -> str:
-    """A name that matplotlib does not read as mathematics."""
+    """Return a name that matplotlib does not read as mathematics."""
     return name.replace("$", r"\$")

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from tl_neuron_attr.results.token_text import printable
 
 WORD_JOINER = "\u2060"
-"""Invisible, and of no width."""
+"""Invisible, and without width: it changes how markup is read, not how it looks."""
 
 
 def harmless(text: str) -> str:
-    """Text that can be neither a tag nor a character reference, and looks the same.
+    """Return text that can be neither a tag nor a character reference, and looks the same.
 
     A ``<`` opens a tag, and a ``&`` a reference, only if a letter or one of ``/ ! ? #`` follows at once. An invisible
     character behind them makes both plain text, wherever the text is put: in markup, in an attribute or in a script,
@@ -23,5 +23,5 @@ def harmless(text: str) -> str:
 
 
 def harmless_tokens(tokens: Iterable[str]) -> list[str]:
-    """:func:`harmless` for each token; an empty one becomes a space, so that it has a place."""
+    """Return :func:`harmless` of each token; an empty one becomes a space, so that it can be pointed at."""
     return [harmless(token) or " " for token in tokens]

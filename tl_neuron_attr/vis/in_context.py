@@ -18,12 +18,12 @@ from tl_neuron_attr.vis.view import View
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page."""
+    """One section of the page."""
 
     title: str
     text: str
-    parts: tuple[tuple[str, Markup], ...]
-    """Captions and what they stand above."""
+    panels: tuple[tuple[str, Markup], ...]
+    """Captions, and the markup that each stands above."""
 
 
 @typechecked
@@ -39,7 +39,7 @@ def in_context(
     biases: IclBiases | None = None,
     name: str = "",
 ) -> View:
-    """One page on in-context classification, with a section for everything it is given.
+    """Make one page on in-context classification, with a section for each result given.
 
     Args:
         heads: From :func:`~tl_neuron_attr.incontext.in_context_heads`.
@@ -68,8 +68,8 @@ def in_context(
         *_drawn(
             differences,
             "What they copy",
-            "What each head writes for the first label against the second, at the labels: above zero it says the first "
-            "(Table 4).",
+            "What each head writes for the first label against the second, at the labels: above zero it favours "
+            "the first (Table 4).",
         ),
         *([] if shift is None else [_shift(shift)]),
         *([] if metric is None else [_metric(metric)]),
@@ -92,7 +92,7 @@ def _drawn(view: View | None, title: str, text: str) -> list[Section]:
 
 
 def _heads(found: InContextHeads) -> list[Section]:
-    """Which heads, and what zeroing costs; that there are none where the model does not do the task."""
+    """Show which heads were found and what zeroing costs, or that the model does not do the task."""
     table = ("", Markup(found.table().html()))
     text = "By what they write (static score) and by what is lost without them (causal score), each head alone."
     if not found.does_task:

@@ -13,10 +13,16 @@ from markupsafe import Markup
 from tl_neuron_attr.vis.templates import asset, render
 
 _WIDTH, _ROW, _WIDEST_BOX, _BETWEEN, _TOP = 1000, 26, 128, 44, 30
+"""Pixels: a page on a laptop, a line of text with air, about 18 letters, room for curves, room for headings."""
+
 _THICKEST = 12.0
+"""Pixels: half a row, so that neighbouring lines do not merge."""
+
 _JUST_BELOW_ALL = 1 - 1e-9
+"""So that rounding never hides an edge when the threshold is at 100 %."""
+
 _BULGE = 0.9
-"""How far an edge inside a column swings out, as a part of the space between columns."""
+"""How far an edge inside a column swings out, as a fraction of the space between columns."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +48,13 @@ class _Edge:
 
 
 def layered(graph: "nx.DiGraph[str]", headings: Sequence[str], *, share: float, name: str) -> Markup:
-    """A graph whose nodes are in columns, the answer last.
+    """Draw a graph whose nodes stand in columns, the answer last.
 
     Args:
         graph: Nodes, in the order in which they stand in their column, have ``column``, ``kind`` (their colour),
             ``label`` and ``title``; edges have ``weight``, ``unit`` and, if it is not the weight's size, ``strength``,
             by which edges of different units are compared.
-        headings: One a column.
+        headings: One per column.
         share: The share of all strength whose strongest edges are shown at first.
         name: What the picture is called.
 
@@ -99,13 +105,13 @@ def _edges(graph: "nx.DiGraph[str]", nodes: dict[str, _Node], box: float, betwee
     total = sum(strength(data) for _, _, data in rows)
     largest = max((strength(data) for _, _, data in rows), default=1.0)
     edges: list[_Edge] = []
-    held = 0.0
+    covered = 0.0
     for source, sink, data in rows:
         size = strength(data)
         path = _curve(nodes[source], nodes[sink], box, between)
-        thickness, before = max(0.7, _THICKEST * size / largest), min(held / total, _JUST_BELOW_ALL)
+        thickness, before = max(0.7, _THICKEST * size / largest), min(covered / total, _JUST_BELOW_ALL)
         edges.append(_Edge(source, sink, float(data["weight"]), data["unit"], path, thickness, before))
-        held += size
+        covered += size
     return edges
 
 

@@ -29,7 +29,7 @@ def matrix(
     y: str = "",
     numbers: bool = True,
 ) -> Markup:
-    """A coloured matrix, blue above zero and red below, each cell with its number if there is room."""
+    """Draw a matrix in colours, blue above zero and red below, each cell with its number if there is room."""
     grid = np.asarray(values, dtype=float)
     longest_row, longest_column = (max(map(len, names)) for names in (rows, columns))
     width = 0.5 * len(columns) + max(2.2, 0.08 * longest_row + 0.9)
@@ -65,7 +65,7 @@ def matrix(
 def lines(
     series: Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]], *, x: str, y: str, log_x: bool = False
 ) -> Markup:
-    """One line a name, each of its own colour, dash and marker."""
+    """Draw one line per name, each with its own colour, dash and marker."""
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     axes = figure.add_subplot()
     for i, (name, (places, values)) in enumerate(series.items()):
@@ -93,7 +93,7 @@ def grouped_bars(
     level: float | None = None,
     intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> Markup:
-    """Bars side by side: a group a name, a bar a series; ``colours`` by series where they mean something.
+    """Draw bars side by side, one group per name and one bar per series; ``colours`` where a series has a meaning.
 
     A dotted line is drawn at ``level``, chance for instance; ``intervals`` are whiskers: a low and a high end for every
     bar of a series.

@@ -13,12 +13,12 @@ from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
 
 _LISTED = 40
-"""Prompts left out that are listed at the most; all are counted."""
+"""At most so many left-out prompts are listed; all are counted."""
 
 
 @typechecked
 def faithfulness(found: Faithfulness) -> View:
-    """Paper 1, Table 2, and the curve of the log-probability over the number of neurons zeroed, if there is one.
+    """Show paper 1, Table 2, and how log p falls with the number of neurons zeroed, if that was measured.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -43,7 +43,7 @@ def faithfulness(found: Faithfulness) -> View:
 
 @typechecked
 def study(found: KnowledgeStudy, *, name: str = "") -> View:
-    """One page on where each type of knowledge lives.
+    """Make one page on where each type of knowledge lives.
 
     Args:
         found: From :func:`~tl_neuron_attr.evaluate.knowledge_study`.
@@ -85,7 +85,7 @@ def _html(frame: pd.DataFrame, caption: str) -> Markup:
 
 
 def _wide(frame: pd.DataFrame, index: str, columns: str, values: str) -> pd.DataFrame:
-    """Rows and columns in the order in which they appear."""
+    """Return a table with rows and columns in the order in which they first appear."""
     wide = frame.pivot(index=index, columns=columns, values=values)
     return wide.reindex(index=frame[index].drop_duplicates(), columns=frame[columns].drop_duplicates())
 
@@ -127,7 +127,7 @@ def _depth(found: KnowledgeStudy) -> Markup:
     frame = found.depth()
     layers = [str(layer) for layer in frame["layer"]]
     series = {name: frame[name].tolist() for name in ("queryvalue", "queryonly")}
-    return grouped_bars(layers, series, y="neurons a prompt, by layer")
+    return grouped_bars(layers, series, y="neurons per prompt, by layer")
 
 
 def _segments(found: KnowledgeStudy) -> Markup:

@@ -1,4 +1,4 @@
-"""In-context heads, one view a kind of result: attention to labels, what is copied, scores, their split, the metric.
+"""Views of in-context heads: attention to labels, what is copied, scores, their split, the metric.
 
 Two labels are compared everywhere: blue is the first of ``pair`` or raises it, red the second.
 """
@@ -37,7 +37,7 @@ FIRST, SECOND = "#2b6ca8", "#b2402f"
 
 _DECIMALS = 4
 _LONGEST = 36
-"""Characters of a text that are shown in a matrix."""
+"""At most so many characters of a text are shown beside a matrix, which leaves it half of the page."""
 
 
 @typechecked
@@ -50,14 +50,14 @@ def label_sources(
     prompt: int = 0,
     pair: tuple[int, int] = (0, 1),
 ) -> View:
-    """Each head's attention from the last position, on the prompt's labels: a line a head, drawn by circuitsvis.
+    """Draw each head's attention from the last position to the prompt's labels, one line per head.
 
     Labels are coloured by the attention they get, the first label of ``pair`` blue and the second red; what goes to
-    all other tokens is said in figures.
+    all other tokens is given as a number.
 
     Args:
         cache: A cache of the prompts.
-        prompts: The prompts, in the order of the cache, all with as many demonstrations.
+        prompts: The prompts, in the order of the cache, all with the same number of demonstrations.
         heads: ``(layer, head)`` pairs.
         prompt: Which prompt is shown.
         pair: The labels coloured, by index.
@@ -90,10 +90,10 @@ def label_sources(
         for position, label, weight in zip(asked.label_positions, asked.sequence, on_labels, strict=True):
             values[position] = weight * _sign(label, pair)
         sums = [float(on_labels[[own == label for own in asked.sequence]].sum()) for label in pair]
-        parts = [*zip((asked.labels[label] for label in pair), sums, strict=True), ("elsewhere", 1 - sum(sums))]
-        said = [f"{visible(name)} {100 * share:.0f} %" for name, share in parts]
+        shares = [*zip((asked.labels[label] for label in pair), sums, strict=True), ("elsewhere", 1 - sum(sums))]
+        percentages = [f"{visible(name)} {100 * share:.0f} %" for name, share in shares]
         drawn = element(colored_tokens(shown, values, min_value=-1, max_value=1, **colours))
-        lines.append((head_name(layer, head), said, drawn))
+        lines.append((head_name(layer, head), percentages, drawn))
     return View(render("labels.html.j2", lines=lines), "attention to labels", scripted=True)
 
 
@@ -108,13 +108,13 @@ def label_differences(
     prompt: int | None = None,
     pair: tuple[int, int] = (0, 1),
 ) -> View:
-    """Bars of what each head writes for the first label against the second, from each label position, in nats.
+    """Draw bars of what each head writes for the first label against the second, from each label position, in nats.
 
     Args:
         cache: A cache of the prompts.
-        prompts: The prompts, in the order of the cache, all with as many demonstrations.
+        prompts: The prompts, in the order of the cache, all with the same number of demonstrations.
         heads: ``(layer, head)`` pairs.
-        weighted: Whether what is written is multiplied with attention.
+        weighted: Whether value-output vectors are multiplied by attention.
         prompt: Which prompt is shown, position by position; by default the mean over prompts at each label.
         pair: The labels compared, by index.
 
@@ -151,7 +151,7 @@ def label_differences(
 @typechecked
 @torch.no_grad()
 def score_matrix(cache: ActivationCache, prompts: Sequence[IclPrompt], *, layer: int, head: int) -> View:
-    """A head's scores of one prompt's demonstrations, in rows, for several queries with their right labels, in columns.
+    """Draw a head's scores of one prompt's demonstrations (rows) for several queries and their right labels (columns).
 
     Args:
         cache: A cache of the prompts.
@@ -173,7 +173,9 @@ def score_matrix(cache: ActivationCache, prompts: Sequence[IclPrompt], *, layer:
         View('scores of L2H4'): shown in a notebook; .save(path) writes a page
     """
     if len({prompt.demonstrations for prompt in prompts}) > 1:
-        raise ValueError("prompts must have the same demonstrations: make them of one by with_query")
+        raise ValueError(
+            "prompts must have the same demonstrations: make them from one prompt with tna.incontext.with_query"
+        )
     scores = label_scores(cache, prompts).cpu()
     required_head(Stream(cache).model, (layer, head))
     scores = scores if cache.has_batch_dim else scores[None]
@@ -186,7 +188,7 @@ def score_matrix(cache: ActivationCache, prompts: Sequence[IclPrompt], *, layer:
 
 @typechecked
 def tower_split(towers: TwoTowers, *, prompt: int = 0) -> View:
-    """The split of one prompt's scores: what each component gives on the query side and on the key side.
+    """Draw the split of one prompt's scores: what each component gives on the query side and on the key side.
 
     Raises:
         IndexError: If the prompt is out of range.
@@ -204,8 +206,8 @@ def tower_split(towers: TwoTowers, *, prompt: int = 0) -> View:
     shown = towers.demonstrations[prompt]
     rows = [_named(text, word) for text, word in shown]
     drawn: dict[str, Markup] = {}
-    for side, parts in sides.items():
-        own = parts if parts.ndim == 2 else parts[prompt]
+    for side, split in sides.items():
+        own = split if split.ndim == 2 else split[prompt]
         values = torch.cat([own, own.sum(-1, keepdim=True)], dim=-1).cpu().tolist()
         columns = [*towers.components, "sum"]
         drawn[side] = matrix(values, rows, columns, unit="score", x=f"wrote the {side}")
@@ -214,7 +216,7 @@ def tower_split(towers: TwoTowers, *, prompt: int = 0) -> View:
 
 @typechecked
 def learned_metric(found: LearnedMetric) -> View:
-    """Bars of how well each head's score tells the query's class, beside cosine before its towers.
+    """Draw how well each head's score tells the query's class, beside cosine before its towers.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -230,13 +232,13 @@ def learned_metric(found: LearnedMetric) -> View:
     return View(grouped_bars(names, series, y="AUC inside prompts", level=0.5), "learned metric")
 
 
-def _mean_at(values: Float[Tensor, "prompt head label"], there: Tensor) -> list[float]:
-    """By head, the mean over all places that are asked for."""
-    return values.transpose(1, 2)[there].mean(0).tolist()
+def _mean_at(values: Float[Tensor, "prompt head label"], chosen: Tensor) -> list[float]:
+    """Return, for each head, the mean over the entries that ``chosen`` marks."""
+    return values.transpose(1, 2)[chosen].mean(0).tolist()
 
 
 def _named(text: str, label: str) -> str:
-    """A text, shortened if it is long, with its label."""
+    """Return a text, shortened if it is long, with its label."""
     shown = visible(text)
     return f"{shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + '…'} : {visible(label)}"
 

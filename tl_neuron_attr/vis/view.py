@@ -28,7 +28,7 @@ class View:
     whole: bool = False
 
     def page(self) -> str:
-        """One HTML page: style, scripts and markup in a single file that makes no request."""
+        """Return one HTML page: style, scripts and markup in a single file that makes no request."""
         script = bundle() if self.scripted else ""
         return str(render("page.html.j2", title=self.title, style=asset("style.css"), bundle=script, body=self.body))
 
@@ -43,7 +43,7 @@ class View:
         return write_text(path, self.page())
 
     def _repr_html_(self) -> str:
-        """The view in a notebook cell, offline too."""
+        """Return the markup for a notebook cell; it works offline."""
         if self.whole:
             frame = "width:100%;height:80vh;border:1px solid #ddd;border-radius:8px"
             return f'<iframe style="{frame}" title="{escape(self.title)}" srcdoc="{escape(self.page())}"></iframe>'

@@ -1,4 +1,4 @@
-"""One view a kind of result: layers, heads, source positions, attention patterns, neurons."""
+"""Views of single results: layers, heads, source positions, attention patterns, neurons."""
 
 from collections.abc import Sequence
 
@@ -25,11 +25,12 @@ Head = tuple[int, int]
 """A layer and a head in it."""
 
 _DECIMALS = 4
+"""Scores are exact to 1e-5; further digits would only make pages longer."""
 
 
 @typechecked
 def layer_scores(scores: LayerScores) -> View:
-    """Bars of what each layer's attention and MLP added to log p(target), in nats.
+    """Draw bars of what each layer's attention and MLP added to log p(target), in nats.
 
     Raises:
         ValueError: If the scores are of several prompts.
@@ -45,7 +46,7 @@ def layer_scores(scores: LayerScores) -> View:
 
 @typechecked
 def head_scores(scores: Float[Tensor, "*b layer head"]) -> View:
-    """A heatmap of head scores, in nats.
+    """Draw head scores, in nats, as a heatmap.
 
     Raises:
         ValueError: If the scores are of several prompts.
@@ -61,15 +62,15 @@ def head_scores(scores: Float[Tensor, "*b layer head"]) -> View:
 def source_scores(
     tokens: Sequence[str], scores: Float[Tensor, "head source"], *, labels: Sequence[str] | None = None
 ) -> View:
-    """The prompt's tokens coloured by what each head read from them, in nats: a line a head, one scale for all.
+    """Colour the prompt's tokens by what each head read from them, in nats: one line per head, all on one scale.
 
     Args:
         tokens: The prompt's tokens.
-        scores: One row a head, from :func:`~tl_neuron_attr.attribute_head_positions`.
-        labels: A name a head.
+        scores: One row per head, from :func:`~tl_neuron_attr.attribute_head_positions`.
+        labels: One name per head.
 
     Raises:
-        ValueError: If there is not one score a token or one label a head.
+        ValueError: If there is not one score per token and one label per head.
 
     Examples:
         >>> source_scores(["The", " cat"], torch.randn(1, 2), labels=["L3H1"])
@@ -78,8 +79,8 @@ def source_scores(
     names = [f"head {i}" for i in range(len(scores))] if labels is None else list(labels)
     if len(tokens) != scores.shape[1] or len(names) != len(scores):
         raise ValueError(
-            f"scores must have a row a label and a column a token, got shape {tuple(scores.shape)} for {len(names)} "
-            f"labels and {len(tokens)} tokens"
+            f"scores must have one row per label and one column per token, got shape {tuple(scores.shape)} "
+            f"for {len(names)} labels and {len(tokens)} tokens"
         )
     values = scores.detach().cpu().round(decimals=_DECIMALS)
     largest, shown = max(float(values.abs().max()), 1e-12), harmless_tokens(tokens)
@@ -92,7 +93,7 @@ def source_scores(
 
 @typechecked
 def attention(cache: ActivationCache, heads: NamedHeads, *, prompt: int = 0) -> View:
-    """The attention patterns of some heads, drawn by circuitsvis: destination tokens in rows, sources in columns.
+    """Draw the attention patterns of some heads with circuitsvis: destination tokens in rows, sources in columns.
 
     Args:
         cache: A cache of a forward pass.
@@ -125,7 +126,7 @@ def attention(cache: ActivationCache, heads: NamedHeads, *, prompt: int = 0) -> 
 
 @typechecked
 def neurons(found: Neurons) -> View:
-    """Neurons as a table: rank, name, source token, coefficient, score in nats as a bar, promoted tokens.
+    """Show neurons as a table: rank, name, source token, coefficient, score in nats as a bar, promoted tokens.
 
     Raises:
         ValueError: If the neurons are of several prompts.
@@ -146,7 +147,7 @@ def neurons(found: Neurons) -> View:
 
 
 def tokens_of(stream: Stream, prompt: int) -> tuple[str, ...]:
-    """The tokens of one prompt; their positions where the cache does not tell them."""
+    """Return the tokens of one prompt, or their positions (``@0``, ``@1``) if the cache does not hold the tokens."""
     ids = stream.tokens()
     if ids is None:
         return tuple(f"@{i}" for i in range(stream.shape[1]))
@@ -154,7 +155,7 @@ def tokens_of(stream: Stream, prompt: int) -> tuple[str, ...]:
 
 
 def _one(scores: Tensor, ndim: int) -> Tensor:
-    """The scores of the only prompt."""
+    """Return the scores of the only prompt."""
     rows = scores.detach().cpu().reshape(-1, *scores.shape[scores.ndim - ndim :])
     if len(rows) != 1:
         raise ValueError(f"scores are of {len(rows)} prompts; show one of them: scores[0]")

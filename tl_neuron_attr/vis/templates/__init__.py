@@ -13,12 +13,12 @@ _FOLDER = Path(__file__).resolve().parent
 
 @cache
 def asset(name: str) -> Markup:
-    """A file of this folder, as it is."""
+    """Return a file of this folder as it is."""
     return Markup((_FOLDER / name).read_text(encoding="utf-8"))
 
 
 def render(template: str, /, **values: object) -> Markup:
-    """A template filled in; strings are escaped unless they are ``Markup``."""
+    """Return a template filled in; strings are escaped unless they are ``Markup``."""
     return Markup(_environment().get_template(template).render(**values))
 
 
