@@ -1,6 +1,6 @@
 """The gallery: runs the code that the page shows, photographs what it draws: ``python scripts/gallery.py``.
 
-Writes docs/gallery.md and docs/images/gallery; needs Debian's chromium and chromium-driver. A few minutes.
+Writes docs/gallery.md, docs/images/gallery and the README's picture, which is of Gemma 3 270M; needs Debian's chromium and chromium-driver. A few minutes.
 """
 
 import argparse
@@ -21,6 +21,14 @@ DOCS = Path(__file__).parent.parent / "docs"
 WIDTH, COLOURS = 1100, 128
 SETTLE_MS = 1500
 """How long a page may draw before it is photographed."""
+
+
+ONLY_SHOWN = """
+const shown = ['Which layers raised it', 'How it flowed', 'The value neurons'];
+for (const part of document.querySelectorAll('section'))
+    if (!shown.includes(part.querySelector('h2')?.textContent)) part.style.display = 'none';
+"""
+"""Leaves the parts of a report that can be read without a pointer."""
 
 
 class Picture(NamedTuple):
@@ -122,12 +130,13 @@ def drawn(picture: Picture) -> View:
     return eval(last, scope)
 
 
-def photograph(driver: webdriver.Chrome, view: View, path: Path) -> None:
-    """The view as a picture, cut to what is drawn."""
+def photograph(driver: webdriver.Chrome, view: View, path: Path, *, first: str = "") -> None:
+    """Save the view as a picture, cut to what is drawn; ``first`` is a script that is run before."""
     with TemporaryDirectory() as folder:
         driver.set_window_size(WIDTH, 900)
         driver.get(view.save(Path(folder) / "view.html").as_uri())
         WebDriverWait(driver, 30).until(lambda d: d.execute_script("return document.readyState") == "complete")
+        driver.execute_script(first)
         driver.execute_async_script(f"setTimeout(arguments[0], {SETTLE_MS})")
         driver.set_window_size(WIDTH, 240 + int(driver.execute_script("return document.body.scrollHeight")))
         taken = Image.open(BytesIO(driver.get_screenshot_as_png())).convert("RGB")
@@ -135,6 +144,14 @@ def photograph(driver: webdriver.Chrome, view: View, path: Path) -> None:
     box = ImageChops.difference(taken, blank).getbbox() or (0, 0, *taken.size)
     margin = (max(0, box[0] - 12), max(0, box[1] - 12), min(taken.width, box[2] + 12), min(taken.height, box[3] + 12))
     taken.crop(margin).quantize(COLOURS).save(path, optimize=True)
+
+
+def report_picture(driver: webdriver.Chrome, path: Path) -> None:
+    """Save the README's picture: parts of the report of a real model's prediction."""
+    import tl_neuron_attr as tna
+
+    _, cache = tna.load("gemma3-270m").run_with_cache("The Eiffel Tower is in the city of")
+    photograph(driver, tna.vis.report(cache, " Paris", k=10), path, first=ONLY_SHOWN)
 
 
 def page(pictures: list[Picture]) -> str:
@@ -162,6 +179,8 @@ def main() -> None:
     try:
         for picture in tqdm([p for p in PICTURES if not only or p.name in only]):
             photograph(driver, drawn(picture), folder / f"{picture.name}.png")
+        if not only or "report" in only:
+            report_picture(driver, DOCS / "images" / "report.png")
     finally:
         driver.quit()
     (DOCS / "gallery.md").write_text(page(PICTURES))

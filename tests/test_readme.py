@@ -9,7 +9,7 @@ import pytest
 from tl_neuron_attr.cli.main import parser
 
 ROOT = Path(__file__).parent.parent
-HUB = 'TransformerBridge.boot_transformers("gpt2-large")'
+REAL = 'tna.load("gemma3-270m")'
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -19,9 +19,9 @@ def blocks(page: str, language: str) -> list[str]:
 def test_the_six_lines_run_on_the_bundled_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (code,) = blocks("README.md", "python")
-    assert HUB in code
+    assert REAL in code
     scope: dict = {}
-    exec(code.replace(HUB, "tna.demo.load()"), scope)
+    exec(code.replace(REAL, "tna.demo.load()"), scope)
     assert len(scope["value"]) == len(scope["query"]) == 30
     assert "basketball" in (tmp_path / "duncan.html").read_text(encoding="utf-8")
 
@@ -35,7 +35,7 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     scope: dict = {}
     for code in blocks(f"docs/{page}", "python"):
-        exec(code.replace(HUB, "tna.demo.load()"), scope)
+        exec(code.replace(REAL, "tna.demo.load()"), scope)
     saved = re.findall(r"\.save\(\"([\w.]+)\"\)", (ROOT / "docs" / page).read_text())
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".jsonl") == sorted(set(saved))
 
