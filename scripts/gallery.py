@@ -1,7 +1,7 @@
 """The gallery: runs the code that the page shows, photographs what it draws: ``python scripts/gallery.py``.
 
-Writes docs/gallery.md, docs/images/gallery and the README's picture, which is of Gemma 3 270M; needs Debian's chromium and
-chromium-driver. A few minutes.
+Writes docs/gallery.md, docs/images/gallery and the README's picture, which is of Gemma 3 270M; needs Debian's
+chromium and chromium-driver. A few minutes.
 """
 
 import argparse
