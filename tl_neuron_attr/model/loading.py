@@ -8,12 +8,14 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.utils import logging
 
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model.gguf_conversion import converted_file, converted_package, provenance
 from tl_neuron_attr.model.packaged_models import PACKAGED_MODELS
 
 BUNDLED = Path(__file__).resolve().parents[1] / "demo" / "weights"
 
 
+@typechecked
 def load(
     name: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> TransformerBridge:
