@@ -58,7 +58,7 @@ def test_a_model_at_chance_gets_the_report_that_says_so(run, tmp_path):
         "--model", str(tmp_path / "model"), "--data", str(tmp_path / "words.jsonl"), "--labels", "w1", "w2",
         "--separator", " w0 ", "--prompts", "10", "--out", str(tmp_path / "icl.html"),
     )  # fmt: skip
-    assert code == 0 and "the model does not do this task, so no heads were looked for" in out
+    assert code == 0 and "the model does not do this task, so no heads were searched" in out
     assert "biases" not in out and "The model does not do this task" in (tmp_path / "icl.html").read_text()
 
 

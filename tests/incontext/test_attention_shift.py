@@ -74,7 +74,7 @@ def test_a_set_compared_with_itself_does_not_move(model, prompts, heads):
 def test_what_will_not_do_is_refused(model, prompts):
     with pytest.raises(IndexError, match="head of"):
         attention_shift(model, prompts, [(1, 8)])
-    with pytest.raises(ValueError, match="others must be as many prompts as prompts"):
+    with pytest.raises(ValueError, match="others must hold one prompt per prompt"):
         attention_shift(model, prompts, [(0, 0)], others=prompts[1:])
     with pytest.raises(ValueError, match="heads is empty"):
         attention_shift(model, prompts, [])

@@ -45,7 +45,7 @@ def test_the_demo_worlds_prompts_keep_all_they_know():
         from_demo(MODEL, demo.in_context(1, 2, query="empty"))
 
 
-def test_files_are_read_and_bad_rows_told_of(tmp_path):
+def test_files_are_read_and_bad_rows_reported(tmp_path):
     (tmp_path / "a.csv").write_text('sentence,kind\n"great, really",good\n,bad\nawful\n')
     found = read_examples(tmp_path / "a.csv", text="sentence", label="kind")
     assert found.examples == (Example("great, really", "good"),)

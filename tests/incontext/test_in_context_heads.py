@@ -83,10 +83,10 @@ def test_a_model_that_does_not_do_the_task_is_said_not_to():
 @pytest.mark.parametrize(
     "options, error, message",
     [
-        ({"n": 0}, ValueError, "n must be between 1 and the 40 heads looked at, got 0"),
-        ({"n": 41}, ValueError, "n must be between 1 and the 40 heads looked at, got 41"),
+        ({"n": 0}, ValueError, "n must be between 1 and the 40 candidate heads, got 0"),
+        ({"n": 41}, ValueError, "n must be between 1 and the 40 candidate heads, got 41"),
         ({"layers": [2, 5]}, IndexError, "layers must lie between 0 and 4, got 5"),
-        ({"min_attention": 1.1}, ValueError, "no head is left to look at: of 40 heads"),
+        ({"min_attention": 1.1}, ValueError, "no head is left: min_attention=1.1, .* of the 40 heads"),
     ],
 )
 def test_what_cannot_be_looked_for_is_refused(model, prompts, options, error, message):

@@ -35,7 +35,7 @@ def test_equal_losses_of_accuracy_are_told_apart_by_log_odds():
 def test_heads_that_were_not_zeroed_are_never_chosen():
     scores = frame([9.0, 2.0, 3.0], [float("nan"), 0.9, 0.5])
     assert set(pairs(choose(scores, 2, "rank", "accuracy").query("found"))) == {(0, 1), (0, 2)}
-    with pytest.raises(ValueError, match="n must be between 1 and the 2 heads looked at, got 3"):
+    with pytest.raises(ValueError, match="n must be between 1 and the 2 candidate heads, got 3"):
         choose(scores, 3, "rank", "accuracy")
 
 
@@ -50,4 +50,5 @@ def test_what_is_lost_is_joined_to_its_head():
     assert found["causal"].tolist()[1:] == [0.5, 0.5, 0.0] and found["causal"].isna().tolist()[0]
     assert found["causal_foo"].tolist()[1:] == [1.0, 0.0, 0.0] and found["causal_bar"].tolist()[1:] == [0.0, 1.0, 0.0]
     assert found["log_odds"].tolist()[1:] == [0.5, 1.0, 0.0]
+    assert found["lost_labels"].equals(found["causal"]) and found["lost_vocabulary"].equals(found["causal"])
     assert matrix(found.fillna(-1), "causal").tolist() == [[-1.0, 0.5], [0.5, 0.0]]

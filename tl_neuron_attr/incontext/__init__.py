@@ -1,6 +1,7 @@
-"""In-context heads are two towers (paper 2): find them, read what they copy and compare, correct their biases.
+"""In-context heads are two towers (paper 2): find them, see what they copy and compare, correct their biases.
 
-The body of paper 2 was not available where this was written: what is second-hand or our reading is said where it is.
+The body of paper 2 was not available to the authors of this package. Docstrings name what is second-hand (known from a
+summary) and what is derived here.
 """
 
 from tl_neuron_attr.incontext.attention_shift import AttentionShift, attention_shift

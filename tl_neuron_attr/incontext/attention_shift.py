@@ -1,9 +1,9 @@
-"""The attention-shift experiment (paper 2, Tables 5 and 6): labels reversed, what moves, attention or what is copied?
+"""The attention-shift experiment (paper 2, Tables 5 and 6): if labels are reversed, what changes?
 
-Two prompts differ in their labels only: ``S0 : bar S1 : bar S2 : foo S3 : foo S4 :`` and the same with foo and bar
+Two prompts differ only in their labels: ``S0 : bar S1 : bar S2 : foo S3 : foo S4 :`` and the same with foo and bar
 exchanged. At the positions of each label, three quantities of a head are compared: its attention, its value-output
-label difference, and their product. The paper finds that attention changes and the difference hardly does
-(second-hand; the design is also on the authors' page).
+label difference, and their product. The paper finds that attention changes and the difference hardly does (second-hand;
+the authors' page describes the design too).
 """
 
 from collections.abc import Sequence
@@ -30,10 +30,10 @@ QUANTITIES = ("attention", "weighted", "unweighted")
 
 @dataclass(frozen=True, repr=False, eq=False)
 class AttentionShift(PrintsAsTable):
-    """Attention to labels and what is copied from them, before and after labels were reversed.
+    """Attention to labels and what is copied from them, before and after the labels are reversed.
 
     Attributes:
-        frame: A row a prompt, head and label: ``prompt``, ``layer``, ``head``, ``label``, and ``_before`` and
+        frame: One row per prompt, head and label: ``prompt``, ``layer``, ``head``, ``label``, and ``_before`` and
             ``_after`` of ``attention`` (summed over the label's positions), ``weighted`` (label difference times
             attention, summed, in nats) and ``unweighted`` (label difference, mean, in nats).
     """
@@ -41,7 +41,7 @@ class AttentionShift(PrintsAsTable):
     frame: pd.DataFrame
 
     def summary(self) -> pd.DataFrame:
-        """A row a head and label: means before and after, and the change in per cent with its 95 % interval."""
+        """Return one row per head and label: means before and after, the change in per cent and its 95 % interval."""
         rows: list[dict[str, Any]] = []
         for (layer, head, label), group in self.frame.groupby(["layer", "head", "label"], sort=False):
             row: dict[str, Any] = {"layer": layer, "head": head, "label": label}
@@ -54,11 +54,11 @@ class AttentionShift(PrintsAsTable):
         return pd.DataFrame(rows)
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a prompt, head and label."""
+        """Return one row per prompt, head and label."""
         return self.frame
 
     def table(self) -> Table:
-        """Tables 5 and 6 of the paper: changes in per cent, with 95 % bootstrap intervals over prompts."""
+        """Return Tables 5 and 6 of the paper: changes in per cent, with 95 % bootstrap intervals over prompts."""
         rows = [
             (
                 f"L{row['layer']}H{row['head']}",
@@ -84,20 +84,20 @@ def attention_shift(
     pair: tuple[int, int] = (0, 1),
     batch_size: int = 64,
 ) -> AttentionShift:
-    """What changes in heads when the labels of prompts are reversed.
+    """Measure what changes in heads when the labels of prompts are reversed (paper 2, Tables 5 and 6; second-hand).
 
     Args:
         model: The model.
         prompts: The first set. Without ``others``, prompts whose right label is not the first of ``pair`` are reversed
-            before, so that in the first set it always is, as in the paper.
-        heads: The heads looked at.
-        others: The second set, prompt by prompt as long as the first; by default the first with labels reversed.
-        pair: The labels compared.
-        batch_size: Prompts run together.
+            first, so that it is the right label throughout the first set, as in the paper.
+        heads: The heads to measure.
+        others: The second set, each prompt as long as its partner; by default the first set with labels reversed.
+        pair: The indices of the two labels to compare.
+        batch_size: The most prompts in one forward pass.
 
     Raises:
-        ValueError: If there is no head or prompt, none has the first label of ``pair``, or the sets differ in number or
-            length.
+        ValueError: If there is no head or prompt, no prompt has the first label of ``pair``, or the sets differ in
+            number or length.
         IndexError: If a head or label is out of range.
 
     Examples:
@@ -105,8 +105,9 @@ def attention_shift(
         >>> model = tna.demo.load()
         >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(8, 4, counts=(2, 2)))
         >>> shift = attention_shift(model, prompts, [(3, 2)])
-        >>> shift.summary()["label"].tolist()
-        ['foo', 'bar']
+        >>> foo = shift.summary().iloc[0]  # attention to foo, when foo becomes the wrong label
+        >>> foo["label"], bool(foo["attention_change"] < 0)
+        ('foo', True)
     """
     heads = required_heads(model, heads)
     require_alike(prompts)
@@ -118,7 +119,7 @@ def attention_shift(
         raise ValueError(f"no prompt's right label is {prompts[0].labels[pair[0]]!r}, reversed or not: give others=")
     if [len(prompt) for prompt in before] != [len(prompt) for prompt in after]:
         raise ValueError(
-            f"others must be as many prompts as prompts, and as long one by one: got {len(before)} and {len(after)}"
+            f"others must hold one prompt per prompt, each of its partner's length: got {len(after)} for {len(before)}"
         )
     frames: list[pd.DataFrame] = []
     for batch in icl_batches(model, before, batch_size=batch_size):
@@ -131,14 +132,14 @@ def attention_shift(
 
 
 def _of_gold(model: Any, prompts: Sequence[IclPrompt], gold: int) -> list[IclPrompt]:
-    """The prompts with a right label, and those that have it once their labels are reversed, reversed."""
+    """Return the prompts with this right label, reversed if that gives it to them; the rest are left out."""
     relabelled = reversed_labels(model, prompts)
     chosen = [prompt if prompt.gold == gold else other for prompt, other in zip(prompts, relabelled, strict=True)]
     return [prompt for prompt in chosen if prompt.gold == gold]
 
 
 def _measured(model: Any, prompts: Sequence[IclPrompt], heads: Sequence[Head], pair: tuple[int, int]) -> pd.DataFrame:
-    """The three quantities of each head and label of the pair, a row a prompt."""
+    """Return the three quantities of each head and label of the pair, one row per prompt."""
     tokens, mask = batch_of(model, prompts).inputs()
     _, cache = model.run_with_cache(tokens, names_filter=needed_by(("attn",)), **mask)
     attention = label_attention(cache, prompts, model=model)

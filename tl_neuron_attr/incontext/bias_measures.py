@@ -1,4 +1,4 @@
-"""What the two biases are made of: what was right_answers under each condition, and the numbers computed from it."""
+"""The measures of the two biases: runs under each condition, and the numbers computed from them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.results.intervals import named_interval
 
 ALL_PROMPTS, MEAN_OF_LABELS = "all", "mean of labels"
-"""What a row is about if it is not one right label: all prompts together, or the mean of the labels' own figures."""
+"""The right label named in rows about all prompts together, and about the mean of the labels' own figures."""
 
 WHEN = ("before", "after")
 
@@ -28,12 +28,12 @@ _Draws = Float[Tensor, "draw"]
 
 @dataclass(frozen=True)
 class ConditionOutcomes:
-    """What was right_answers under some conditions, of the same prompts.
+    """Right answers and attention under several conditions of the same prompts.
 
     Attributes:
-        right: Whether the answer was right (a share, where a condition is a mean of several).
-        attention: From the last position to each demonstration's label, demonstrations sorted by label; one tensor a
-            condition.
+        right: Whether the answer was right; a share if a condition is the mean of several.
+        attention: Attention from the last position to each demonstration's label, demonstrations sorted by label; one
+            tensor per condition.
     """
 
     right: Float[Tensor, "condition prompt"]
@@ -50,7 +50,7 @@ def run_conditions(
     batch_size: int,
     done: Any = None,
 ) -> ConditionOutcomes:
-    """Runs every condition, under a correction's hooks if there is one; ``done`` is called after each."""
+    """Run every condition, under a correction's hooks if there is one; call ``done`` after each."""
     patterns = {f"blocks.{layer}.attn.hook_pattern" for layer, _ in heads}
     wanted = sorted({"embed.hook_in", "blocks.0.hook_resid_pre", *patterns})
     right: list[Tensor] = []
@@ -77,7 +77,7 @@ def run_conditions(
 def _attention(
     stream: Stream, prompts: Sequence[IclPrompt], heads: Sequence[Head]
 ) -> Float[Tensor, "prompt head label"]:
-    """Attention to labels in some heads; demonstrations sorted by label, those of one label as they stand."""
+    """Return the attention to labels in some heads; demonstrations are sorted by label, stably."""
     places = positions_of_labels(stream, prompts)
     by_label = torch.tensor([sorted(range(len(p.sequence)), key=lambda i, p=p: p.sequence[i]) for p in prompts])
     places = places.gather(1, by_label.to(places.device))
@@ -88,7 +88,7 @@ def _attention(
 def accuracy_by_removed_label(
     right: Float[Tensor, "condition prompt"], prompts: Sequence[IclPrompt]
 ) -> Float[Tensor, "label prompt"]:
-    """The balanced prompt, then the mean of those that lost a demonstration of the first label, of the second, ..."""
+    """Return the balanced prompt's value, then the means over removals of the first label, of the second, ..."""
     columns: list[Tensor] = []
     for i, prompt in enumerate(prompts):
         lost = torch.tensor(prompt.sequence)
@@ -100,7 +100,7 @@ def accuracy_by_removed_label(
 def bias_measures(
     sample: Resampled, labels: Sequence[str], majority: Float[Tensor, "condition prompt"], recency: ConditionOutcomes
 ) -> dict[tuple[str, str, str], _Draws]:
-    """Every measure by bias, name and right label, with its draws."""
+    """Return every measure by bias, name and right label, with its bootstrap draws."""
     attention = torch.stack(list(recency.attention))
     deviation, level = attention.std(0, correction=0).mean((1, 2))[None], attention.mean((0, 2, 3))[None]
     found: dict[tuple[str, str, str], _Draws] = {}
@@ -124,7 +124,7 @@ def bias_measures(
 def before_and_after(
     before: Mapping[tuple[str, str, str], _Draws], after: Mapping[tuple[str, str, str], _Draws]
 ) -> pd.DataFrame:
-    """A row a number: before, after and the change in per cent, each with its interval."""
+    """Return one row per measure: before, after and the change in per cent, each with its interval."""
     kinds = list(dict.fromkeys(key[:2] for key in before))
     rows: list[dict[str, Any]] = []
     for key in sorted(before, key=lambda key: (key[0], kinds.index(key[:2]))):
@@ -136,7 +136,7 @@ def before_and_after(
 def accuracy_changes(
     sample: Resampled, labels: Sequence[str], right: Mapping[str, Float[Tensor, "condition prompt"]]
 ) -> pd.DataFrame:
-    """A row a right label, removed label and time: how accuracy changed."""
+    """Return one row per right label, removed label and time: the change of accuracy."""
     rows: list[dict[str, Any]] = []
     for when, name, means in _means(sample, labels, right):
         for label, removed in enumerate(labels):
@@ -151,7 +151,7 @@ def accuracy_by_order(
     right: Mapping[str, Float[Tensor, "condition prompt"]],
     orders: Sequence[Sequence[int]],
 ) -> pd.DataFrame:
-    """A row a right label, order and time: the accuracy."""
+    """Return one row per right label, order and time: the accuracy."""
     rows: list[dict[str, Any]] = []
     for when, name, means in _means(sample, labels, right):
         for i, order in enumerate(orders):

@@ -1,4 +1,4 @@
-"""Where demonstrations and queries come from: the bundled world, a CSV or JSONL file, a Hugging Face dataset."""
+"""Demonstrations and queries from the bundled world, a CSV or JSONL file, or a Hugging Face dataset."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from tl_neuron_attr.incontext.icl_prompt import END, SEPARATOR, IclPrompt, token
 from tl_neuron_attr.results.rows import read_rows, unwritable
 
 DEMO_END = " . "
-"""What ends a demonstration in the bundled world."""
+"""The end of a demonstration in the bundled world."""
 
 
 @runtime_checkable
 class LabelledPrompt(Protocol):
-    """What :func:`from_demo` needs of a prompt, such as those of ``tna.demo.in_context``."""
+    """The attributes of a prompt that :func:`from_demo` needs; those of ``tna.demo.in_context`` have them."""
 
     @property
     def text(self) -> str:
@@ -61,7 +61,7 @@ class LabelledPrompt(Protocol):
 
 @dataclass(frozen=True)
 class Example:
-    """A text and the class it belongs to."""
+    """A text and its class."""
 
     text: str
     label: str
@@ -69,11 +69,11 @@ class Example:
 
 @dataclass(frozen=True)
 class ExampleFile:
-    """What could be read of a source of examples.
+    """The examples read from a source, and the rows that could not be read.
 
     Attributes:
         examples: The examples, in order.
-        problems: What was wrong with each row left out: source, row and column.
+        problems: One message per row left out, naming source, row and column.
     """
 
     examples: tuple[Example, ...]
@@ -132,7 +132,7 @@ def icl_prompts(
     end: str = END,
     seed: int = 0,
 ) -> list[IclPrompt]:
-    """``n`` prompts of ``k`` demonstrations and a query each, drawn from examples; every label is right equally often.
+    """Draw ``n`` prompts with ``k`` demonstrations and a query each; every label is right equally often.
 
     Args:
         model: The model whose tokenizer is used.
@@ -177,7 +177,7 @@ def icl_prompts(
 
 @typechecked
 def from_demo(model: Any, prompts: Sequence[LabelledPrompt]) -> list[IclPrompt]:
-    """Prompts of :func:`tl_neuron_attr.demo.in_context`, for the bundled model or any other.
+    """Return prompts of :func:`tl_neuron_attr.demo.in_context` for the bundled model or any other.
 
     Raises:
         ValueError: If a prompt has no right answer (neutral and empty queries), or as :func:`icl_prompt`.
@@ -237,18 +237,18 @@ def _read(row: Mapping[str, Any] | str, text: str, label: str, names: Sequence[s
 
 
 def _one_line(text: Any) -> str:
-    """A text without spaces at its ends or line breaks, which would end a demonstration."""
+    """Return a text without line breaks, which would end a demonstration, or spaces at its ends."""
     return " ".join(str(text).split())
 
 
 def _class_names(source: Any, label: str) -> Sequence[str] | None:
-    """The names of a Hugging Face dataset's classes."""
+    """Return the names of a Hugging Face dataset's classes, or None."""
     features = getattr(source, "features", None) or {}
     return getattr(features.get(label), "names", None)
 
 
 def _by_class(examples: Sequence[Example]) -> dict[str, list[str]]:
-    """The different texts of each class."""
+    """Return the different texts of each class."""
     groups: dict[str, dict[str, None]] = {}
     for example in examples:
         groups.setdefault(example.label, {})[example.text] = None
@@ -264,7 +264,7 @@ def _draw(
     k: int,
     gold: int,
 ) -> tuple[tuple[tuple[str, int], ...], str, int, tuple[str, ...]]:
-    """Demonstrations, query, gold label and classes of one prompt."""
+    """Return demonstrations, query, right label and classes of one prompt."""
     if classes is None and len(of_class) < len(labels):
         raise ValueError(f"examples are of {len(of_class)} classes, labels of {len(labels)}: give fewer labels")
     chosen = tuple(rng.sample(sorted(of_class), len(labels)) if classes is None else classes)
@@ -283,6 +283,6 @@ def _draw(
 
 
 def _even(rng: Random, k: int, n: int) -> list[int]:
-    """``k`` demonstrations over ``n`` labels; the odd ones go to random labels."""
+    """Return each label's number of demonstrations, ``k`` in all; random labels get the remainder."""
     more = set(rng.sample(range(n), k % n))
     return [k // n + (label in more) for label in range(n)]

@@ -1,8 +1,8 @@
-"""The smallest set of heads without which a model can no longer do the task: searched greedily, against random sets.
+"""A greedy search for the smallest set of heads without which a model can no longer do the task.
 
-Heads that carry the same are redundant: each alone can be zeroed without loss. So sets are searched: in every step the
-head is added whose zeroing leaves the right label the least probability, a smooth stand-in for accuracy. The search
-sees one half of the prompts and is measured on the other.
+Redundant heads can each be zeroed without loss, so sets are searched. Each step adds the head whose zeroing leaves the
+right label the lowest probability, a smooth stand-in for accuracy. The search sees one half of the prompts and is
+measured on the other, beside random sets of the same size. The search is ours, not the paper's.
 """
 
 import random
@@ -14,6 +14,8 @@ import pandas as pd
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.outcomes import Among, accuracy, outcomes_without
 from tl_neuron_attr.model.components import Head
+
+_MEASURES = ("accuracy", "low", "high", "in_vocabulary", "among_labels", "log_prob", "log_odds")
 
 
 def greedy_search(
@@ -31,25 +33,26 @@ def greedy_search(
     seed: int,
     progress: bool,
 ) -> pd.DataFrame:
-    """One head a step, until accuracy is no longer surely above chance or ``largest`` heads are zeroed (none for 0).
+    """Zero one more head per step, until accuracy is not above chance by its interval or ``largest`` heads are zeroed.
 
     Args:
         model: The model.
-        seen: The prompts the search sees.
-        measured: The prompts its sets are measured on.
-        candidates: The heads it chooses from.
-        others: The heads that random sets of the same size are drawn from.
-        largest: The largest set.
-        chance: Accuracy by chance.
+        seen: The prompts that the search sees.
+        measured: The prompts on which its sets are measured.
+        candidates: The heads to choose from.
+        others: The heads from which random sets of the same size are drawn.
+        largest: The size of the largest set; 0 for no search.
+        chance: The accuracy of always giving the most frequent label.
         among: What an answer competes with.
-        random_sets: How many random sets a step.
-        batch_size: Prompts run together, copies counted.
-        seed: Of the random sets.
+        random_sets: The number of random sets per step.
+        batch_size: The most prompts in one forward pass, counting copies.
+        seed: The seed of the random sets.
         progress: Whether to show a progress bar.
 
     Returns:
-        A row a step: ``size``, ``layer``, ``head`` (added last), ``accuracy`` with ``low`` and ``high``, ``log_prob``,
-        and ``random``, ``random_low``, ``random_high``: mean, least and greatest accuracy of random sets of that size.
+        One row per step: ``size``, ``layer``, ``head`` (added last), ``accuracy`` with ``low`` and ``high``,
+        ``in_vocabulary``, ``among_labels``, ``log_prob``, ``log_odds``, and ``random``, ``random_low``,
+        ``random_high``: the mean, least and greatest accuracy of random sets of that size.
     """
     rng = random.Random(seed)
     chosen: list[Head] = []
@@ -66,7 +69,7 @@ def greedy_search(
         step = accuracy(found[0], measured[0].labels, among=among)
         rows.append(
             {"size": size, "layer": chosen[-1][0], "head": chosen[-1][1]}
-            | {name: step[name] for name in ("accuracy", "low", "high", "log_prob")}
+            | {name: step[name] for name in _MEASURES}
             | {"random": float(drawn.mean()), "random_low": float(drawn.min()), "random_high": float(drawn.max())}
         )
         if step["low"] <= chance:

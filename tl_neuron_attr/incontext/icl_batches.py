@@ -1,7 +1,7 @@
-"""Prompts in batches: the shortest first, padded on the left, with the mask that keeps every position what it was.
+"""Prompts in batches: the shortest first, padded on the left, with the mask that hides the padding from attention.
 
-Models in float64 are not padded: TransformerLens (4.3) masks with a number that is minus infinity to its float32
-softmax, and a padded row becomes NaN. Their batches are of one length.
+Prompts for a float64 model are never padded: TransformerLens (4.3) masks with a number that its float32 softmax takes
+for minus infinity, and a padded row becomes NaN. Their batches hold prompts of one length.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,9 +24,9 @@ class IclBatch:
     """Some prompts as the model takes them.
 
     Attributes:
-        indices: Which prompts, by their place in the list given.
-        tokens: Their token ids; the last position is every prompt's last.
-        mask: 0 where a prompt is padded; None where none is.
+        indices: The prompts' indices in the given list.
+        tokens: Their token ids; every prompt ends at the last position.
+        mask: The attention mask, 0 on padding; None if no prompt is padded.
     """
 
     indices: list[int]
@@ -34,14 +34,14 @@ class IclBatch:
     mask: Int[Tensor, "batch pos"] | None
 
     def inputs(self, copies: int = 1) -> tuple[Int[Tensor, "rows pos"], dict[str, Tensor]]:
-        """What to run the model on, prompts repeated one after another, and the mask where there is one."""
+        """Return the tokens to run, all prompts repeated ``copies`` times, and the mask if there is one."""
         mask = {} if self.mask is None else {"attention_mask": self.mask.repeat(copies, 1)}
         return self.tokens.repeat(copies, 1), mask
 
 
 @typechecked
 def icl_batches(model: Any, prompts: Sequence[IclPrompt], *, batch_size: int) -> Iterator[IclBatch]:
-    """The prompts in batches of nearly one length; of exactly one for a float64 model.
+    """Yield the prompts in batches of similar lengths; of equal lengths for a float64 model.
 
     Raises:
         ValueError: If there is no prompt, the prompts have different labels, or ``batch_size`` is below 1.
@@ -59,18 +59,18 @@ def icl_batches(model: Any, prompts: Sequence[IclPrompt], *, batch_size: int) ->
 
 @typechecked
 def batch_of(model: Any, prompts: Sequence[IclPrompt], indices: Sequence[int] | None = None) -> IclBatch:
-    """Prompts as one batch, padded on the left.
+    """Return the prompts as one batch, padded on the left.
 
     Raises:
-        ValueError: If a float64 model's prompts are not of one length.
+        ValueError: If the prompts for a float64 model differ in length.
 
     Examples:
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> prompts = [tna.incontext.from_demo(model, tna.demo.in_context(1, k))[0] for k in (2, 4)]
         >>> batch = batch_of(model, prompts)
-        >>> batch.mask[:, 0].tolist(), batch.tokens.shape
-        ([0, 1], torch.Size([2, 24]))
+        >>> batch.mask.sum(1).tolist()  # tokens that are not padding
+        [14, 24]
     """
     longest = max(len(prompt) for prompt in prompts)
     padding = _pad(model)
@@ -91,25 +91,25 @@ def batch_of(model: Any, prompts: Sequence[IclPrompt], indices: Sequence[int] | 
 
 
 def require_alike(prompts: Sequence[IclPrompt]) -> None:
-    """Refuse no prompts, and prompts of different labels.
+    """Check that there are prompts and that all have the same labels.
 
     Raises:
-        ValueError: Naming the difference.
+        ValueError: If there is none, or the labels differ.
     """
     if not prompts:
         raise ValueError("prompts is empty: give at least one")
     labels = {(prompt.labels, prompt.label_ids) for prompt in prompts}
     if len(labels) > 1:
         raise ValueError(
-            f"prompts have different labels: {sorted({words for words, _ in labels})}; take one set a call"
+            f"prompts have different labels: {sorted({words for words, _ in labels})}; give one set per call"
         )
 
 
 def positions_of_labels(stream: Stream, prompts: Sequence[IclPrompt]) -> Int[Tensor, "batch label"]:
-    """Where each prompt's labels stand in a cache of those prompts, padding on the left counted.
+    """Return the positions of each prompt's labels in a cache of those prompts, counting padding on the left.
 
     Raises:
-        ValueError: If the cache is of other prompts, or the prompts have different numbers of demonstrations.
+        ValueError: If the cache holds other prompts, or the prompts differ in their number of demonstrations.
     """
     require_alike(prompts)
     batch, length, _ = stream.shape
@@ -117,7 +117,7 @@ def positions_of_labels(stream: Stream, prompts: Sequence[IclPrompt]) -> Int[Ten
         raise ValueError(f"cache holds {batch} prompts and prompts {len(prompts)}: give the prompts it was made of")
     numbers = {len(prompt.demonstrations) for prompt in prompts}
     if len(numbers) > 1:
-        raise ValueError(f"prompts have {sorted(numbers)} demonstrations: give those of one number a call")
+        raise ValueError(f"prompts have {sorted(numbers)} demonstrations: give prompts with one number per call")
     ids = stream.tokens()
     for i, prompt in enumerate(prompts):
         if not _ends_with(length, None if ids is None else ids[i].tolist(), prompt):
@@ -130,7 +130,7 @@ def positions_of_labels(stream: Stream, prompts: Sequence[IclPrompt]) -> Int[Ten
 
 
 def _ends_with(length: int, tokens: list[int] | None, prompt: IclPrompt) -> bool:
-    """Whether a cached prompt ends with this one; where its tokens are not cached, whether it could."""
+    """Return whether a cached prompt ends with this one, or could if its tokens are not cached."""
     if tokens is None:
         return length == len(prompt)
     return length >= len(prompt) and tokens[length - len(prompt) :] == list(prompt.tokens)

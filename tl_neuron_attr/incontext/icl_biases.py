@@ -1,12 +1,13 @@
 """The two biases of in-context classification, before and after their corrections (paper 2; second-hand).
 
-* **Majority label**: how accuracy changes when one demonstration is removed from a balanced prompt. The label that has
-  lost one is results less often: accuracy falls where it is right and rises where it is wrong, so the total can stand
-  still while the labels move apart. Everything is reported by right label as well.
+* **Majority label**: the change of accuracy when one demonstration is removed from a balanced prompt. The model
+  predicts that demonstration's label less often: accuracy falls where the label is right and rises where it is wrong,
+  so the total may not change while the labels move apart. Everything is also reported by right label.
 * **Recency**: the standard deviation of accuracy over the orders of the labels, and of the attention that each
   demonstration's label gets in the in-context heads.
 
-Which orders the paper takes, and what exactly its attention deviation is of, is not known to us: this is our reading.
+Which orders the paper takes, and how exactly it computes the deviation of attention, is unknown to us: both are our
+reading.
 """
 
 import random
@@ -42,7 +43,7 @@ from tl_neuron_attr.results.intervals import interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 MOST_ORDERS = 24
-"""How many orders are taken by default; of more, so many are drawn."""
+"""The most orders by default, a random choice if there are more: three labels, two of each, already have 90."""
 
 
 _STYLES = (("before", ".3f"), ("after", ".3f"), ("change", "+.0f"))
@@ -53,18 +54,18 @@ class IclBiases(PrintsAsTable):
     """Both biases before and after, with 95 % bootstrap intervals over prompts.
 
     Attributes:
-        frame: A row a ``bias`` (``majority``, ``recency``), ``measure`` and ``gold`` (a right label, ``all`` or ``mean
-            of labels``): ``before``, ``after`` and ``change`` in per cent, each with ``_low`` and ``_high``. Measures
-            of majority: ``accuracy`` (of the balanced prompts), ``fluctuation`` (mean absolute change of accuracy when
-            a demonstration is removed), ``gap`` (change where the other label loses one, less that where the right one
-            does). Of recency: ``accuracy`` (mean over orders), ``deviation`` (of accuracy over orders),
+        frame: One row per ``bias`` (``majority``, ``recency``), ``measure`` and ``gold`` (a right label, ``all`` or
+            ``mean of labels``): ``before``, ``after`` and ``change`` in per cent, each with ``_low`` and ``_high``.
+            Measures of majority: ``accuracy`` (of the balanced prompts), ``fluctuation`` (mean absolute change of
+            accuracy when a demonstration is removed), ``gap`` (change where the other label loses one, less that where
+            the right one does). Of recency: ``accuracy`` (mean over orders), ``deviation`` (of accuracy over orders),
             ``attention`` (to a demonstration's label, mean) and ``attention deviation`` (over orders).
         changes: Accuracy changes: ``gold``, ``removed`` (the label that lost a demonstration), ``when`` (``before``,
             ``after``), ``value``, ``low``, ``high``.
         orders: Accuracies: ``gold``, ``order`` (the labels in order), ``when``, ``value``, ``low``, ``high``.
         labels: The label words.
-        heads: The heads corrected.
-        prompts: How many prompts were measured.
+        heads: The heads that were corrected.
+        prompts: The number of prompts.
         accuracy: The untouched model's accuracy on them, with its interval.
         chance: The accuracy of always giving the most frequent label.
         does_task: Whether that accuracy is above chance by more than its interval; if not, nothing is measured.
@@ -81,11 +82,11 @@ class IclBiases(PrintsAsTable):
     does_task: bool
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a bias, measure and right label."""
+        """Return one row per bias, measure and right label."""
         return self.frame
 
     def value(self, bias: str, measure: str, gold: str = MEAN_OF_LABELS) -> dict[str, float]:
-        """One row's numbers.
+        """Return one row's numbers.
 
         Raises:
             KeyError: If there is no such row.
@@ -98,7 +99,7 @@ class IclBiases(PrintsAsTable):
         return {str(name): float(value) for name, value in rows.iloc[0].iloc[3:].items()}
 
     def table(self) -> Table:
-        """Every row, or that the model does not do the task."""
+        """Return a table of every row, or one that says that the model does not do the task."""
         mean, low, high = self.accuracy
         reached = f"accuracy {mean:.3f} [{low:.3f}, {high:.3f}], chance {self.chance:.3f}"
         if not self.does_task:
@@ -126,21 +127,21 @@ def icl_biases(
     seed: int = 0,
     progress: bool = True,
 ) -> IclBiases:
-    """Majority-label and recency bias, before and after their corrections, overall and by right label.
+    """Measure majority-label and recency bias before and after their corrections, overall and by right label.
 
-    Standard deviations and absolute values are of noisy means, which makes them larger the fewer prompts there are;
-    ``gap`` is not.
+    The paper measures both (second-hand); the formulas are our reading. Standard deviations and absolute values of
+    noisy means are too large, the more so the fewer prompts there are; ``gap`` is not biased in this way.
 
     Args:
         model: The model.
-        prompts: Balanced prompts, two or more demonstrations a label, all as many: the more prompts, the better.
-        heads: The heads corrected, as :func:`in_context_heads` finds them; attention is measured in them.
-        majority: The hooks for the prompts of a batch; :func:`majority_correction` of the heads by default.
-        recency: The same; :func:`position_free_attention` of the heads at the prompts' last positions by default.
-        among: Whether an answer must be the likeliest of all tokens, or of the labels.
-        orders: Label sequences, as ``[0, 0, 1, 1]``; all by default, at most 24.
-        batch_size: Prompts run together.
-        seed: Of the bootstrap, and of the orders if there are more than 24.
+        prompts: Balanced prompts, all with the same number of demonstrations per label, at least two.
+        heads: The heads to correct, as found by :func:`in_context_heads`; attention is measured in them.
+        majority: A function from the prompts of a batch to hooks; by default :func:`majority_correction` of the heads.
+        recency: The same; by default :func:`position_free_attention` of the heads at the prompts' last positions.
+        among: Whether a right answer must be the likeliest of all tokens, or only of the labels.
+        orders: Label sequences such as ``[0, 0, 1, 1]``; by default all, at most 24.
+        batch_size: The most prompts in one forward pass.
+        seed: The seed of the bootstrap, and of the orders if there are more than 24.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -152,8 +153,8 @@ def icl_biases(
         >>> model = tna.demo.load()
         >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(40, 4, counts=(2, 2)))
         >>> report = icl_biases(model, prompts, [(3, 4), (3, 7)], progress=False)
-        >>> sorted(report.value("recency", "deviation"))[:3]
-        ['after', 'after_high', 'after_low']
+        >>> report.does_task, round(report.accuracy[0], 2), report.chance
+        (True, 0.95, 0.55)
     """
     require_alike(prompts)
     named, labels = required_heads(model, heads, fix=HEADS_FIX), prompts[0].labels
@@ -199,7 +200,7 @@ def _recency(model: Any, heads: Sequence[Head], prompts: Sequence[IclPrompt]) ->
 
 
 def _require_balanced(prompts: Sequence[IclPrompt]) -> None:
-    """Refuse prompts whose labels are not all shown equally often, at least twice, and alike in all prompts."""
+    """Check that all prompts show every label equally often, at least twice, and that every label is right in some."""
     counts = {prompt.counts for prompt in prompts}
     if len(counts) > 1 or len(set(next(iter(counts)))) > 1 or min(next(iter(counts))) < 2:
         raise ValueError(
@@ -212,7 +213,7 @@ def _require_balanced(prompts: Sequence[IclPrompt]) -> None:
 
 
 def _sequences(prompt: IclPrompt, orders: Sequence[Sequence[int]] | None, seed: int) -> list[tuple[int, ...]]:
-    """The orders measured.
+    """Return the orders to measure.
 
     Raises:
         ValueError: If there are fewer than two.
@@ -228,6 +229,6 @@ def _sequences(prompt: IclPrompt, orders: Sequence[Sequence[int]] | None, seed: 
 
 
 def _cell(row: Mapping[Any, Any], name: str, style: str) -> str:
-    """A value with its interval; a dash where there was nothing to change."""
+    """Return a value with its interval, or a dash if there was nothing to change."""
     value, low, high = (format(row[f"{name}{end}"], style) for end in ("", "_low", "_high"))
     return f"{value} [{low}, {high}]" if isfinite(row[name]) else "-"

@@ -1,9 +1,10 @@
-"""In-context classification prompts as tokens: where demonstrations, labels and the query stand (paper 2, Figure 1).
+"""In-context classification prompts as tokens: the positions of demonstrations, labels and query (paper 2, Figure 1).
 
-    great movie : foo awful plot : bar bad scene :        the model should say bar
+    great movie : foo awful plot : bar bad scene :        the right answer is bar
 
-A prompt is cut into pieces (a text, the separator, a label, the end), and every piece must begin at a token boundary of
-the whole prompt. That is checked by tokenising what stands before each boundary, so it holds for any tokenizer.
+A prompt is a sequence of pieces (a text, the separator, a label, the end), and every piece must begin at a token
+boundary of the whole prompt. This is checked by tokenising the text before each boundary, so it holds for any
+tokenizer.
 """
 
 from collections.abc import Sequence
@@ -20,21 +21,21 @@ SEPARATOR, END = " : ", " "
 
 @dataclass(frozen=True)
 class IclPrompt:
-    """Demonstrations with labels, and a query to be labelled; positions count tokens from 0, BOS included.
+    """Demonstrations with labels and a query to label. Positions count tokens from 0, including BOS.
 
     Attributes:
-        tokens: The prompt's token ids, as the model takes them; the last one is the position that predicts.
+        tokens: The prompt's token ids as the model takes them; the model predicts the label at the last one.
         demonstrations: Each demonstration's text and the index of its label.
-        query: The text to be labelled.
+        query: The text to label.
         gold: The index of the right label.
         labels: The label words.
-        label_ids: The token each label is in this template.
-        label_positions: Where each demonstration's label stands.
+        label_ids: The token of each label in this template.
+        label_positions: The position of each demonstration's label.
         spans: The tokens of each demonstration's text: ``tokens[start:stop]``.
         query_span: The tokens of the query.
-        separator: What stands between a text and its label.
-        end: What stands between a label and the next text.
-        classes: What each label stands for, where that is known.
+        separator: The text between a demonstration and its label.
+        end: The text between a label and the next demonstration.
+        classes: The class that each label stands for, if known.
     """
 
     tokens: tuple[int, ...]
@@ -51,7 +52,7 @@ class IclPrompt:
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse prompts whose parts contradict each other."""
+        """Refuse positions, labels and tokens that contradict each other."""
         require_classification(self.demonstrations, self.labels, self.gold)
         length = len(self.tokens)
         for i, (position, (_, label)) in enumerate(zip(self.label_positions, self.demonstrations, strict=True)):
@@ -71,17 +72,17 @@ class IclPrompt:
 
     @property
     def sequence(self) -> tuple[int, ...]:
-        """The label index of each demonstration."""
+        """Return the label index of each demonstration."""
         return tuple(label for _, label in self.demonstrations)
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """How many demonstrations each label has."""
+        """Return the number of demonstrations of each label."""
         return tuple(self.sequence.count(i) for i in range(len(self.labels)))
 
     @property
     def text(self) -> str:
-        """The prompt as text."""
+        """Return the prompt as text."""
         return "".join(_pieces(self.demonstrations, self.query, self.labels, self.separator, self.end))
 
 
@@ -97,18 +98,18 @@ def icl_prompt(
     end: str = END,
     classes: Sequence[str] = (),
 ) -> IclPrompt:
-    """One prompt, from its texts and label words.
+    """Return one prompt, made from its texts and label words.
 
     Args:
-        model: The model whose tokenizer is used; it puts its BOS token first.
+        model: The model, whose tokenizer is used.
         demonstrations: Pairs of a text and its label word.
-        query: The text to be labelled.
+        query: The text to label.
         gold: The right label word.
-        labels: The label words, in the order results have; by default in the order in which they appear.
-        separator: Between a text and its label. Spaces at its end are joined to the label, as tokenizers want it, and
-            the prompt ends without them.
-        end: Between a label and the next text.
-        classes: What each label stands for.
+        labels: The label words in the order that results use; by default in order of appearance.
+        separator: The text between a demonstration and its label. Spaces at its end are joined to the label, as most
+            tokenizers do, and the prompt ends without them.
+        end: The text between a label and the next demonstration.
+        classes: The class that each label stands for.
 
     Raises:
         ValueError: If there is no demonstration or only one label, a label is not one token (naming its tokens), a
@@ -138,7 +139,7 @@ def rebuilt(
     gold: int | None = None,
     classes: tuple[str, ...] | None = None,
 ) -> IclPrompt:
-    """The prompt with other demonstrations, another query or another meaning of its labels."""
+    """Return the prompt with other demonstrations, another query or other classes."""
     return tokenised(
         model,
         tuple(demonstrations),
@@ -161,7 +162,7 @@ def tokenised(
     end: str = END,
     classes: tuple[str, ...] = (),
 ) -> IclPrompt:
-    """A prompt in tokens; errors as :func:`icl_prompt`."""
+    """Return a prompt with its tokens and positions; errors as in :func:`icl_prompt`."""
     require_classification(demonstrations, labels, gold)
     for name, text in [(f"demonstrations[{i}]", text) for i, (text, _) in enumerate(demonstrations)] + [
         ("query", query)
@@ -193,10 +194,10 @@ def tokenised(
 
 
 def require_classification(demonstrations: Sequence[tuple[str, int]], labels: Sequence[str], gold: int) -> None:
-    """Refuse what is no in-context classification.
+    """Check that there are two labels or more, demonstrations of two labels or more, and a right label.
 
     Raises:
-        ValueError: Naming what is missing.
+        ValueError: If one of them is missing.
     """
     if len(set(labels)) < 2 or len(set(labels)) < len(labels):
         raise ValueError(f"labels must be at least two different words, got {tuple(labels)}")
@@ -214,9 +215,9 @@ def require_classification(demonstrations: Sequence[tuple[str, int]], labels: Se
 def _pieces(
     demonstrations: Sequence[tuple[str, int]], query: str, labels: Sequence[str], separator: str, end: str
 ) -> list[str]:
-    """Text, separator, label and end of each demonstration, then the query and the separator.
+    """Return text, separator, label and end of each demonstration, then the query and the separator.
 
-    Spaces at the end of a piece are put in front of the next one.
+    Spaces at the end of a piece are moved to the front of the next one.
     """
     cut, before_text = end.rstrip(" "), end[len(end.rstrip(" ")) :]
     colon, before_label = separator.rstrip(" "), separator[len(separator.rstrip(" ")) :]
@@ -227,7 +228,7 @@ def _pieces(
 
 
 def _boundaries(model: Any, pieces: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Where each piece begins (and the last one ends), and all tokens.
+    """Return the position at which each piece begins, then that at which the last one ends; and all tokens.
 
     Raises:
         ValueError: If a piece does not begin at a token boundary, or the prompt is too long.
@@ -247,7 +248,7 @@ def _boundaries(model: Any, pieces: Sequence[str]) -> tuple[list[int], list[int]
 
 
 def _label_ids(model: Any, text: str, labels: Sequence[str], separator: str) -> tuple[int, ...]:
-    """The token each label is behind the prompt."""
+    """Return the token of each label after the prompt."""
     space = separator[len(separator.rstrip(" ")) :]
     before, *continued = _encoded(model, [text, *(f"{text}{space}{label}" for label in labels)])
     for label, after in zip(labels, continued, strict=True):
@@ -260,13 +261,13 @@ def _label_ids(model: Any, text: str, labels: Sequence[str], separator: str) -> 
 def _refuse_label(model: Any, label: str, found: Sequence[int]) -> None:
     tokens = [model.tokenizer.decode([token]) for token in found]
     raise ValueError(
-        f"the label {label!r} must be one token of the vocabulary behind the separator, it is {tokens}: choose another "
+        f"the label {label!r} must be one token of the vocabulary after the separator, it is {tokens}: choose another "
         "label word or separator"
     )
 
 
 def _encoded(model: Any, texts: list[str]) -> list[list[int]]:
-    """Token ids of texts, without BOS."""
+    """Return the token ids of texts, without BOS."""
     if model.tokenizer is None:
         raise ValueError("the model has no tokenizer: set model.tokenizer, prompts are made from text")
     return model.tokenizer(texts, add_special_tokens=False)["input_ids"]

@@ -1,4 +1,4 @@
-"""In-context heads: which heads carry in-context classification (paper 2, section on finding heads; second-hand)."""
+"""In-context heads: the heads that carry in-context classification (paper 2, section on finding heads; second-hand)."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -23,25 +23,27 @@ from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 _HINTS = ("more demonstrations", "other label words", "among='labels': answers compared among the labels only")
 NOTHING = "nothing"
-"""What is zeroed in the untouched model."""
+"""The name of the untouched model's row among the sets of heads zeroed."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class InContextHeads(PrintsAsTable):
-    """The heads found, every head's scores, and what zeroing costs.
+    """The heads found, every head's scores, and the cost of zeroing them.
 
     Attributes:
-        frame: A row a head: ``layer``, ``head``, ``attention`` (to labels, from the last position), ``static`` (nats),
-            ``static_<label>``, ``causal`` (accuracy lost, NaN where it was not run), ``causal_<label>`` (by right
-            label), ``log_odds`` (of the right label, lost, in nats), ``candidate``, ``found``.
-        zeroed: What zeroing costs: ``zeroed``, ``heads`` (how many), ``accuracy``, ``low``, ``high``,
-            ``accuracy_<label>`` (by right label), ``log_prob``.
+        frame: One row per head: ``layer``, ``head``, ``attention`` (to labels, from the last position), ``static``
+            (nats), ``static_<label>``, ``causal`` (accuracy lost, NaN if the head was not zeroed), ``causal_<label>``
+            (by right label), ``lost_vocabulary``, ``lost_labels`` (accuracy lost over the vocabulary, and among the
+            labels), ``log_odds`` (log-odds of the right label lost, in nats), ``candidate``, ``found``.
+        zeroed: One row per set of heads: ``zeroed``, ``heads`` (their number), ``accuracy``, ``low``, ``high``,
+            ``accuracy_<label>`` (by right label), ``in_vocabulary`` and ``among_labels`` (the accuracy either way),
+            ``log_prob``, ``log_odds``.
         label_heads: The label that each found head serves more, one row per head: see
             :func:`~tl_neuron_attr.incontext.label_heads.label_heads`.
         search: See :func:`~tl_neuron_attr.incontext.greedy_search.greedy_search`; empty without a search.
         labels: The label words.
         chance: The accuracy of always giving the most frequent label.
-        among: What an answer competed with.
+        among: What an answer competed with in ``accuracy`` and ``causal``.
         does_task: Whether the model's accuracy is above chance by more than its 95 % interval.
     """
 
@@ -56,23 +58,23 @@ class InContextHeads(PrintsAsTable):
 
     @property
     def heads(self) -> list[Head]:
-        """The heads found, best first; none if the model does not do the task."""
+        """Return the heads found, best first; none if the model does not do the task."""
         return pairs(self.frame[self.frame["found"]])
 
     @property
     def by_label(self) -> dict[str, list[Head]]:
-        """The found heads that serve one label more than the others ("fooheads", "barheads")."""
+        """Return the found heads that serve one label more than the others ("fooheads", "barheads")."""
         return _by_label(self.label_heads, self.labels)
 
     @property
     def smallest(self) -> list[Head]:
-        """The smallest set the search found; empty if there was none, or it did not reach chance."""
+        """Return the smallest set that the search found; empty without a search, or if it did not reach chance."""
         if self.search.empty or self.search["low"].iloc[-1] > self.chance:
             return []
         return pairs(self.search)
 
     def scores(self, name: str) -> Float[Tensor, "layer head"]:
-        """A column of the frame as a matrix.
+        """Return a column of the frame as a matrix.
 
         Raises:
             KeyError: If there is no such column.
@@ -80,15 +82,19 @@ class InContextHeads(PrintsAsTable):
         return matrix(self.frame, name)
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a head."""
+        """Return one row per head."""
         return self.frame
 
     def table(self) -> Table:
-        """The heads found, or that the model does not do the task."""
+        """Return a table of the heads found, or one that says that the model does not do the task."""
         base = self.zeroed.iloc[0]
-        reached = f"accuracy {base['accuracy']:.3f} [{base['low']:.3f}, {base['high']:.3f}], chance {self.chance:.3f}"
+        reached = (
+            f"accuracy {base['accuracy']:.3f} [{base['low']:.3f}, {base['high']:.3f}] (over the vocabulary "
+            f"{base['in_vocabulary']:.3f}, among labels {base['among_labels']:.3f}, log-odds {base['log_odds']:+.2f}), "
+            f"chance {self.chance:.3f}"
+        )
         if not self.does_task:
-            caption = "the model does not do this task, so no heads were looked for: " + reached
+            caption = "the model does not do this task, so no heads were searched: " + reached
             return Table(("what may help",), [(hint,) for hint in _HINTS], caption)
         columns = ("attention", "static", "causal", "log_odds")
         labels = {(r["layer"], r["head"]): r["label"] for r in self.label_heads.to_dict("records")}
@@ -120,45 +126,48 @@ def in_context_heads(
     seed: int = 0,
     progress: bool = True,
 ) -> InContextHeads:
-    """The heads that carry in-context classification: by what they write, and by what is lost without them.
+    """Find the heads that carry in-context classification: by what they write, and by what is lost without them.
 
-    The paper's two scores (second-hand), combined. The static score is the log-probability increase of the predicted
-    label from the head's output; the causal one is the accuracy lost when the head is zeroed. Heads are chosen on one
-    half of the prompts, and what zeroing them costs is measured on the other. Zeroing one head at a time does not see
-    redundant ones: ``search`` looks for sets.
+    This combines the paper's two scores (second-hand). The static score is the increase of the predicted label's
+    log-probability by the head's output; the causal score is the accuracy lost when the head is zeroed. Heads are
+    chosen on one half of the prompts, and the cost of zeroing them is measured on the other half. Zeroing one head at
+    a time misses redundant heads; ``search`` looks for sets of them.
 
     Args:
         model: The model.
-        prompts: In-context prompts of one set of labels.
-        n: How many heads: 12 by default as in the paper, at most a fifth of all.
-        combine: ``"rank"``: the ``n`` best sums of both ranks. ``"union"`` or ``"intersection"``: of each score's ``n``
-            best. How the paper combines its two top-10 lists to 12 heads is not known to us.
-        causal: What the causal ranking goes by: accuracy lost (ties by log-odds), or log-odds of the right label lost.
-        among: Whether an answer must be the likeliest of all tokens, or of the labels.
-        label: Which label the static score follows.
-        layers: The layers looked at; all by default. The paper looks at deep ones.
-        min_attention: The least mean attention to labels a head must pay to be looked at.
-        screen: Zero only the ``4 * n`` heads of the best static score.
-        search: The largest set of heads searched for greedily; 0 for no search.
-        random_sets: How many random sets of the same size are zeroed for comparison.
-        batch_size: Prompts run together, copies counted.
-        seed: Of the halves and the random sets.
+        prompts: In-context prompts with one set of labels.
+        n: The number of heads; by default 12 as in the paper, but at most a fifth of all heads.
+        combine: ``"rank"`` takes the ``n`` best sums of both ranks, ``"union"`` and ``"intersection"`` combine the
+            ``n`` best of each score. How the paper makes 12 heads of its two top-10 lists is unknown to us.
+        causal: The causal ranking: by accuracy lost (ties by log-odds), or by log-odds of the right label lost.
+        among: Whether a right answer must be the likeliest of all tokens, or only of the labels.
+        label: The label that the static score follows.
+        layers: The layers to search; all by default. The paper searches deep ones.
+        min_attention: The least mean attention to labels that a candidate must pay.
+        screen: Whether to zero only the ``4 * n`` heads with the best static scores.
+        search: The largest set of heads to search for greedily; 0 for no search.
+        random_sets: The number of random sets of the same size that are zeroed for comparison.
+        batch_size: The most prompts in one forward pass, counting copies.
+        seed: The seed of the halves and the random sets.
         progress: Whether to show progress bars.
 
     Returns:
-        :class:`InContextHeads`. Where the model's accuracy is not surely above chance it says so, and names no heads.
+        :class:`InContextHeads`. If the model's accuracy is not above chance by its interval, it says so and has no
+        heads.
 
     Raises:
-        ValueError: If prompts are too few or of different labels, no head is left to look at, or ``n`` is below 1.
+        ValueError: If there are too few prompts, they have different labels, no candidate is left, or ``n`` is below 1.
         IndexError: If a layer is out of range.
 
     Examples:
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(40, 4, query="strong"))
-        >>> found = in_context_heads(model, prompts, n=4, layers=[2, 3], random_sets=2, progress=False)
-        >>> len(found.heads), found.zeroed["zeroed"].tolist()[:3]
-        (4, ['nothing', 'found heads', 'random heads, mean of 2 sets'])
+        >>> options = {"causal": "log_odds", "random_sets": 2, "progress": False}
+        >>> found = in_context_heads(model, prompts, n=4, layers=[2, 3], **options)
+        >>> log_odds = found.zeroed.set_index("zeroed")["log_odds"]  # of the right label, after zeroing
+        >>> bool(log_odds["found heads"] < log_odds["random heads, mean of 2 sets"])
+        True
     """
     require_alike(prompts)
     labels = prompts[0].labels
@@ -191,10 +200,10 @@ def in_context_heads(
 
 
 def _halves(prompts: Sequence[IclPrompt], seed: int) -> tuple[list[IclPrompt], list[IclPrompt]]:
-    """The prompts as two random halves, every right label in both.
+    """Return the prompts as two random halves with the same right labels.
 
     Raises:
-        ValueError: If there are too few.
+        ValueError: If there are too few prompts.
     """
     order = list(range(len(prompts)))
     random.Random(f"halves {seed}").shuffle(order)
@@ -214,7 +223,7 @@ def _of_layers(frame: pd.DataFrame, layers: Sequence[int] | None) -> pd.DataFram
 
 
 def _allowed(frame: pd.DataFrame, n_layers: int, layers: Sequence[int] | None, min_attention: float) -> pd.DataFrame:
-    """The heads of the layers looked at that pay enough attention to labels.
+    """Return the heads of the given layers that pay enough attention to labels.
 
     Raises:
         IndexError: If a layer is out of range.
@@ -226,8 +235,8 @@ def _allowed(frame: pd.DataFrame, n_layers: int, layers: Sequence[int] | None, m
     kept = inside[inside["attention"] >= min_attention]
     if kept.empty:
         raise ValueError(
-            f"no head is left to look at: of {len(inside)} heads of the layers given, the greatest mean attention to "
-            f"labels is {inside['attention'].max():.3f}, min_attention {min_attention}"
+            f"no head is left: min_attention={min_attention}, and the greatest mean attention to labels of the "
+            f"{len(inside)} heads in the given layers is {inside['attention'].max():.3f}; lower it"
         )
     return kept
 
@@ -239,7 +248,7 @@ def _by_label(serving: pd.DataFrame, labels: Sequence[str]) -> dict[str, list[He
 def _sets(
     found: list[Head], by_label: Mapping[str, list[Head]], others: list[Head], random_sets: int, seed: int
 ) -> list[tuple[str, list[Head]]]:
-    """The sets of heads zeroed for comparison, each with its name; random ones share theirs."""
+    """Return the sets of heads to zero for comparison, each with a name that random sets share."""
     rng = random.Random(f"sets {seed}")
     drawn = [rng.sample(others, min(len(found), len(others))) for _ in range(random_sets)]
     name = f"random heads, mean of {random_sets} sets"
@@ -252,7 +261,7 @@ def _sets(
 def _zeroed(
     result: Outcomes, sets: Sequence[tuple[str, list[Head]]], labels: Sequence[str], among: Among
 ) -> pd.DataFrame:
-    """What zeroing each set costs; random sets as their mean over sets and prompts."""
+    """Return the cost of zeroing each set; for random sets, the mean over sets and prompts."""
     rows: list[dict[str, Any]] = []
     for name in dict.fromkeys(name for name, _ in sets):
         mine = [i for i, (other, _) in enumerate(sets) if other == name]

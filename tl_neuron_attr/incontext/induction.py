@@ -72,18 +72,18 @@ def prefix_matching(model: Any, *, length: int = 20, seed: int = 0) -> Float[Ten
 
 @dataclass(frozen=True)
 class FunctionVector:
-    """What heads write on average at the last position of in-context prompts.
+    """The mean output of heads at the last position of in-context prompts.
 
     Attributes:
         heads: The heads.
-        vectors: The mean of what each wrote into the stream.
+        vectors: The mean of what each head wrote into the stream.
     """
 
     heads: tuple[Head, ...]
     vectors: Float[Tensor, "head d_model"]
 
     def hooks(self, *, layer: int | None = None, scale: float = 1.0) -> list[Hook]:
-        """Hooks that add the vectors at the last position: each behind its own layer, or all behind ``layer``.
+        """Return hooks that add the vectors at the last position: each after its own layer, or all after ``layer``.
 
         Examples:
             >>> FunctionVector(((1, 0), (1, 3)), torch.ones(2, 4)).hooks()[0][0]
@@ -98,17 +98,17 @@ class FunctionVector:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class VectorEffect(PrintsAsTable):
-    """Zero-shot prompts (the query alone) before and after a function vector is added.
+    """Predictions for zero-shot prompts (the query alone), with and without a function vector.
 
     Attributes:
-        frame: A row a prompt and condition: ``prompt``, ``condition``, ``labels`` (the probability of all labels),
+        frame: One row per prompt and condition: ``prompt``, ``condition``, ``labels`` (the probability of all labels),
             ``right`` (whether the right label is the likeliest label), ``log_odds`` of the right label, in nats.
     """
 
     frame: pd.DataFrame
 
     def table(self) -> Table:
-        """Means and 95 % bootstrap intervals, a row a condition."""
+        """Return means and 95 % bootstrap intervals, one row per condition."""
         rows = [
             (name, *("{:.3f} [{:.3f}, {:.3f}]".format(*interval(group[c])) for c in ("labels", "right", "log_odds")))
             for name, group in self.frame.groupby("condition", sort=False)
@@ -122,10 +122,10 @@ class VectorEffect(PrintsAsTable):
 def function_vector(
     model: Any, prompts: Sequence[IclPrompt], heads: NamedHeads, *, batch_size: int = 64
 ) -> FunctionVector:
-    """The mean output of heads at the last position of prompts.
+    """Return the mean output of heads at the last position of prompts.
 
-    Where a label's meaning changes from prompt to prompt, the mean can say that a label follows, but not which: draw
-    prompts with ``classes`` fixed to ask for more.
+    If the class of a label changes from prompt to prompt, the mean can promote labels as such but not the right one:
+    draw prompts with fixed ``classes`` to test for more.
 
     Raises:
         IndexError: If a head is out of range or named twice.
@@ -135,8 +135,10 @@ def function_vector(
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(4, 4))
-        >>> function_vector(model, prompts, [(3, 2)]).vectors.shape
-        torch.Size([1, 128])
+        >>> vector = function_vector(model, prompts, [(3, h) for h in range(8)])
+        >>> means = vector_effect(model, prompts, vector).frame.groupby("condition")["labels"].mean()
+        >>> bool(means["with the vector"] > means["as it is"])  # labels become likelier
+        True
     """
     heads = required_heads(model, heads)
     total = torch.zeros(len(heads), dimensions.d_model(model), device=dimensions.device_of(model), dtype=torch.float64)
@@ -163,15 +165,15 @@ def vector_effect(
     scale: float = 1.0,
     batch_size: int = 64,
 ) -> VectorEffect:
-    """What a function vector does to the prompts' queries without any demonstration.
+    """Measure the effect of a function vector on the prompts' queries without any demonstration.
 
     Args:
         model: The model.
-        prompts: Whose queries, separators and right labels are taken.
+        prompts: The prompts whose queries, separators and right labels are used.
         vector: From :func:`function_vector`.
-        layer: Behind which layer all of it is added; each head's part behind its own layer by default.
-        scale: What it is multiplied with.
-        batch_size: Queries run together, of one length each.
+        layer: The layer after which the whole vector is added; by default each head's vector is added after its own.
+        scale: The factor of the vector.
+        batch_size: The most queries in one forward pass; they have one length.
 
     Raises:
         ValueError: If there is no prompt, or prompts have different labels.

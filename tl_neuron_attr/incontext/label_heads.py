@@ -1,8 +1,8 @@
-"""Whether a head serves one label more than the others: the paper's "fooheads" and "barheads" (Table 3; second-hand).
+"""Heads that serve one label more than the others: the paper's "fooheads" and "barheads" (Table 3; second-hand).
 
-In Llama, zeroing fooheads costs accuracy where foo is right and raises it where bar is; barheads the reverse. Here a
-head leans to a label if zeroing it costs prompts of that label more log-odds of the right answer than the other
-prompts, by more than a 95 % interval. A head that serves all alike leans to none.
+In Llama, zeroing fooheads lowers accuracy where foo is right and raises it where bar is; barheads do the reverse. The
+test is derived here: a head serves a label if zeroing it costs prompts of that label more log-odds of the right answer
+than it costs the other prompts, and the 95 % interval of the difference lies above zero.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from tl_neuron_attr.results.intervals import Sample, difference_interval
 
 
 def label_heads(before: Outcomes, without: Outcomes, heads: Sequence[Head], labels: Sequence[str]) -> pd.DataFrame:
-    """A row a head: ``layer``, ``head``, ``label`` (or empty), ``more``, ``low``, ``high``.
+    """Return one row per head: ``layer``, ``head``, ``label`` (empty if it serves none), ``more``, ``low``, ``high``.
 
-    ``more`` is how many nats of log-odds more the head is worth to prompts whose right label is ``label`` than to the
-    others; where it leans to none, for the label it comes nearest to leaning to.
+    ``more`` is the log-odds in nats that zeroing the head costs prompts whose right label is ``label``, minus what it
+    costs the others. If the head serves no label, it is that of the label with the greatest ``low``.
 
     Args:
         before: Outcomes of the untouched model.
-        without: Outcomes with each head zeroed, a row a head.
+        without: Outcomes with each head zeroed, one row per head.
         heads: The heads.
         labels: The label words.
     """

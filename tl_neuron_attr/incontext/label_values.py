@@ -1,11 +1,11 @@
 """What a head copies from each label: label differences of its value-output vectors (paper 2; second-hand and derived).
 
-The value-output vector of position ``p`` in a head is ``W_O W_V norm(h_p)``; weighted, it is multiplied with the head's
-attention from the last position. The paper compares labels by
+The value-output vector of position ``p`` in a head is ``W_O W_V norm(h_p)``; the weighted one is multiplied by the
+head's attention from the last position. The paper compares labels by (second-hand)
 
     M = log p(a | vo) - log p(b | vo) = (e_a - e_b) . vo,         e the unembedding, the final norm frozen,
 
-a plain logit difference, because the softmax's denominator cancels (our algebra).
+which is a plain logit difference, because the denominator of the softmax cancels (derived here).
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.numerics.sublayer import Sublayer
 
 Prompts = IclPrompt | Sequence[IclPrompt]
-"""The prompts a cache was made of; one of them for a cache of one prompt."""
+"""The prompts from which a cache was made; one prompt for a cache of one."""
 
 
 @typechecked
@@ -39,21 +39,22 @@ def label_logit_difference(
     pair: tuple[int, int] = (0, 1),
     model: Any = None,
 ) -> Float[Tensor, "*b layer head label"]:
-    """logit(label a) - logit(label b) of each head's value-output vector at each label position, in nats.
+    """Return logit(label a) - logit(label b) of each head's value-output vector at each label position, in nats.
 
-    Read out with the final norm's scale frozen at the last position, before a softcap on logits if the model has one.
-    Positive where the head writes label a. Paper 2, the "logit minus" of the value-output experiment (second-hand; that
-    it is a logit difference is our algebra, that the final norm is frozen follows the authors' other notebooks).
+    Vectors are read out with the final norm's scale frozen at the last position, before a softcap on logits if the
+    model has one. The difference is positive if the head writes label a. This is the "logit minus" of paper 2's
+    value-output experiment (second-hand). That it is a logit difference is derived here; that the final norm is frozen
+    follows the authors' other notebooks.
 
     Args:
-        cache: A cache of the prompts, padded on the left if at all.
-        prompts: The prompts, in the order of the cache, all with as many demonstrations.
-        weighted: Whether the vector is multiplied with the head's attention from the last position.
-        pair: The two labels compared, by index.
+        cache: A cache of the prompts, with any padding on the left.
+        prompts: The prompts in the order of the cache, all with the same number of demonstrations.
+        weighted: Whether to multiply the vector by the head's attention from the last position.
+        pair: The indices of the two labels to compare.
         model: The model that made the cache; ``cache.model`` by default.
 
     Raises:
-        ValueError: If the cache is of other prompts or will not do, or ``pair`` is one label twice.
+        ValueError: If the cache holds other prompts or is refused, or ``pair`` names one label twice.
         IndexError: If a label of ``pair`` is out of range.
 
     Examples:
@@ -62,8 +63,11 @@ def label_logit_difference(
         >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(2, 4))
         >>> batch = tna.incontext.batch_of(model, prompts)
         >>> _, cache = model.run_with_cache(batch.tokens)
-        >>> label_logit_difference(cache, prompts).shape[2:]  # head, label position
-        torch.Size([8, 4])
+        >>> by_label = label_logit_difference(cache, prompts)[0, 3, 7]  # L3H7 in the first prompt
+        >>> [prompts[0].labels[label] for label in prompts[0].sequence]
+        ['foo', 'bar', 'bar', 'foo']
+        >>> ["foo" if difference > 0 else "bar" for difference in by_label.tolist()]
+        ['foo', 'bar', 'bar', 'foo']
     """
     group = as_list(prompts)
     q, places = asked(cache, group, pair, model)
@@ -81,7 +85,7 @@ def label_logit_difference(
 def label_attention(
     cache: ActivationCache, prompts: Prompts, *, model: Any = None
 ) -> Float[Tensor, "*b layer head label"]:
-    """Each head's attention from the last position to each label position.
+    """Return each head's attention from the last position to each label position.
 
     Arguments and errors as in :func:`label_logit_difference`.
 
@@ -99,7 +103,7 @@ def label_attention(
 
 
 def as_list(prompts: Prompts) -> Sequence[IclPrompt]:
-    """The prompts as a sequence."""
+    """Return the prompts as a sequence."""
     return [prompts] if isinstance(prompts, IclPrompt) else prompts
 
 
@@ -109,7 +113,7 @@ def asked(
     """A checked question about two labels, and where the prompts' labels stand in the cache.
 
     Raises:
-        ValueError: If the cache is of other prompts or will not do.
+        ValueError: If the cache holds other prompts or is refused.
         IndexError: If a label is out of range.
     """
     if not prompts:
@@ -124,18 +128,18 @@ def asked(
 
 
 def last_attention(stream: Stream, layer: int) -> Float[Tensor, "batch head source"]:
-    """A layer's attention from the last position."""
+    """Return a layer's attention from the last position."""
     return stream.get(f"blocks.{layer}.attn.hook_pattern")[:, :, -1]
 
 
 def at_labels(
     by_source: Float[Tensor, "batch head source"], places: Int[Tensor, "batch label"]
 ) -> Float[Tensor, "batch head label"]:
-    """Values of source positions, at label positions only."""
+    """Return the values at label positions, from those at all source positions."""
     return by_source.gather(2, places[:, None].expand(-1, by_source.shape[1], -1))
 
 
 def _unweighted(stream: Stream, sublayer: Sublayer) -> Sublayer:
-    """The sublayer as if every head attended to every position with a weight of one."""
+    """Return the sublayer as if every head attended to every position with a weight of one."""
     values = stream.attn_values(sublayer.layer, stream.last)
     return replace(sublayer, coefficients=values.flatten(1, 2))

@@ -1,13 +1,13 @@
 """Do the towers learn a metric? Same-class and other-class pairs by a head's score, and by cosine before the towers.
 
-If a head's towers measure similarity, the score of a demonstration of the query's class is higher than that of another
-class, and more surely so than the streams that the towers read are alike. Both are measured by the AUC inside a prompt:
-how often a demonstration of the right label scores above one of another label,
+If a head's towers measure similarity, demonstrations of the query's class score higher than those of another class, and
+the scores separate the classes better than the cosine of the streams that the towers read. Both are measured by the AUC
+inside a prompt: how often a demonstration of the right label scores above one of another label,
 
     AUC = mean over prompts of P(s_same > s_other) + P(s_same = s_other) / 2,
 
-which needs no threshold and cannot be moved by what a query gives to all demonstrations alike, as the softmax cannot.
-The measure is ours: the paper states the hypothesis (second-hand), not how it would be tested.
+which needs no threshold and, like the softmax, does not change if a query adds the same to all demonstrations. The
+measure is ours: the paper states the hypothesis (second-hand); how it was tested is unknown to us.
 """
 
 from collections.abc import Sequence
@@ -35,10 +35,10 @@ _SHOWN = 12
 
 @dataclass(frozen=True, repr=False, eq=False)
 class LearnedMetric(PrintsAsTable):
-    """Scores and cosines of query and demonstration, pair by pair.
+    """The score and the cosine of query and demonstration, pair by pair.
 
     Attributes:
-        frame: A row a prompt, head and demonstration: ``prompt``, ``layer``, ``head``, ``demonstration``, ``label``
+        frame: One row per prompt, head and demonstration: ``prompt``, ``layer``, ``head``, ``demonstration``, ``label``
             (its word), ``same`` (whether that is the right label), ``score`` (the model's, before the softmax),
             ``attention``, ``cosine`` (of the streams that the head reads at the last position and at the label), and
             ``centred`` (the cosine of their differences from the mean stream over prompts, at the last position and at
@@ -48,10 +48,11 @@ class LearnedMetric(PrintsAsTable):
     frame: pd.DataFrame
 
     def summary(self) -> pd.DataFrame:
-        """A row a head: ``layer``, ``head``, ``same`` and ``other`` (mean scores), and of score, cosine and centred
-        cosine the ``auc`` inside prompts with its 95 % interval over prompts (``auc_low``, ``cosine_auc``, ...), and
-        how often the label of the greatest mean is right (``accuracy``, ``cosine_accuracy``, ...). ``gain`` is the
-        score's AUC less cosine's, prompt by prompt, with its interval."""
+        """Return one row per head: ``layer``, ``head``, ``same`` and ``other`` (mean scores), and of score,
+        cosine and centred cosine the ``auc`` inside prompts with its 95 % interval over prompts (``auc_low``,
+        ``cosine_auc``, ...), and how often the label of the greatest mean is right (``accuracy``,
+        ``cosine_accuracy``, ...). ``gain`` is the score's AUC less cosine's, prompt by prompt, with its
+        interval."""
         rows: list[dict[str, Any]] = []
         for (layer, head), group in self.frame.groupby(["layer", "head"], sort=False):
             means = group.groupby("same")["score"].mean()
@@ -66,16 +67,16 @@ class LearnedMetric(PrintsAsTable):
 
     @property
     def best(self) -> Head:
-        """The ``(layer, head)`` whose scores tell the classes best: the greatest AUC."""
+        """Return the ``(layer, head)`` with the greatest AUC, whose scores separate the classes best."""
         first = self.summary().sort_values("auc", ascending=False, kind="stable").iloc[0]
         return int(first["layer"]), int(first["head"])
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a prompt, head and demonstration."""
+        """Return one row per prompt, head and demonstration."""
         return self.frame
 
     def table(self) -> Table:
-        """The heads, best AUC first, with what cosine gives before their towers."""
+        """Return a table of the heads, best AUC first, beside the cosine before their towers."""
         summary = self.summary().sort_values("auc", ascending=False, kind="stable")
         rows = [
             (
@@ -100,13 +101,13 @@ class LearnedMetric(PrintsAsTable):
 def learned_metric(
     model: Any, prompts: Sequence[IclPrompt], *, heads: NamedHeads | None = None, batch_size: int = 64
 ) -> LearnedMetric:
-    """How well heads' scores tell demonstrations of the query's class from others, and cosine before the towers does.
+    """Measure how well heads' scores, and cosine before their towers, separate the query's class from the others.
 
     Args:
         model: The model.
-        prompts: Prompts of one set of labels, each with demonstrations of the right label and of another.
+        prompts: Prompts with one set of labels, each with demonstrations of the right label and of another.
         heads: The heads; all by default.
-        batch_size: Prompts run together.
+        batch_size: The most prompts in one forward pass.
 
     Raises:
         ValueError: If there is no head or prompt, a prompt does not show its right label, or the architecture hides its
@@ -117,8 +118,9 @@ def learned_metric(
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(8, 4, counts=(2, 2)))
-        >>> learned_metric(model, prompts, heads=[(2, 4)]).summary().shape[0]
-        1
+        >>> found = learned_metric(model, prompts, heads=[(2, 4)]).summary()
+        >>> bool(found.loc[0, "auc"] > 0.5)  # better than chance
+        True
     """
     chosen = required_heads(model, heads)
     for i, prompt in enumerate(prompts):
@@ -146,7 +148,7 @@ def learned_metric(
 
 @dataclass(frozen=True)
 class _BatchMeasures:
-    """What is read of one batch."""
+    """The scores, attention and streams of one batch."""
 
     score: Float[Tensor, "prompt head label"]
     attention: Float[Tensor, "prompt head label"]
@@ -179,7 +181,7 @@ def _cosine(
 
 
 def _centred(keys: Float[Tensor, "prompt layer label d_model"], words: Tensor) -> Tensor:
-    """Streams at labels without the mean stream at labels of the same word."""
+    """Return the streams at labels, minus the mean stream at labels of the same word."""
     centred = keys.clone()
     for word in words.unique():
         prompt, label = (words == word).nonzero(as_tuple=True)
@@ -196,7 +198,7 @@ def _frame(
     cosines: dict[str, Tensor],
     own: Tensor,
 ) -> pd.DataFrame:
-    """A row a prompt, head and demonstration, prompts in the order in which they were given."""
+    """Return one row per prompt, head and demonstration, with prompts in the given order."""
     numbers = range(len(prompts[0].demonstrations))
     index = pd.MultiIndex.from_product([order, range(len(heads)), numbers], names=["prompt", "row", "demonstration"])
     columns = measured | {name: values[:, own] for name, values in cosines.items()}
@@ -213,7 +215,7 @@ def _frame(
 
 
 def _aucs(group: pd.DataFrame, measure: str) -> pd.Series:
-    """By prompt, how often a demonstration of the right label is above one of another label; ties count half."""
+    """Return for each prompt how often the right label's demonstrations score above others; ties count half."""
 
     def auc(prompt: pd.DataFrame) -> float:
         values, same = (torch.tensor(prompt[name].to_numpy()) for name in (measure, "same"))
@@ -223,13 +225,13 @@ def _aucs(group: pd.DataFrame, measure: str) -> pd.Series:
 
 
 def _above(same: Float[Tensor, "n"], other: Float[Tensor, "m"]) -> float:
-    """How often a value of ``same`` is above one of ``other``."""
+    """Return how often a value of ``same`` is above one of ``other``."""
     difference = same[:, None] - other[None]
     return float(((difference > 0).double() + (difference == 0).double() / 2).mean())
 
 
 def _accuracy(group: pd.DataFrame, measure: str) -> float:
-    """How often the label of the greatest mean is the right one; of tied labels, their share."""
+    """Return how often the label with the greatest mean is the right one; tied labels share the credit."""
     means = group.groupby(["prompt", "label", "same"])[measure].mean().reset_index()
     best = means[means[measure] == means.groupby("prompt")[measure].transform("max")]
     return float(best.groupby("prompt")["same"].mean().mean())

@@ -1,11 +1,11 @@
-"""The correction of majority-label bias: what heads read from the rarer label's demonstrations is added once more.
+"""The correction of majority-label bias: what heads read from the rarer label's demonstrations is added again.
 
-With a softmax, more demonstrations of a label get more attention in all, whatever they say. Paper 2 (second-hand; the
-formula is our reading of a summary) adds, at the last position,
+With a softmax, more demonstrations of a label get more attention in total, whatever their texts. Paper 2 (second-hand;
+the formula is our reading of a summary) adds, at the last position,
 
     h_T^L  <-  h_T^L + a_c * (N_maj / N_min) * sum_heads sum_{p of the rarer label} alpha_{T,p} W_O W_V norm(h_p)
 
-to the final stream, ``a_c`` = 0.03, heads those in-context heads that were found.
+to the final stream, with ``a_c`` = 0.03 and the sum over the in-context heads.
 """
 
 import math
@@ -24,11 +24,10 @@ from tl_neuron_attr.model.components import NamedHeads, required_heads
 from tl_neuron_attr.model.live_attention import Hook, LiveAttention, at_the_end
 
 _Where = Literal["stream", "heads"]
-
 """Where the correction is added: to the final stream (the paper's), or to the heads' own outputs."""
 
 HEADS_FIX = "give the (layer, head) pairs to correct, as in_context_heads(...).heads"
-"""What to do where no head is given to correct."""
+"""The fix in the error about an empty ``heads``."""
 
 
 @typechecked
@@ -42,27 +41,26 @@ def majority_correction(
     where: _Where = "stream",
     renormalised: bool = False,
 ) -> list[Hook]:
-    """Hooks that add what heads read from the rarer label's demonstrations, for ``model.hooks(fwd_hooks=...)``.
+    """Return hooks that add what heads read from the rarer label's demonstrations, for ``model.hooks(fwd_hooks=...)``.
 
-    Paper 2, the fix of majority-label bias (second-hand; the formula is our reading, see this module's text). Only the
-    prompts' last position changes: where a text is generated, with or without a key-value cache, that is the first new
-    token, the label. Where every label has as many demonstrations, nothing changes. Of more than two labels, each that
-    has fewer than the most frequent one is raised by its own ratio.
+    This is paper 2's fix of majority-label bias (second-hand; the formula, in this module's text, is our reading). Only
+    the prompts' last position changes: in a generated text, with or without a key-value cache, that is the first new
+    token, the label. If every label has the same number of demonstrations, nothing changes. With more than two labels,
+    each that is rarer than the most frequent one is raised by its own ratio (derived here).
 
     Args:
         model: The model.
-        prompts: The prompts that will be run, in that order, padded on the left if at all; copies of all of them may
-            follow each other.
+        prompts: The prompts that the model will be run on, in this order, with any padding on the left; they may be
+            repeated as a whole.
         heads: ``(layer, head)`` pairs.
-        a_c: How much is added; the paper's is 0.03.
-        where: ``"stream"``: to the final stream, as in the paper. ``"heads"``: to what each head writes, so that later
-            layers read it as well.
-        renormalised: Whether attention is divided by what the head gives to all labels; the summary we have does not
-            say.
+        a_c: The factor of the addition; the paper's is 0.03 (second-hand).
+        where: ``"stream"`` adds to the final stream, as in the paper. ``"heads"`` adds to what each head writes, so
+            that later layers read it as well.
+        renormalised: Whether attention is divided by the head's attention to all labels; our source does not say.
 
     Raises:
-        ValueError: If ``heads`` is empty or ``a_c`` is negative or not a number; and when the model is run on other
-            prompts, on a prompt whose beginning is in a key-value cache only, with a cache that TransformerLens loses,
+        ValueError: If ``heads`` is empty or ``a_c`` is negative or not a number; and if the model is then run on other
+            prompts, on a prompt whose beginning is only in a key-value cache, with a cache that TransformerLens loses,
             or (OPT, GPT-J, GPT-Neo) with ``where="heads"``.
         IndexError: If a head is out of range or named twice.
 
@@ -70,8 +68,12 @@ def majority_correction(
         >>> import tl_neuron_attr as tna
         >>> model = tna.demo.load()
         >>> prompts = tna.incontext.from_demo(model, tna.demo.in_context(2, 3, order=(0, 0, 1)))
-        >>> with model.hooks(fwd_hooks=majority_correction(model, prompts, [(3, 4), (3, 7)])):
-        ...     logits = model(tna.incontext.batch_of(model, prompts).tokens)
+        >>> tokens = tna.incontext.batch_of(model, prompts).tokens
+        >>> with model.hooks(fwd_hooks=majority_correction(model, prompts, [(3, 4), (3, 7)], a_c=0.3)):
+        ...     corrected = model(tokens)[:, -1].log_softmax(-1)
+        >>> rarer = model.to_single_token("bar")
+        >>> bool((corrected > model(tokens)[:, -1].log_softmax(-1))[:, rarer].all())  # it becomes likelier
+        True
     """
     if not math.isfinite(a_c) or a_c < 0:
         raise ValueError(f"a_c must be a number not below 0, got {a_c}")
@@ -86,7 +88,7 @@ def majority_correction(
 
 
 def _weights(matched: MatchedRun, a_c: float) -> tuple[Float[Tensor, "prompt pos"], Float[Tensor, "prompt pos"]]:
-    """``a_c`` times the ratio at each label of a rarer kind, 0 elsewhere; and 1 at every label."""
+    """Return ``a_c`` times its ratio at each rarer label and 0 elsewhere; and 1 at every label."""
     weights = torch.zeros(matched.tokens.shape, device=matched.tokens.device)
     labels = torch.zeros_like(weights)
     for i, prompt in enumerate(matched.prompts):
@@ -100,7 +102,7 @@ def _weights(matched: MatchedRun, a_c: float) -> tuple[Float[Tensor, "prompt pos
 
 @dataclass
 class _Added:
-    """What is added in one run, gathered layer by layer."""
+    """The addition of one run, summed layer by layer."""
 
     matched: MatchedRun
     weights: Float[Tensor, "prompt pos"]
@@ -139,7 +141,7 @@ class _Added:
         return [*kept, live.at("z", to_heads) if self.where == "heads" else live.at("end", gather)]
 
     def to_stream(self, stream: Tensor, hook: Any) -> Tensor | None:
-        """Adds what was gathered to the stream at the prompts' last position."""
+        """Add the sum to the stream at the prompts' last position."""
         if self.total is None:
             return None
         stream = stream.clone()
@@ -150,7 +152,7 @@ class _Added:
     def _read(
         self, pattern: Float[Tensor, "batch head key"], v: Float[Tensor, "batch pos kv d_head"], heads: list[int]
     ) -> Float[Tensor, "batch head d_head"]:
-        """What is added to each head's output; nothing for heads not named."""
+        """Return the addition to each head's output; zero for heads not named."""
         end = self.matched.length
         wide = torch.float64 if v.dtype == torch.float64 else torch.float32
         attention, copies = pattern[:, heads, :end].to(wide), len(pattern) // len(self.weights)

@@ -1,7 +1,7 @@
-"""What a correction knows of the run it is in: that it is of its prompts, and which positions are run now.
+"""The run that a correction acts in: it must be on the correction's prompts, and its positions must be known.
 
-A generated text grows behind the prompt. Without a key-value cache every step runs all positions again, with one only
-the new ones; the prompt's last position, counted from the left, is the same in both.
+A generated text grows after the prompt. Without a key-value cache every step runs all positions again; with one it runs
+only the new ones. The prompt's last position, counted from the left, is the same in both.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ from tl_neuron_attr.incontext.outcomes import Hook
 
 @dataclass
 class MatchedRun:
-    """The prompts of a run, checked against the tokens it is given.
+    """The prompts of a correction, checked against the tokens of the run.
 
     Attributes:
-        prompts: The prompts, in the order of the batch; a batch may hold copies of all of them one after another.
+        prompts: The prompts in the order of the batch, which may repeat them as a whole.
         length: The length of the longest one, to which the others are padded on the left.
         seen: Whether the run has been given the whole prompts.
     """
@@ -47,14 +47,14 @@ class MatchedRun:
 
     @property
     def last(self) -> int:
-        """The position of every prompt's last token."""
+        """Return the position of every prompt's last token."""
         return self.length - 1
 
     def hook(self) -> Hook:
-        """The hook that looks at the tokens of a run.
+        """Return the hook that checks the tokens of a run.
 
         Raises:
-            ValueError: When the model is run on other prompts, or on a part of them only.
+            ValueError: If the model is run on other prompts, or on only a part of them.
         """
 
         def look(tokens: Tensor, hook: Any) -> None:
@@ -78,11 +78,11 @@ class MatchedRun:
         return "embed.hook_in", look
 
     def row(self, run: int, keys: int) -> int | None:
-        """Which position of a run is the prompts' last one; None if that is behind it already.
+        """Return which position of a run is the prompts' last one; None if the run only has later ones.
 
         Args:
-            run: How many positions are run.
-            keys: How many they attend to, those in a key-value cache included.
+            run: The number of positions that are run.
+            keys: The number of positions they attend to, including those in a key-value cache.
 
         Raises:
             ValueError: If the prompts are not attended to whole, or their beginning is in a cache only.
@@ -100,7 +100,7 @@ class MatchedRun:
 
 
 def lost_context(keys: int) -> str:
-    """What to say of a run that does not attend to what is before it."""
+    """Return the error message for a run that does not attend to the positions before it."""
     return (
         f"attention reaches {keys} position{'s' * (keys > 1)} and not the prompt before: a key-value cache that is "
         "lost on the way (TransformerLens 4.3 with transformers 5.24, most architectures) or slides; generate with "

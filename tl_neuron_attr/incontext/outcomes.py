@@ -1,4 +1,4 @@
-"""What a model says after prompts: whether it is right and how sure, as it is, under hooks, or with heads zeroed."""
+"""What a model predicts after prompts: whether it is right and how sure, under hooks or with heads zeroed."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -20,27 +20,27 @@ from tl_neuron_attr.numerics.sublayer import score_dtype
 from tl_neuron_attr.results.intervals import interval
 
 Among = Literal["vocabulary", "labels"]
-"""What an answer competes with: every token (the paper's accuracy, as far as we know it), or the labels only."""
+"""What an answer competes with: every token (the paper's accuracy; second-hand), or only the labels."""
 
 Hook = tuple[str, Callable[..., Tensor | None]]
 """What ``model.hooks(fwd_hooks=...)`` takes."""
 
 Correction = Callable[[Sequence[IclPrompt]], list[Hook]]
-"""From the prompts of a batch to the hooks to run it under."""
+"""A function from the prompts of a batch to the hooks to run them under."""
 
 BATCH_SIZE = 256
-"""Prompts run together by default, copies counted."""
+"""The most prompts in one forward pass, counting copies: enough to fill a GPU with short prompts."""
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What was result after each prompt, under each condition where there are several.
+    """What was predicted after each prompt, under each condition if there are several.
 
     Attributes:
         gold: The index of the right label.
         label: The index of the likeliest label.
         predicts_label: Whether the likeliest token of all is a label.
-        log_prob: Of the right label among all tokens, in nats.
+        log_prob: The right label's log-probability among all tokens, in nats.
         log_odds: log p(right label) - log p(any other label), in nats.
     """
 
@@ -52,7 +52,7 @@ class Outcomes:
 
     @classmethod
     def of(cls, logits: Float[Tensor, "row d_vocab"], label_ids: Sequence[int], gold: Int[Tensor, "row"]) -> "Outcomes":
-        """What logits at the last position say.
+        """Return the outcomes that logits at the last position give.
 
         Examples:
             >>> result = Outcomes.of(torch.tensor([[0.0, 2.0, 1.0]]), [1, 2], torch.tensor([1]))
@@ -68,20 +68,20 @@ class Outcomes:
 
     @property
     def prompts(self) -> int:
-        """The number of prompts."""
+        """Return the number of prompts."""
         return len(self.gold)
 
     def right(self, among: Among = "vocabulary") -> Bool[Tensor, "*condition prompt"]:
-        """Whether the right label is the likeliest of all tokens, or of the labels."""
+        """Return whether the right label is the likeliest of all tokens, or of the labels."""
         right = self.label == self.gold
         return right if among == "labels" else right & self.predicts_label
 
     def prob(self, among: Among = "vocabulary") -> Float[Tensor, "*condition prompt"]:
-        """The probability of the right label among all tokens, or among the labels."""
+        """Return the right label's probability among all tokens, or among the labels."""
         return self.log_odds.sigmoid() if among == "labels" else self.log_prob.exp()
 
     def __getitem__(self, condition: int | slice | list[int] | None) -> "Outcomes":
-        """The outcomes under one condition, or some of them; with None, those of one as a row."""
+        """Return the outcomes under one condition or some of them; None adds a dimension of one condition."""
         return Outcomes(self.gold, *(getattr(self, f.name)[condition] for f in fields(self)[1:]))
 
 
@@ -153,15 +153,29 @@ def outcomes_without(
 
 
 def accuracy(result: Outcomes, labels: Sequence[str], *, among: Among = "vocabulary") -> dict[str, float]:
-    """The share of right answers with its 95 % bootstrap interval over prompts, and the share by right label.
+    """Return the share of right answers with its 95 % bootstrap interval over prompts, and the share by right label.
 
-    Of several conditions, the mean over them.
+    The accuracy is given both ways, over the vocabulary (``in_vocabulary``) and among the labels (``among_labels``),
+    with the means of ``log_prob`` and ``log_odds`` in nats. Several conditions are averaged.
+
+    Examples:
+        The likeliest label is right twice, but another token is likelier still in the second prompt:
+
+        >>> logits = torch.tensor([[0.0, 2.0, 1.0], [9.0, 1.0, 2.0]])
+        >>> found = accuracy(Outcomes.of(logits, [1, 2], torch.tensor([0, 1])), ("foo", "bar"))
+        >>> found["accuracy"], found["in_vocabulary"], found["among_labels"], found["log_odds"]
+        (0.5, 0.5, 1.0, 1.0)
     """
     right = result.right(among).double()
     right = right.reshape(-1, result.prompts).mean(0)
     mean, low, high = interval(pd.Series(right.tolist()))
     by_label = {f"accuracy_{word}": float(right[result.gold == i].mean()) for i, word in enumerate(labels)}
-    return {"accuracy": mean, "low": low, "high": high, **by_label, "log_prob": float(result.log_prob.mean())}
+    return {
+        "accuracy": mean, "low": low, "high": high, **by_label,
+        "in_vocabulary": float(result.right("vocabulary").double().mean()),
+        "among_labels": float(result.right("labels").double().mean()),
+        "log_prob": float(result.log_prob.mean()), "log_odds": float(result.log_odds.mean()),
+    }  # fmt: skip
 
 
 def _gold(prompts: Sequence[IclPrompt], device: torch.device) -> Int[Tensor, "prompt"]:
@@ -183,6 +197,6 @@ def _by_set(found: Iterable[Rerun], label_ids: Sequence[int], gold: Int[Tensor, 
 
 
 def _joined(batches: Sequence[tuple[list[int], Outcomes]]) -> Outcomes:
-    """Outcomes of batches in the order in which the prompts were given."""
+    """Return the outcomes of batches in the order in which the prompts were given."""
     order = torch.tensor([i for indices, _ in batches for i in indices]).argsort()
     return Outcomes(*(torch.cat([getattr(o, f.name) for _, o in batches], -1)[..., order] for f in fields(Outcomes)))

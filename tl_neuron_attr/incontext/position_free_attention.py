@@ -1,13 +1,14 @@
 """The correction of recency bias: in-context heads attend as if no position were encoded (paper 2; second-hand).
 
 Positions enter queries and keys, so late demonstrations get more attention. The paper removes that influence from the
-attention scores of the in-context heads only and recomputes their outputs. What it means depends on the model, and the
+attention scores of the in-context heads only and recomputes their outputs. What this means depends on the model; the
 formulas are our reading:
 
 * rotary positions: ``softmax(q . k * scale)`` of queries and keys before they are rotated;
 * ALiBi (BLOOM): the same score without the bias that grows with the position;
-* learned positions added to the embeddings (GPT-2): without what the position embedding itself brings to the head's
-  input, the norm frozen: ``q - norm(e_pos) W_Q`` and ``k - norm(e_pos) W_K``. What earlier layers made of it stays.
+* learned positions added to the embeddings (GPT-2): the score without the position embedding's own contribution to the
+  head's input, the norm frozen: ``q - norm(e_pos) W_Q`` and ``k - norm(e_pos) W_K``. What earlier layers computed from
+  the embedding stays.
 
 Scores are recomputed, so they are checked against the model's own wherever positions cancel: a rotary score of a
 position with itself, an ALiBi score up to a line, a GPT-2 score with its positions. If they disagree the run is
@@ -31,6 +32,7 @@ from tl_neuron_attr.model.components import NamedHeads, required_heads
 from tl_neuron_attr.model.live_attention import Hook, LiveAttention
 
 _KINDS = ("rotary", "alibi", "standard")
+"""The kinds of positions, in TransformerLens's words, that can be left out of a score."""
 
 
 @typechecked
@@ -38,24 +40,24 @@ _KINDS = ("rotary", "alibi", "standard")
 def position_free_attention(
     model: Any, heads: NamedHeads, *, prompts: Sequence[IclPrompt] | None = None, share: float | int = 1.0
 ) -> list[Hook]:
-    """Hooks under which heads attend without the influence of positions, for ``model.hooks(fwd_hooks=...)``.
+    """Return hooks under which heads attend without the influence of positions, for ``model.hooks(fwd_hooks=...)``.
 
-    Paper 2, the fix of recency bias (second-hand; see this module's text for what it means in which model). Works on
-    padded batches and while a text is generated, with a key-value cache or without: both give the same.
+    This is paper 2's fix of recency bias (second-hand; this module's text says what it means for each kind of model).
+    It works on padded batches and while a text is generated, with the same result with and without a key-value cache.
 
     Args:
         model: The model.
         heads: ``(layer, head)`` pairs.
-        prompts: If given, only queries from these prompts' last position on are corrected, as in the paper's formula,
-            which is about the last position; by default those of every position.
-        share: How much of the new attention is taken; 1 replaces the old one. Whether the paper replaces it or adds to
-            it is not known to us; 0.5 is the mean of both.
+        prompts: If given, only queries from these prompts' last position onwards are corrected, as in the paper's
+            formula for the last position; by default the queries of every position.
+        share: The share of the new attention; 1 replaces the old one and 0.5 is the mean of both. Whether the paper
+            replaces attention or adds to it is unknown to us.
 
     Raises:
         ValueError: If ``heads`` is empty, ``share`` is not between 0 and 1, or the model has no positions of a known
-            kind; and when the model is run and its scores are not what queries and keys give (OPT, GPT-J and GPT-Neo,
-            whose attention TransformerLens leaves to Hugging Face, where no hook can change it), when it attends to
-            one position only, or when it goes on with a key-value cache that was made without these hooks.
+            kind; and if the model is then run and its scores are not those of its queries and keys (OPT, GPT-J and
+            GPT-Neo, whose attention TransformerLens leaves to Hugging Face, out of reach of hooks), if it attends to
+            only one position, or continues from a key-value cache made without these hooks.
         IndexError: If a head is out of range or named twice.
 
     Examples:

@@ -1,4 +1,4 @@
-"""Every head's scores in one frame, and which heads two rankings choose together."""
+"""Every head's scores in one frame, and the heads that two rankings choose together."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -17,7 +17,7 @@ Measure = Literal["accuracy", "log_odds"]
 
 
 def static_frame(static: StaticScores, labels: Sequence[str]) -> pd.DataFrame:
-    """A row a head: ``layer``, ``head``, ``attention``, ``static`` and ``static_<label>`` by the label followed."""
+    """Return one row per head: ``layer``, ``head``, ``attention``, ``static``, ``static_<label>`` by label followed."""
     n_layers, n_heads = static.increase.shape[1:]
     columns = {"attention": static.attention.mean(0), "static": static.increase.mean(0)}
     for i, word in enumerate(labels):
@@ -37,11 +37,13 @@ def with_causal(
     labels: Sequence[str],
     among: Among,
 ) -> pd.DataFrame:
-    """The frame with what is lost when each candidate is zeroed; the other heads have NaN there."""
+    """Return the frame with the accuracy and log-odds lost by zeroing each candidate; NaN for the other heads."""
     lost = before.right(among).double() - without.right(among).double()
     columns = {"causal": lost.mean(-1)}
     for i, word in enumerate(labels):
         columns[f"causal_{word}"] = lost[:, before.gold == i].mean(-1)
+    for other in ("vocabulary", "labels"):
+        columns[f"lost_{other}"] = (before.right(other).double() - without.right(other).double()).mean(-1)
     columns["log_odds"] = (before.log_odds - without.log_odds).mean(-1)
     measured = pd.DataFrame({name: values.tolist() for name, values in columns.items()})
     places = pd.DataFrame(candidates, columns=["layer", "head"])
@@ -50,14 +52,14 @@ def with_causal(
 
 
 def choose(frame: pd.DataFrame, n: int, combine: Combine, causal: Measure) -> pd.DataFrame:
-    """The frame with the found heads marked and put first, best first.
+    """Return the frame with the chosen heads marked and first, the best at the top.
 
     Raises:
         ValueError: If ``n`` is not between 1 and the number of candidates.
     """
     candidates = frame[frame["candidate"]]
     if not 1 <= n <= len(candidates):
-        raise ValueError(f"n must be between 1 and the {len(candidates)} heads looked at, got {n}")
+        raise ValueError(f"n must be between 1 and the {len(candidates)} candidate heads, got {n}")
     by_static = _ranks(candidates, ["static"])
     by_causal = _ranks(candidates, ["causal", "log_odds"] if causal == "accuracy" else ["log_odds"])
     total = by_static + by_causal
@@ -73,16 +75,16 @@ def choose(frame: pd.DataFrame, n: int, combine: Combine, causal: Measure) -> pd
 
 
 def pairs(frame: pd.DataFrame) -> list[Head]:
-    """The rows of a frame as heads."""
+    """Return the rows of a frame as heads."""
     return [(int(layer), int(head)) for layer, head in zip(frame["layer"], frame["head"], strict=True)]
 
 
 def matrix(frame: pd.DataFrame, name: str) -> Float[Tensor, "layer head"]:
-    """A column of the frame, layers in rows."""
+    """Return a column of the frame as a matrix."""
     return torch.tensor(frame.pivot(index="layer", columns="head", values=name).to_numpy(dtype=float))
 
 
 def _ranks(frame: pd.DataFrame, by: list[str]) -> pd.Series:
-    """0 for the highest; ties by the next column, then by place."""
+    """Return 0 for the highest; ties go by the next column, then by layer and head."""
     order = frame.sort_values(by, ascending=False, kind="stable").index
     return pd.Series(range(len(order)), index=order)

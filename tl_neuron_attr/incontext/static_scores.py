@@ -1,9 +1,9 @@
-"""The static score of an in-context head (paper 2, section on finding heads; second-hand), prompt by prompt.
+"""The static score of every head (paper 2, section on finding heads; second-hand), prompt by prompt.
 
     S = log p(b | o + h) - log p(b | h)
 
-``b`` is the label the model predicts, ``o`` what the head wrote at the last position, ``h`` what its layer read. It is
-the score of :func:`~tl_neuron_attr.attribute_heads`, and costs one cached pass.
+``b`` is the label that the model predicts, ``o`` what the head wrote at the last position and ``h`` what its layer
+read. This is the score of :func:`~tl_neuron_attr.attribute_heads` and costs one cached forward pass.
 """
 
 from collections.abc import Sequence
@@ -22,17 +22,17 @@ from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.stream import Stream
 
 Followed = Literal["predicted", "gold"]
-"""Which label's log-probability the static score follows; the paper's is the predicted one."""
+"""The label whose log-probability the static score follows; in the paper the predicted one."""
 
 
 @dataclass(frozen=True)
 class StaticScores:
-    """One cached pass over the prompts.
+    """Every head's static score and its attention to labels, prompt by prompt.
 
     Attributes:
-        increase: What each head adds to the label's log-probability, in nats.
-        attention: How much of each head's attention at the last position is on labels.
-        followed: The index of the label followed.
+        increase: The increase of the label's log-probability by each head, in nats.
+        attention: The share of each head's attention from the last position that goes to labels.
+        followed: The index of the label that was followed.
     """
 
     increase: Float[Tensor, "prompt layer head"]
@@ -49,7 +49,7 @@ def static_scores(
     batch_size: int = 64,
     progress: bool = False,
 ) -> StaticScores:
-    """The static score of every head, and its attention to labels."""
+    """Return the static score of every head and its attention to labels."""
     rows: list[tuple[int, Tensor, Tensor, int]] = []
     with tqdm(total=len(prompts), desc="static scores", unit="prompt", disable=not progress) as bar:
         for batch in icl_batches(model, prompts, batch_size=batch_size):
@@ -72,7 +72,7 @@ def static_scores(
 
 
 def _to_labels(stream: Stream, prompts: Sequence[IclPrompt]) -> Float[Tensor, "prompt layer head"]:
-    """Attention from the last position to labels; prompts may have different numbers of them."""
+    """Return the attention from the last position to labels; prompts may have different numbers of labels."""
     sums: list[Tensor] = []
     for i, prompt in enumerate(prompts):
         shift = stream.shape[1] - len(prompt)

@@ -1,13 +1,13 @@
-"""The two towers of a head: what it compares, and which components wrote that (paper 2, the two-tower hypothesis).
+"""The two towers of a head: what it compares, and which components wrote it (paper 2, the two-tower hypothesis).
 
-At the last position a head's query tower makes a vector of what was collected there, at each label its key tower makes
-one of the demonstration before it; the score is their inner product, and attention its softmax over all positions:
+A head's query tower maps the stream at the last position to a vector, and its key tower maps the stream at each label.
+The score is their inner product, and attention is its softmax over all positions:
 
     alpha_p = softmax_p(s_p),        s_p = scale * q . k_p
 
 Both towers are linear in what every component wrote into the stream (norms' scales frozen), so each score is a sum over
 pairs of components, one on the query side and one on the key side. The hypothesis is the paper's (second-hand); the
-split is ours: the paper reads its towers through the vocabulary.
+split is derived here: the paper interprets its towers through the vocabulary.
 """
 
 from collections.abc import Sequence
@@ -66,17 +66,17 @@ class TwoTowers(PrintsAsTable):
 
     @property
     def by_query(self) -> Float[Tensor, "*b label component"]:
-        """What each component gives to each score on the query side."""
+        """Return each component's share of each score on the query side."""
         return self.pairs.sum(-1)
 
     @property
     def by_key(self) -> Float[Tensor, "*b label component"]:
-        """What each component gives to each score on the key side."""
+        """Return each component's share of each score on the key side."""
         return self.pairs.sum(-2)
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a prompt, label and pair: ``prompt``, ``label`` (which), ``text``, ``word``, ``query``, ``key``,
-        ``score`` (the pair's part)."""
+        """Return one row per prompt, label and pair of components: ``prompt``, ``label``, ``text``, ``word``,
+        ``query``, ``key``, ``score``."""
         pairs = self.pairs if self.pairs.ndim == 4 else self.pairs[None]
         index = pd.MultiIndex.from_product(
             [range(pairs.shape[0]), range(pairs.shape[1]), self.components, self.components],
@@ -89,7 +89,7 @@ class TwoTowers(PrintsAsTable):
         return frame
 
     def table(self) -> Table:
-        """The labels with their scores, of the first prompt, and the strongest part on either side."""
+        """Return a table of the first prompt's labels, their scores, and the strongest component on either side."""
         single = self if self.score.ndim == 1 else self._first
         sides = (single.by_query, single.by_key)
         rows = [
@@ -115,7 +115,7 @@ class TwoTowers(PrintsAsTable):
 def two_towers(
     cache: ActivationCache, prompts: Prompts, *, layer: int, head: int, heads: bool = False, model: Any = None
 ) -> TwoTowers:
-    """What a head compares at the last position and at each label, and the split of its scores by component.
+    """Return what a head compares at the last position and at each label, and the split of its scores by component.
 
     Scores and attention are read from the cache. The vectors are the cache's queries and keys, rotated by their
     positions where the model does that; that their products are the scores, and that the parts add up to them, is
@@ -196,7 +196,7 @@ def two_towers(
 def label_scores(
     cache: ActivationCache, prompts: Prompts, *, model: Any = None
 ) -> Float[Tensor, "*b layer head label"]:
-    """Each head's score of each label at the last position, before the softmax, exactly as the model has it.
+    """Return each head's score of each label at the last position before the softmax, exactly as the model has it.
 
     A label outside a layer's attention window has the lowest number there is. Arguments and errors as in
     :func:`two_towers`.
@@ -219,7 +219,7 @@ def label_scores(
 
 @typechecked
 def needed_by_towers(name: str) -> bool:
-    """A ``names_filter`` that caches what :func:`two_towers` needs.
+    """Return whether :func:`two_towers` needs this hook; use it as a ``names_filter``.
 
     Examples:
         >>> needed_by_towers("blocks.0.attn.hook_attn_scores"), needed_by_towers("blocks.0.mlp.hook_post")
@@ -233,7 +233,7 @@ def _last_scores(stream: Stream, layer: int) -> Float[Tensor, "batch head source
 
 
 def _require_seen(score: Float[Tensor, "batch label"], layer: int) -> None:
-    """Refuse labels that the layer does not look at.
+    """Check that the layer attends to every label.
 
     Raises:
         ValueError: Naming the first.
@@ -250,7 +250,7 @@ def _require_seen(score: Float[Tensor, "batch label"], layer: int) -> None:
 def _by_component(
     stream: Stream, side: attention_scores.Side, layer: int, head: int, places: Positions, heads: bool
 ) -> tuple[tuple[str, ...], Float[Tensor, "component batch d_head"]]:
-    """What each component that feeds the layer, and the biases, are in the head's queries or keys."""
+    """Return what each component before the layer, and the biases, contribute to the head's queries or keys."""
     named: list[tuple[str, Tensor]] = []
     for depth, written in components(stream, places):
         if depth >= depth_of("attn", layer):
@@ -265,7 +265,7 @@ def _by_component(
 
 
 def _by_head(stream: Stream, layer: int, places: Positions) -> Sequence[tuple[str, Float[Tensor, "batch d_model"]]]:
-    """What each head of a layer wrote, and what none of them did."""
+    """Return what each head of a layer wrote, and what none of them wrote."""
     sublayer = stream.sublayer("attn", layer, places)
     summed = replace(sublayer, coefficients=sublayer.coefficients.sum(-1, keepdim=True))
     written = summed.head_writes()[:, :, 0]

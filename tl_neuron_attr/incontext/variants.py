@@ -1,6 +1,6 @@
-"""Changed prompt sets, one call each: labels reversed, balanced, a demonstration removed, in another order.
+"""Variants of prompt sets: labels reversed, balanced, one demonstration removed, reordered, with other queries.
 
-Every variant is tokenised anew from its texts, so that it is what the model would see.
+Every variant is tokenised again from its texts, so it is exactly what the model would see.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,9 +13,9 @@ from tl_neuron_attr.incontext.icl_prompt import IclPrompt, rebuilt
 
 @typechecked
 def reversed_labels(model: Any, prompts: Sequence[IclPrompt]) -> list[IclPrompt]:
-    """The same texts with the next label each, the last one's with the first: of two labels, the other one.
+    """Return the prompts with each label replaced by the next one, and the last by the first; two labels are exchanged.
 
-    The right answer moves with them (paper 2, the two prompts of the attention-shift experiment).
+    The right answer changes with them (paper 2, the two prompts of the attention-shift experiment; second-hand).
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -36,7 +36,7 @@ def reversed_labels(model: Any, prompts: Sequence[IclPrompt]) -> list[IclPrompt]
 
 @typechecked
 def balanced(model: Any, prompts: Sequence[IclPrompt]) -> list[IclPrompt]:
-    """As many demonstrations of every shown label as the rarest has: the last ones of the others are left out.
+    """Return the prompts with as many demonstrations of every label as the rarest has, leaving out the last ones.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -61,7 +61,7 @@ def balanced(model: Any, prompts: Sequence[IclPrompt]) -> list[IclPrompt]:
 
 @typechecked
 def one_removed(model: Any, prompts: Sequence[IclPrompt]) -> list[list[IclPrompt]]:
-    """For each prompt, a variant without its first demonstration, one without its second, and so on.
+    """Return for each prompt its variants without the first demonstration, without the second, and so on.
 
     Raises:
         ValueError: If a label would be left without a demonstration.
@@ -87,7 +87,7 @@ def one_removed(model: Any, prompts: Sequence[IclPrompt]) -> list[list[IclPrompt
 
 @typechecked
 def reordered(model: Any, prompts: Sequence[IclPrompt], order: Sequence[int]) -> list[IclPrompt]:
-    """Demonstrations in another order: ``order[i]`` is the place the ``i``-th had before.
+    """Return the prompts with demonstrations in another order: the ``i``-th was number ``order[i]`` before.
 
     Raises:
         ValueError: If ``order`` is not a permutation of a prompt's demonstrations.
@@ -112,10 +112,10 @@ def reordered(model: Any, prompts: Sequence[IclPrompt], order: Sequence[int]) ->
 
 @typechecked
 def arranged(model: Any, prompts: Sequence[IclPrompt], sequence: Sequence[int]) -> list[IclPrompt]:
-    """Demonstrations in the order in which their labels run as ``sequence``; those of one label keep their order.
+    """Return the prompts with demonstrations reordered so that their labels are ``sequence``, label by label in order.
 
     Raises:
-        ValueError: If ``sequence`` has not the labels of a prompt's demonstrations.
+        ValueError: If ``sequence`` does not have the labels of a prompt's demonstrations.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -138,7 +138,7 @@ def arranged(model: Any, prompts: Sequence[IclPrompt], sequence: Sequence[int]) 
 
 @typechecked
 def with_query(model: Any, prompt: IclPrompt, queries: Sequence[tuple[str, int]]) -> list[IclPrompt]:
-    """One prompt's demonstrations with other queries: pairs of a text and the index of its right label.
+    """Return one prompt with other queries, given as pairs of a text and the index of its right label.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -151,7 +151,7 @@ def with_query(model: Any, prompt: IclPrompt, queries: Sequence[tuple[str, int]]
 
 
 def label_sequences(prompt: IclPrompt) -> list[tuple[int, ...]]:
-    """Every different order of a prompt's labels, sorted."""
+    """Return every different order of a prompt's labels, sorted."""
     return sorted(set(permutations(prompt.sequence)))
 
 
