@@ -27,9 +27,11 @@ def readout(g: torch.Generator, d: int, vocab: int, rows: int) -> Readout:
     return Readout(W_U, norm(g, d, rows, centred), norm_bias, b_U, multiplier)
 
 
-def sublayer(g: torch.Generator, batch: int, d: int, site: str, layer: int, size: float, ties: bool) -> Sublayer:
+def sublayer(
+    g: torch.Generator, batch: int, d: int, site: str, layer: int, size: float, ties: bool, width: int = 0
+) -> Sublayer:
     heads, sources = (2, 3) if site == "attn" else (1, 1)
-    width = heads * int(torch.randint(1, 12, (1,), generator=g))
+    width = width or heads * int(torch.randint(1, 12, (1,), generator=g))
     directions = torch.randn(width, d, generator=g, dtype=torch.float64)
     coefficients = size * torch.randn(batch, width, sources, generator=g, dtype=torch.float64)
     coefficients *= torch.rand(coefficients.shape, generator=g) < 0.7  # a third of the neurons is silent

@@ -257,3 +257,46 @@ def test_attention_value_neurons_of_a_mixture_of_experts_have_query_layers():
     close(layers.embed + layers.attn.sum(1) + layers.mlp.sum(1), value.score.sum(1), 1e-5)
     with pytest.raises(ValueError, match="have no MLP neurons"):
         tna.query_neurons(cache, value, 3)
+
+
+@torch.no_grad()
+def test_a_coefficient_is_that_of_the_position_where_most_was_contributed():
+    """In its own prompt, by size whatever the sign: MLP neurons that feed attention neurons at several positions."""
+    cache, value = case("llama", k=40)
+    found = tna.query_neurons(cache, value, 60, pos=POS, sites=("mlp",))
+    several = 0
+    for row in range(2):
+        by_position = {}
+        for *neuron, read, score in each_value_neuron(value, row):
+            for key, _, total in shares(cache, row, *neuron, read):
+                halves = 2 if neuron[0] == "mlp" else 1  # llama's gate and up
+                by_position.setdefault(read, []).append((neuron, key, score / halves / total))
+        for i in range(len(found)):
+            layer, index = int(found.layer[row, i]), int(found.index[row, i])
+            contributed = {}
+            for read, reading in by_position.items():
+                written = oracle.writes(cache, layer, "mlp", row, read)[index]
+                contributed[read] = sum(
+                    weight * (oracle.norm_read(cache, n[1], n[0], row, read, written) @ key)
+                    for n, key, weight in reading
+                    if f"blocks.{layer}.hook_mlp_out" in oracle.fed_by(cache, n[1], n[0])
+                )
+            strongest = max(contributed, key=lambda read: abs(contributed[read]))
+            several += len(contributed) > 1 and strongest != min(contributed)
+            post = cache[f"blocks.{layer}.mlp.hook_post"][row, strongest, index]
+            close(found.coefficient[row, i], post)
+            close(found.score[row, i], sum(contributed.values()))
+    assert several > 10
+
+
+def test_only_value_neurons_whose_inner_products_cancel_are_left_out(monkeypatch):
+    cache, value = case("llama")
+    rows = subkeys(Stream(cache), value, POS, "both")
+    total, size = rows.total(Stream(cache))
+    ratio = (total.abs() / size).sort().values
+    between = float((ratio[2] + ratio[3]) / 2)
+    monkeypatch.setattr("tl_neuron_attr.knowledge.query_neurons.ILL_CONDITIONED", between)
+    with pytest.warns(UserWarning, match="nearly cancel"):
+        _, weighted = weighted_subkeys(cache, value, pos=POS)
+    left_out = weighted.u.abs().sum(1) == 0
+    assert torch.equal(left_out, total.abs() / size <= between) and int(left_out.sum()) == 3

@@ -1,11 +1,12 @@
 from dataclasses import replace
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import synthetic
-from tl_neuron_attr.numerics.topk import certified_topk, gradients_of
+from tl_neuron_attr.numerics.topk import FEWEST, certified_topk, gradients_of
 
 sizes = st.sampled_from([1e-3, 0.3, 3.0])
 
@@ -69,3 +70,16 @@ def test_few_neurons_are_evaluated_where_bounds_are_tight():
     everything = sum(s.width * s.sources for s in subs)
     top = certified_topk(increases, subs, 1)
     assert top.evaluated.max() <= 3 < everything
+
+
+def test_a_search_goes_on_beyond_the_neurons_ranked_at_first():
+    """The best of 2,000 strong neurons, whose bounds mislead, has only the 227th bound."""
+    increases, _ = synthetic.case(10, batch=1, peak=3.0)
+    g = torch.Generator().manual_seed(10)
+    wide = synthetic.sublayer(g, 1, increases[0].base.shape[1], "mlp", 0, 4.0, False, width=2000)
+    scores = synthetic.brute_force(increases[:1], [wide])[0].flatten()
+    bounds = wide.project_onto(gradients_of(increases[:1])[0]).flatten()
+    assert (bounds > bounds[scores.argmax()]).sum() > 4 * (1 + FEWEST)
+    top = certified_topk(increases[:1], [wide], 1)
+    assert int(top.flat) == int(scores.argmax())
+    assert top.score.item() == pytest.approx(scores.max().item())

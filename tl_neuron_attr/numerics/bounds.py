@@ -23,7 +23,7 @@ def psi_bounds(
 ) -> list[Float[Tensor, "batch neuron_source"]]:
     """Return the bound for every neuron of each sublayer, in nats."""
     return [
-        _psi(_lengths(i, s), furthest[:, None], variance[:, None])
+        smallest_psi(_lengths(i, s), furthest[:, None], variance[:, None])
         for i, s, (furthest, variance) in zip(increases, sublayers, ranges(increases), strict=True)
     ]
 
@@ -54,7 +54,14 @@ def _lengths(increase: Increase, sublayer: Sublayer) -> Float[Tensor, "batch neu
     return (sublayer.scaled_coefficients().abs() * norms[:, None]).flatten(1)
 
 
-def _psi(length: Tensor, furthest: Tensor, variance: Tensor) -> Tensor:
+def smallest_psi(length: Tensor, furthest: Tensor, variance: Tensor) -> Tensor:
+    """Return the smallest of the three bounds for vectors of a length, in nats.
+
+    Examples:
+        >>> one = torch.tensor(1.0)
+        >>> float(smallest_psi(one, one, one))  # Hoeffding's
+        0.5
+    """
     M = length * furthest
     bennett = variance / furthest.square() * (M.expm1() - M)
     return torch.minimum(torch.minimum(M, M.square() / 2), bennett)
