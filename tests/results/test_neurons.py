@@ -122,6 +122,13 @@ def test_promoted_tokens_are_those_of_top_tokens(batch):
     assert [tuple(tokens) for tokens in batch.to_frame()["promoted"]] == list(expected)
 
 
+def test_text_can_be_left_out_and_nothing_else_changes(batch):
+    _, cache = architectures.run("gpt2", dtype=torch.float32)
+    value = tna.value_neurons(cache, 5, 6, text=False)
+    assert value.text is None and value == replace(batch, text=None)
+    assert tna.query_neurons(cache, value, 6, text=False) == replace(tna.query_neurons(cache, batch, 6), text=None)
+
+
 def test_neurons_by_layer_and_index(batch):
     one = batch[0].of_site("mlp")
     again = tna.Neurons.of_mlp(one.layer, one.index, coefficient=one.coefficient, score=one.score, text=one.text)

@@ -93,9 +93,9 @@ def examine(model: Any, prompt: str, target: int, *, sizes: Sizes, seed: int) ->
     q = scored(cache, target)
     layers, heads = attribute_layers(q), attribute_heads(q)
     mlp, attn = attribute_mlp_neurons(q), attribute_attn_neurons(q)
-    deep = value_neurons(q, k=sizes.value_mlp, sites=("mlp",))
-    reading = value_neurons(q, k=sizes.value_attn, sites=("attn",))
-    feeding = query_neurons(q, reading, sizes.query, sites=("mlp",))
+    deep = value_neurons(q, k=sizes.value_mlp, sites=("mlp",), text=False)
+    reading = value_neurons(q, k=sizes.value_attn, sites=("attn",), text=False)
+    feeding = query_neurons(q, reading, sizes.query, sites=("mlp",), text=False)
     of_deep, of_reading = query_layers(q, deep), query_layers(q, reading)
     return {
         "layers_attn": layers.attn[0],

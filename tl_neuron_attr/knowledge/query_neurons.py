@@ -105,6 +105,7 @@ def query_neurons(
     pos: Pos | None = None,
     key: Key = "both",
     model: Any = None,
+    text: bool = True,
     max_bytes: int = MAX_BYTES,
 ) -> Neurons:
     """The ``k`` neurons that switched the value neurons on most: query scores in nats, exact, every neuron considered.
@@ -121,6 +122,8 @@ def query_neurons(
         pos: The position the value neurons were scored at; the last by default.
         key: The subkey of a gated MLP neuron, as in :func:`query_layers`.
         model: The model that made the cache; ``cache.model`` by default.
+        text: False leaves out the tokens that the neurons read and promote, which cost one product of their directions
+            with ``W_U``: for many neurons of which none is shown.
         max_bytes: A cap on the working set.
 
     Returns:
@@ -149,7 +152,8 @@ def query_neurons(
         _best(stream, _of_prompts(rows, group), group, wanted, k)
         for group in prompts.split(_prompts_within(max_bytes, stream, len(value), wanted))
     ]
-    return with_text(Neurons.joined(found), stream).squeeze(batched=value.batched)
+    best = Neurons.joined(found)
+    return (with_text(best, stream) if text else best).squeeze(batched=value.batched)
 
 
 def weighted_subkeys(

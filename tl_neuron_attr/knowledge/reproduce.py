@@ -155,7 +155,7 @@ def _heads(cache: ActivationCache, said: Mapping[str, Any]) -> Iterator[Line]:
 
 def _mlp_neurons(cache: ActivationCache, said: Mapping[str, Any]) -> Iterator[Line]:
     scores = _by_label(
-        value_neurons(cache, said["target_id"], _fitting(cache, "mlp"), sites=("mlp",), final_bias=False)
+        value_neurons(cache, said["target_id"], _fitting(cache, "mlp"), sites=("mlp",), text=False, final_bias=False)
     )
     for layer, index, value in said["ffn_neurons_top10"]:
         name = f"L{layer}N{index}"
@@ -164,7 +164,7 @@ def _mlp_neurons(cache: ActivationCache, said: Mapping[str, Any]) -> Iterator[Li
 
 def _attn_neurons(cache: ActivationCache, said: Mapping[str, Any]) -> Iterator[Line]:
     k = _fitting(cache, "attn")
-    scores = _by_label(value_neurons(cache, said["target_id"], k, sites=("attn",), final_bias=False))
+    scores = _by_label(value_neurons(cache, said["target_id"], k, sites=("attn",), text=False, final_bias=False))
     for layer, head, index, source, value in said["attn_neurons_top (layer, head, dim, position)"]:
         name = f"{head_name(layer, head)}D{index}@{source}"
         yield Line("attn_neurons_top", name, value, scores.get(name))

@@ -31,6 +31,7 @@ def value_neurons(
     *,
     sites: Site | Sequence[Site] = ("mlp", "attn"),
     largest: bool = True,
+    text: bool = True,
     max_bytes: int = MAX_BYTES,
     **scoring: Unpack[Scoring],
 ) -> Neurons:
@@ -47,6 +48,8 @@ def value_neurons(
         k: How many neurons.
         sites: Which neurons: ``"mlp"``, ``"attn"`` or both.
         largest: False for the neurons that lower log p(target) most.
+        text: False leaves out the tokens that the neurons read and promote, which cost one product of their directions
+            with ``W_U``: for many neurons of which none is shown.
         max_bytes: A cap on the working set; one prompt's base distributions are held at the least.
         **scoring: ``pos``, ``contrast``, ``model``, ``final_bias``: see :func:`~tl_neuron_attr.scored`.
 
@@ -84,7 +87,8 @@ def value_neurons(
         top = certified_topk(increases, sublayers, k, largest=largest, max_bytes=max_bytes, check=check)
         cache_checks.require_finite(q.stream, top.score, "the scores")
         found.append(_as_neurons(sublayers, top))
-    return with_text(Neurons.joined(found), q.stream).squeeze(batched=q.stream.batched)
+    best = Neurons.joined(found)
+    return (with_text(best, q.stream) if text else best).squeeze(batched=q.stream.batched)
 
 
 def _check(
