@@ -21,15 +21,15 @@ BANNED = set(
 )
 """Words that docs/design.md replaces, as a part of any name that a file binds."""
 
-OF_FILES = ("model/gguf", "model/loading", "model/packaged")
+OF_FILES = ("model/gguf", "model/loading", "model/packaged", "results/rows")
 """What reads files may have parts and readers: there these words mean nothing else."""
 
 BANNED_MODULES = {"cases", "changes", "checked", "effects", "guard", "naming", "places", "runs", "tracing", "words"}
 
 TWICE_NOT_YET = set(
     """
-    HELD_OUT Hook NEW_TEMPLATES PLACE Record Side TEMPLATES TUNING add arithmetic facts keep load outcomes pick
-    prompts.py vocabulary.py
+    HELD_OUT Hook NEW_TEMPLATES PLACE Record Row Side TEMPLATES TUNING add arithmetic facts keep load outcomes
+    pick prompts.py read_text rows.py vocabulary.py
     """.split()
 )
 AXES_NOT_YET = set(
@@ -40,10 +40,10 @@ AXES_NOT_YET = set(
 BANNED_NOT_YET = {
     "demo/hashing.py: parts",
     "evaluate/examine.py: of_reading",
-    "evaluate/examine.py: parts",
     "evaluate/examine.py: reading",
     "evaluate/faithfulness.py: parts",
     "evaluate/important_neurons.py: parts",
+    "evaluate/prompts.py: said",
     "evaluate/tidy.py: parts",
     "knowledge/flow.py: held",
     "knowledge/flow.py: said",
@@ -51,6 +51,7 @@ BANNED_NOT_YET = {
     "knowledge/vocabulary.py: _TILE",
     "model/attention_scores.py: parts",
     "model/cache_checks.py: reach",
+    "model/fingerprint.py: said",
     "model/subkeys.py: parts",
     "results/neuron_file.py: said",
     "results/neuron_text.py: parts",

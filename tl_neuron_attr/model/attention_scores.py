@@ -4,7 +4,8 @@
 
 ``R`` rotates by the position (RoPE), ``norm`` is that of queries and keys (Qwen-3, Gemma-3, OLMo-2), ``cap`` a softcap
 (Gemma-2), ``bias`` a term of the position alone (ALiBi). With the norms' scales frozen all but the cap is linear in
-what was written into the stream. Wherever the formula is used it is checked on the model's own scores.
+what was written into the stream. The softmax of a head's scores over the positions is its attention pattern (paper 1,
+Eq. 8, where the score is ``q . k`` alone). Wherever the formula is used it is checked on the model's own scores.
 """
 
 from dataclasses import dataclass
