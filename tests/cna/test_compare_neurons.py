@@ -128,7 +128,7 @@ def test_a_cache_of_other_depth_is_named():
     cache, other = zeroed("gpt2")
     shallow = architectures.build("gpt2")
     shallow.cfg.n_layers = 2
-    with pytest.raises(ValueError, match="layers: 3 in cache, 2 in other"):
+    with pytest.raises(ValueError, match="model did not make this cache: it has 2 layers"):
         compare_neurons(cache, other, TARGET, other_model=shallow)
 
 

@@ -81,7 +81,7 @@ def test_bad_input_is_named():
     for words in (["nothing"], [], [""]):
         with pytest.raises(ValueError, match=r"words: none of .* is a token of the vocabulary"):
             cna.concept_neurons(model, words)
-    with pytest.raises(TypeError, match="words must be a list of words, got the string 'w1'"):
+    with pytest.raises(TypeError, match="words must be a list whose elements are each a string, got 'w1'"):
         cna.concept_neurons(model, "w1")
     for name in ("layers", "attn_layers"):
         with pytest.raises(ValueError, match=f"{name} is empty: give at least one layer"):

@@ -233,8 +233,6 @@ def zero_shot(
 
 def _vocabulary(model: Any, words: Sequence[str]) -> tuple[Bool[Tensor, "d_vocab"], tuple[str, ...]]:
     """Return which tokens are one of the words, and the words that are no token."""
-    if isinstance(words, str):
-        raise TypeError(f"words must be a list of words, got the string {words!r}")
     if model.tokenizer is None:
         raise ValueError("words need a tokenizer, and this model has none")
     texts = [token_text(model, token).strip().casefold() for token in range(dimensions.d_vocab(model))]

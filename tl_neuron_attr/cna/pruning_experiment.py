@@ -127,7 +127,7 @@ def pruning_experiment(
 @typechecked
 def amplified(
     model: Any,
-    other: Any,
+    other: object,
     cases: Sequence[Case],
     *,
     top: int,
