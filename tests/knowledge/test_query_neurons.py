@@ -263,7 +263,7 @@ def test_attention_value_neurons_of_a_mixture_of_experts_have_query_layers():
 def test_a_coefficient_is_that_of_the_position_where_most_was_contributed():
     """In its own prompt, by size whatever the sign: MLP neurons that feed attention neurons at several positions."""
     cache, value = case("llama", k=40)
-    found = tna.query_neurons(cache, value, 60, pos=POS, sites=("mlp",))
+    found = tna.query_neurons(cache, value, 10_000, pos=POS, sites=("mlp",))  # those that switched off, too
     several = 0
     for row in range(2):
         by_position = {}
