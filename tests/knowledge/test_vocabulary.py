@@ -128,3 +128,20 @@ def test_spaces_and_control_characters_are_made_visible(text, shown):
 def test_printable_keeps_what_can_be_printed():
     assert printable("ü漢 x") == "ü漢 x"
     assert printable("\x1b[31m") == "\\x1b[31m"
+
+
+def test_readable_tokens_are_the_best_words_and_the_rest_is_counted():
+    model = tna.demo.load()
+    _, cache = model.run_with_cache("Tim Duncan plays the sport of")
+    value = tna.value_neurons(cache, " basketball", k=6)
+    size = model.W_U.shape[1]
+    every = tna.top_tokens(cache, value, k=size)
+    lists = tna.top_tokens(cache, value, k=5, readable=True)
+    left_out = 0
+    for side in ("promoted", "suppressed"):
+        for ranked, words in zip(getattr(every, side), getattr(lists, side), strict=True):
+            expected = [token for token in ranked if token.isalnum()][:5]
+            assert list(words) == expected
+            left_out += ranked.index(expected[-1]) + 1 - 5
+    assert lists.left_out == left_out > 0 and f"{left_out} other tokens left out" in repr(lists)
+    assert every.left_out is None

@@ -13,6 +13,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.cache_checks import require_hooks
 from tl_neuron_attr.model.components import head_name, within
+from tl_neuron_attr.model.readable_tokens import ReadableTokens
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.weights import direction, through_head, unembedding
 from tl_neuron_attr.numerics.sublayer import SITES, score_dtype
@@ -28,7 +29,7 @@ _TILE = 64
 
 @typechecked
 @torch.no_grad()
-def top_tokens(cache_or_model: Any, neurons: Neurons, k: int = 10) -> TokenLists:
+def top_tokens(cache_or_model: Any, neurons: Neurons, k: int = 10, *, readable: bool = False) -> TokenLists:
     """The ``k`` tokens each neuron promotes and suppresses most, as it was active.
 
     A neuron adds ``coefficient * direction`` to the stream, so a negative coefficient swaps promoted and suppressed
@@ -38,9 +39,12 @@ def top_tokens(cache_or_model: Any, neurons: Neurons, k: int = 10) -> TokenLists
         cache_or_model: An ``ActivationCache``, or the model.
         neurons: The neurons, of one prompt or of a batch.
         k: How many tokens.
+        readable: Leave out what is not a word or the beginning of one: byte fragments, reserved tokens, punctuation,
+            continuations. The table says how many were left out.
 
     Raises:
-        ValueError: If ``k`` is not between 1 and the size of the vocabulary.
+        ValueError: If ``k`` is not between 1 and the size of the vocabulary, or ``readable`` is asked of a model
+            without a tokenizer.
         IndexError: If a neuron is not of this model.
 
     Examples:
@@ -52,7 +56,8 @@ def top_tokens(cache_or_model: Any, neurons: Neurons, k: int = 10) -> TokenLists
         5
     """
     model = _model(cache_or_model)
-    return _lists(model, _writes(model, neurons), tuple(neurons.flat_labels), k)
+    words = ReadableTokens(model) if readable else None
+    return _lists(model, _writes(model, neurons), tuple(neurons.flat_labels), k, words)
 
 
 @typechecked
@@ -160,17 +165,40 @@ def _writes(model: Any, neurons: Neurons) -> Float[Tensor, "n d_model"]:
     return torch.stack(rows)
 
 
-def _lists(model: Any, vectors: Float[Tensor, "n d_model"], labels: tuple[str, ...], k: int) -> TokenLists:
-    """What vectors of the stream promote and suppress, by the final norm's weight and the unembedding."""
+def _lists(
+    model: Any,
+    vectors: Float[Tensor, "n d_model"],
+    labels: tuple[str, ...],
+    k: int,
+    words: ReadableTokens | None = None,
+) -> TokenLists:
+    """Return what vectors of the stream promote and suppress, by the final norm's weight and the unembedding."""
     d_vocab = dimensions.d_vocab(model)
     if not 1 <= k <= d_vocab:
         raise ValueError(f"k must be between 1 and the vocabulary's {d_vocab} tokens, got {k}")
     ups: list[tuple[str, ...]] = []
     downs: list[tuple[str, ...]] = []
+    left_out = 0
     for logits in _logits(model, vectors):
-        ups += _texts(model, logits.topk(k).indices)
-        downs += _texts(model, (-logits).topk(k).indices)
-    return TokenLists(labels, tuple(ups), tuple(downs))
+        for lists, signed in ((ups, logits), (downs, -logits)):
+            for row in signed:
+                ids, skipped = _best(row, k, words)
+                lists += _texts(model, ids[None])
+                left_out += skipped
+    return TokenLists(labels, tuple(ups), tuple(downs), None if words is None else left_out)
+
+
+def _best(logits: Float[Tensor, "d_vocab"], k: int, words: ReadableTokens | None) -> tuple[Int[Tensor, "_k"], int]:
+    """Return the best ``k`` tokens, or the best that are readable, and how many better ones were left out."""
+    if words is None:
+        return logits.topk(k).indices, 0
+    kept: list[int] = []
+    for at, token in enumerate(logits.argsort(descending=True).tolist()):
+        if words(token):
+            kept.append(token)
+        if len(kept) == k:
+            return torch.tensor(kept), at + 1 - k
+    return torch.tensor(kept, dtype=torch.long), len(logits) - len(kept)
 
 
 def _promoted(model: Any, vectors: Float[Tensor, "n d_model"]) -> list[tuple[str, ...]]:

@@ -15,11 +15,13 @@ class TokenLists(PrintsAsTable):
         labels: The neurons, prompts one after another.
         promoted: The tokens whose logit each neuron raises most.
         suppressed: The tokens whose logit each neuron lowers most.
+        left_out: How many tokens that nobody can read stood before those listed; None where all are listed.
     """
 
     labels: tuple[str, ...]
     promoted: tuple[tuple[str, ...], ...]
     suppressed: tuple[tuple[str, ...], ...]
+    left_out: int | None = None
 
     def table(self) -> Table:
         """Return one row per neuron."""
@@ -27,7 +29,8 @@ class TokenLists(PrintsAsTable):
             (label, listed(up), listed(down))
             for label, up, down in zip(self.labels, self.promoted, self.suppressed, strict=True)
         ]
-        return Table(("neuron", "promotes", "suppresses"), rows)
+        note = "" if self.left_out is None else f"words and their beginnings; {self.left_out} other tokens left out"
+        return Table(("neuron", "promotes", "suppresses"), rows, note)
 
 
 def listed(tokens: Sequence[str], limit: int = 6) -> str:

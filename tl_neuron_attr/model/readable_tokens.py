@@ -1,0 +1,42 @@
+"""Which tokens a person can read: whole words and beginnings of words."""
+
+from typing import Any
+
+from tl_neuron_attr.results.token_text import token_text
+
+_MARKS = ("\u0120", "\u2581")
+"""What byte-level and SentencePiece tokenizers put before a token that begins a word."""
+
+
+class ReadableTokens:
+    """Says of a token id whether it is a word or begins one; each is looked at once.
+
+    Reserved tokens, byte fragments, punctuation and continuations of words are not readable. A tokenizer that marks no
+    beginnings has whole words only.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> model = tna.demo.load()
+        >>> readable = ReadableTokens(model)
+        >>> [readable(model.to_single_token(word)) for word in ("basketball", "<bos>", "+")]
+        [True, False, False]
+    """
+
+    def __init__(self, model: Any) -> None:
+        if model.tokenizer is None:
+            raise ValueError("readable=True needs a tokenizer, and the model has none: leave it out")
+        self._model = model
+        self._reserved = {*model.tokenizer.all_special_ids, *model.tokenizer.get_added_vocab().values()}
+        self._marked = any(piece.startswith(_MARKS) for piece in model.tokenizer.get_vocab())
+        self._known: dict[int, bool] = {}
+
+    def __call__(self, token: int) -> bool:
+        """Return whether a token is readable."""
+        if token not in self._known:
+            self._known[token] = self._is_word(token)
+        return self._known[token]
+
+    def _is_word(self, token: int) -> bool:
+        text = token_text(self._model, token)
+        begins = text.startswith(" ") or not self._marked
+        return token not in self._reserved and begins and text.strip(" ").isalnum()
