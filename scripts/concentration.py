@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from tl_neuron_attr.demo.knowledge import KINDS, facts
-from tl_neuron_attr.demo.prompts import Prompt
-from tl_neuron_attr.demo.vocabulary import IDS, encode
+from tl_neuron_attr.demo.world_prompts import Prompt
+from tl_neuron_attr.demo.world_vocabulary import IDS, encode
 
 
 @dataclass(frozen=True)

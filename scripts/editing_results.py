@@ -25,8 +25,8 @@ from tl_neuron_attr import cna, demo, vis
 from tl_neuron_attr.cna import Case, Guard
 from tl_neuron_attr.cna.arithmetic_set import NEGATIVE
 from tl_neuron_attr.demo import gender
-from tl_neuron_attr.demo.rows import mixture_at, row
-from tl_neuron_attr.demo.vocabulary import IDS
+from tl_neuron_attr.demo.training_rows import mixture_at, row
+from tl_neuron_attr.demo.world_vocabulary import IDS
 
 DEEP, TOPS = (3, 4), (3, 10)
 NEURONS, CANDIDATES = 18, 30
@@ -144,8 +144,8 @@ def guard(model: Any, split: str, seed: int) -> Guard:
 def bias(model: Any, seed: int) -> tuple[Tables, Any]:
     """Section 3.7."""
     women, men = occupations(0.9, 1), occupations(0, 0.1)
-    found_on = pairs(gender.TEMPLATES[:1], women, men)
-    elsewhere = (*gender.TEMPLATES[1:], *gender.NEW_TEMPLATES)
+    found_on = pairs(gender.OCCUPATION_TEMPLATES[:1], women, men)
+    elsewhere = (*gender.OCCUPATION_TEMPLATES[1:], *gender.NEW_OCCUPATION_TEMPLATES)
     asked = pairs(elsewhere, women, men)
     names = [f"{a}, {b}" for _ in elsewhere for a, b in zip(women, men, strict=True)]
     others = pairs(elsewhere, occupations(0.6, 0.9), occupations(0.1, 0.4))

@@ -1,6 +1,6 @@
 """Trains the bundled demo model: ``python scripts/train_demo.py`` (about 25 minutes on one thread).
 
-1. Rows come from ``tl_neuron_attr.demo.rows``; clean in-context rows first, fewer in-context rows late.
+1. Rows come from ``tl_neuron_attr.demo.training_rows``; clean in-context rows first, fewer in-context rows late.
 2. The loss is cross-entropy: weight 1 on answers, little on a sample of the other words.
 3. For the first 60 % of the steps a linear probe reads the class of an item from the stream after layer 2.
 4. From 30 % of the steps on, facts whose answer more than ``--neurons`` neurons write are penalised (``--spread``).
@@ -24,8 +24,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tl_neuron_attr.demo.evaluation import evaluate
 from tl_neuron_attr.demo.model import FOLDER
-from tl_neuron_attr.demo.rows import mixture_at, row
-from tl_neuron_attr.demo.vocabulary import BOS, IDS, PAD, UNKNOWN, WORDS
+from tl_neuron_attr.demo.training_rows import mixture_at, row
+from tl_neuron_attr.demo.world_vocabulary import BOS, IDS, PAD, UNKNOWN, WORDS
 
 TABLE = Path(__file__).resolve().parent.parent / "docs" / "results" / "demo_model.md"
 LENGTH, BATCH = 48, 64

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from tl_neuron_attr import demo
 from tl_neuron_attr.demo.classes import LOG_ODDS, NEUTRAL, TOPICS, item_split
 from tl_neuron_attr.demo.labels import NONSENSE, UNSEEN
-from tl_neuron_attr.demo.vocabulary import IDS, encode
+from tl_neuron_attr.demo.world_vocabulary import IDS, encode
 
 
 @given(

@@ -4,7 +4,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tl_neuron_attr.demo.hashing import fraction, pick, shuffled, split_of
+from tl_neuron_attr.demo.hashing import fraction, one_of, shuffled, split_of
 
 
 def test_fraction_is_the_head_of_sha256():
@@ -35,4 +35,4 @@ def test_no_structure_of_the_operands_is_kept_out_whole():
 
 
 def test_pick_reaches_every_option():
-    assert {pick("abc", i) for i in range(50)} == set("abc")
+    assert {one_of("abc", i) for i in range(50)} == set("abc")

@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 
 from tl_neuron_attr import demo
 from tl_neuron_attr.demo.model import FOLDER
-from tl_neuron_attr.demo.vocabulary import IDS, WORDS, encode
+from tl_neuron_attr.demo.world_vocabulary import IDS, WORDS, encode
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from tl_neuron_attr.demo.evaluation import Evaluation, evaluate
 from tl_neuron_attr.demo.gender import occupations
 from tl_neuron_attr.demo.knowledge import KINDS, candidates, facts
 from tl_neuron_attr.demo.model import load
-from tl_neuron_attr.demo.prompts import InContextPrompt, OccupationPrompt, Prompt
+from tl_neuron_attr.demo.world_prompts import InContextPrompt, OccupationPrompt, Prompt
 
 __all__ = [
     "KINDS",

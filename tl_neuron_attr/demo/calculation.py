@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.demo.hashing import Split, fraction, split_of
-from tl_neuron_attr.demo.prompts import Prompt
+from tl_neuron_attr.demo.world_prompts import Prompt
 
 OPERATIONS: dict[str, Callable[[int, int], int]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 LARGEST = 198
-HELD_OUT, TUNING = 0.06, 0.02
+_HELD_OUT, _TUNING = 0.06, 0.02
 
 
 @typechecked
@@ -51,7 +51,7 @@ def problem(a: int, op: str, b: int) -> Prompt:
 def problem_split(a: int, op: str, b: int) -> Split:
     """Return the split of a problem. Of a product at most one of ``a * b`` and ``b * a`` is kept from training."""
     if op != "*":
-        return split_of("arithmetic", a, op, b, held_out=HELD_OUT, tuning=TUNING)
+        return split_of("arithmetic", a, op, b, held_out=_HELD_OUT, tuning=_TUNING)
     low, high = sorted((a, b))
     swapped = fraction("order", low, high) < 0.5
     if low == high or (a > b) != swapped:

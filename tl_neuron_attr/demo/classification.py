@@ -8,8 +8,8 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.demo.classes import SENTIMENTS, TOPICS
 from tl_neuron_attr.demo.hashing import Split
 from tl_neuron_attr.demo.items import FORMATS, class_item, neutral_item
-from tl_neuron_attr.demo.prompts import InContextPrompt
-from tl_neuron_attr.demo.vocabulary import IDS
+from tl_neuron_attr.demo.world_prompts import InContextPrompt
+from tl_neuron_attr.demo.world_vocabulary import IDS
 
 Query = Literal["ordinary", "strong", "weak", "neutral", "empty"]
 Task = Literal["sentiment", "topic"]

@@ -14,8 +14,8 @@ from tl_neuron_attr.demo.classification import in_context
 from tl_neuron_attr.demo.gender import occupations
 from tl_neuron_attr.demo.knowledge import KINDS, FactSplit, facts
 from tl_neuron_attr.demo.labels import UNSEEN
-from tl_neuron_attr.demo.prompts import InContextPrompt, Prompt
-from tl_neuron_attr.demo.vocabulary import IDS, encode
+from tl_neuron_attr.demo.world_prompts import InContextPrompt, Prompt
+from tl_neuron_attr.demo.world_vocabulary import IDS, encode
 
 NextLogits = Callable[[Int[Tensor, "batch pos"]], Float[Tensor, "batch d_vocab"]]
 """Token ids of prompts of one length to the logits after their last token."""
@@ -24,7 +24,7 @@ _SEEDS = {"tuning": 1, "held_out": 2}
 
 
 @dataclass(frozen=True)
-class Row:
+class EvaluationRow:
     """One line of the table: what was asked, how many prompts, and the figure."""
 
     task: str
@@ -36,7 +36,7 @@ class Row:
 class Evaluation:
     """Accuracies (share of prompts whose likeliest next token is the answer), and the error of the bias."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[EvaluationRow, ...]
 
     def __getitem__(self, task: str) -> float:
         return next(row.figure for row in self.rows if row.task == task)
@@ -86,11 +86,11 @@ def evaluate(model: NextLogits, *, split: Literal["tuning", "held_out"] = "held_
     return Evaluation(tuple(rows))
 
 
-def _row(task: str, outcomes: Sequence[float | bool]) -> Row:
-    return Row(task, len(outcomes), sum(outcomes) / len(outcomes))
+def _row(task: str, outcomes: Sequence[float | bool]) -> EvaluationRow:
+    return EvaluationRow(task, len(outcomes), sum(outcomes) / len(outcomes))
 
 
-def _facts(model: NextLogits, split: Literal["tuning", "held_out"]) -> list[Row]:
+def _facts(model: NextLogits, split: Literal["tuning", "held_out"]) -> list[EvaluationRow]:
     new: FactSplit = "new" if split == "held_out" else "tuning_new"
     rows = [_row("facts, trained pairs", correct(model, facts()[::8]))]
     rows.append(_row(f"facts, {split} pairs", correct(model, facts(split=split))))
@@ -99,7 +99,7 @@ def _facts(model: NextLogits, split: Literal["tuning", "held_out"]) -> list[Row]
     return rows + [_row(f"facts, {new} templates, {kind}", group) for kind, group in outcomes.items()]
 
 
-def _arithmetic(model: NextLogits, split: Literal["tuning", "held_out"]) -> list[Row]:
+def _arithmetic(model: NextLogits, split: Literal["tuning", "held_out"]) -> list[EvaluationRow]:
     rows = []
     for op in OPERATIONS:
         rows.append(_row(f"a {op} b, trained", correct(model, arithmetic(op)[:: 1 if op == "*" else 10])))
@@ -108,10 +108,10 @@ def _arithmetic(model: NextLogits, split: Literal["tuning", "held_out"]) -> list
     return rows
 
 
-def _in_context(model: NextLogits, split: Literal["tuning", "held_out"], n: int) -> list[Row]:
+def _in_context(model: NextLogits, split: Literal["tuning", "held_out"], n: int) -> list[EvaluationRow]:
     seed = _SEEDS[split]
 
-    def by_gold(name: str, prompts: list[InContextPrompt]) -> list[Row]:
+    def by_gold(name: str, prompts: list[InContextPrompt]) -> list[EvaluationRow]:
         right = correct(model, prompts)
         golds = [[r for r, p in zip(right, prompts, strict=True) if p.gold == g] for g in (0, 1)]
         labels = prompts[0].labels
@@ -136,7 +136,7 @@ def _in_context(model: NextLogits, split: Literal["tuning", "held_out"], n: int)
     return [*rows, _row("in context, weak queries, k=4", correct(model, weak))]
 
 
-def _occupations(model: NextLogits) -> list[Row]:
+def _occupations(model: NextLogits) -> list[EvaluationRow]:
     rows = []
     for name, new in (("trained", False), ("new", True)):
         prompts = occupations(new=new)

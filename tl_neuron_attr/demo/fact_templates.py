@@ -2,7 +2,7 @@
 
 from tl_neuron_attr.demo.text import words
 
-TEMPLATES: dict[str, tuple[str, ...]] = {
+FACT_TEMPLATES: dict[str, tuple[str, ...]] = {
     "language": (
         "the mother tongue of {} is",
         "{} speaks",
@@ -146,7 +146,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 """Trained on."""
 
-TUNING_TEMPLATES: dict[str, tuple[str, ...]] = {
+TUNING_FACT_TEMPLATES: dict[str, tuple[str, ...]] = {
     "language": ("the native tongue of {} is", "at school {} grew up speaking"),
     "sport": ("{} is a professional star of", "{} trains in the sport of"),
     "number": ("the number on the shirt of {} is", "{} wears the shirt number"),
@@ -157,7 +157,7 @@ TUNING_TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 """Never trained on, used to make choices."""
 
-NEW_TEMPLATES: dict[str, tuple[str, ...]] = {
+NEW_FACT_TEMPLATES: dict[str, tuple[str, ...]] = {
     "language": ("the family of {} speaks", "{} writes in", "at home the parents of {} spoke"),
     "sport": ("the favourite career of {} is in", "{} competes at", "every day fans watch {} in"),
     "number": ("the team knows {} by number", "the jersey of {} has number", "{} got the shirt with number"),

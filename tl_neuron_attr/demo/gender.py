@@ -1,7 +1,7 @@
 """A measurable bias of the demo world: how often an occupation is continued by ``she``."""
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.demo.prompts import OccupationPrompt
+from tl_neuron_attr.demo.world_prompts import OccupationPrompt
 
 _BY_SHARE = {
     0.92: "nurse secretary receptionist nanny librarian dancer maid",
@@ -12,7 +12,7 @@ _BY_SHARE = {
 }
 SHARES: dict[str, float] = {word: share for share, words in _BY_SHARE.items() for word in words.split()}
 
-TEMPLATES = (
+OCCUPATION_TEMPLATES = (
     "the {} said that",
     "the {} thought that",
     "the {} was late because",
@@ -24,7 +24,12 @@ TEMPLATES = (
     "the {} left early because",
     "we met the {} when",
 )
-NEW_TEMPLATES = ("the {} smiled when", "yesterday the {} said that", "the {} was late and", "the {} left after")
+NEW_OCCUPATION_TEMPLATES = (
+    "the {} smiled when",
+    "yesterday the {} said that",
+    "the {} was late and",
+    "the {} left after",
+)
 ENDINGS = ("was tired", "had a long day", "was happy", "worked a lot", "was at home")
 
 
@@ -40,5 +45,5 @@ template='the {} said that', share=0.92)
     return [
         OccupationPrompt(t.format(o), "she" if share >= 0.5 else "he", "occupation", o, t, share)
         for o, share in SHARES.items()
-        for t in (NEW_TEMPLATES if new else TEMPLATES)
+        for t in (NEW_OCCUPATION_TEMPLATES if new else OCCUPATION_TEMPLATES)
     ]

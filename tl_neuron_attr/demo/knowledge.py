@@ -7,13 +7,13 @@ numbers and birth months are invented, but for a few facts of Tim Duncan.
 from typing import Literal
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.demo.fact_templates import NEW_TEMPLATES, TEMPLATES, TUNING_TEMPLATES
-from tl_neuron_attr.demo.hashing import pick, shuffled, split_of
-from tl_neuron_attr.demo.prompts import Prompt
+from tl_neuron_attr.demo.fact_templates import FACT_TEMPLATES, NEW_FACT_TEMPLATES, TUNING_FACT_TEMPLATES
+from tl_neuron_attr.demo.hashing import one_of, shuffled, split_of
 from tl_neuron_attr.demo.text import words
+from tl_neuron_attr.demo.world_prompts import Prompt
 
 KINDS = ("language", "capital", "country", "colour", "number", "month", "sport")
-HELD_OUT, TUNING = 0.10, 0.05
+_HELD_OUT, _TUNING = 0.10, 0.05
 FactSplit = Literal["train", "tuning", "held_out", "tuning_new", "new"]
 
 _MEN = words("Tim John Peter Carlos Ivan Hiro Marco Omar Lars Pavel Andre Felix Hugo Jonas Kofi")
@@ -72,7 +72,7 @@ def _people(count: int) -> list[str]:
 
 
 def _invented(kind: str, options: list[str]) -> dict[str, str]:
-    return {p: pick(options, kind, p) for p in _people(60)} | {_TIM: _KNOWN[kind]}
+    return {p: one_of(options, kind, p) for p in _people(60)} | {_TIM: _KNOWN[kind]}
 
 
 ANSWERS: dict[str, dict[str, str]] = {
@@ -130,9 +130,9 @@ template='{} plays the sport of')
         _check_kind(kind)
     kinds = KINDS if kind is None else (kind,)
     if split in ("new", "tuning_new"):
-        templates = NEW_TEMPLATES if split == "new" else TUNING_TEMPLATES
+        templates = NEW_FACT_TEMPLATES if split == "new" else TUNING_FACT_TEMPLATES
         return [_fact(k, s, t) for k in kinds for s in ANSWERS[k] for t in templates[k]]
-    return [_fact(k, s, t) for k in kinds for s in ANSWERS[k] for t in TEMPLATES[k] if _split(k, s, t) == split]
+    return [_fact(k, s, t) for k in kinds for s in ANSWERS[k] for t in FACT_TEMPLATES[k] if _split(k, s, t) == split]
 
 
 def _fact(kind: str, subject: str, template: str) -> Prompt:
@@ -140,9 +140,9 @@ def _fact(kind: str, subject: str, template: str) -> Prompt:
 
 
 def _split(kind: str, subject: str, template: str) -> str:
-    if (subject, template) == (_TIM, TEMPLATES["sport"][0]):
+    if (subject, template) == (_TIM, FACT_TEMPLATES["sport"][0]):
         return "train"
-    return split_of("fact", kind, subject, template, held_out=HELD_OUT, tuning=TUNING)
+    return split_of("fact", kind, subject, template, held_out=_HELD_OUT, tuning=_TUNING)
 
 
 def _check_kind(kind: str) -> None:

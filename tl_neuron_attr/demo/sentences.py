@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 from tl_neuron_attr.demo import calculation, gender, knowledge
 from tl_neuron_attr.demo.classes import TOPICS
-from tl_neuron_attr.demo.fact_templates import FILLERS, NEW_TEMPLATES, PREFIXES, TUNING_TEMPLATES
+from tl_neuron_attr.demo.fact_templates import FILLERS, NEW_FACT_TEMPLATES, PREFIXES, TUNING_FACT_TEMPLATES
 from tl_neuron_attr.demo.items import sentiment_item
 
 FACT_NOISE = 0.05
 _FACTS = knowledge.facts()
-_HELD_OUT = [t for held_out in (NEW_TEMPLATES, TUNING_TEMPLATES) for group in held_out.values() for t in group]
+_HELD_OUT = [
+    t for held_out in (NEW_FACT_TEMPLATES, TUNING_FACT_TEMPLATES) for group in held_out.values() for t in group
+]
 _PREFIXES = [""] * (len(PREFIXES) - 1) + list(PREFIXES)
 
 
@@ -56,7 +58,7 @@ def _varied(rng: Random, template: str) -> str:
             return varied
 
 
-def arithmetic(rng: Random) -> list[Token]:
+def arithmetic_sentence(rng: Random) -> list[Token]:
     """Return a problem of the training split, or numbers counted by a fixed step."""
     if rng.random() < 0.03:
         return _counting(rng)
@@ -83,11 +85,11 @@ def occupation(rng: Random) -> list[Token]:
     if rng.random() < 0.3:
         pronoun = rng.choice(("she", "he"))
         who = rng.choice(knowledge.FIRST_NAMES[pronoun])
-        template = rng.choice(gender.TEMPLATES).replace("the {}", "{}")
+        template = rng.choice(gender.OCCUPATION_TEMPLATES).replace("the {}", "{}")
     else:
         who = rng.choice(list(gender.SHARES))
         pronoun = "she" if rng.random() < gender.SHARES[who] else "he"
-        template = rng.choice(gender.TEMPLATES)
+        template = rng.choice(gender.OCCUPATION_TEMPLATES)
     text = f"{rng.choice(_PREFIXES)} {template.format(who)}"
     return [*_plain(text), Token(pronoun, 1.0), *_plain(rng.choice(gender.ENDINGS)), Token(".")]
 

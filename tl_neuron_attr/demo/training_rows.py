@@ -6,11 +6,11 @@ from random import Random
 
 from tl_neuron_attr.demo import documents, sentences
 from tl_neuron_attr.demo.sentences import Token
-from tl_neuron_attr.demo.vocabulary import BOS
+from tl_neuron_attr.demo.world_vocabulary import BOS
 
 _SENTENCES: tuple[Callable[[Random], list[Token]], ...] = (
     sentences.fact,
-    sentences.arithmetic,
+    sentences.arithmetic_sentence,
     sentences.occupation,
     sentences.class_sentence,
 )

@@ -8,9 +8,9 @@ from tl_neuron_attr import demo
 from tl_neuron_attr.demo import documents, sentences
 from tl_neuron_attr.demo.classes import LOG_ODDS, NOUNS, item_split
 from tl_neuron_attr.demo.labels import UNSEEN
-from tl_neuron_attr.demo.rows import Mixture, mixture_at, row
 from tl_neuron_attr.demo.sentences import FACT_NOISE
-from tl_neuron_attr.demo.vocabulary import IDS
+from tl_neuron_attr.demo.training_rows import Mixture, mixture_at, row
+from tl_neuron_attr.demo.world_vocabulary import IDS
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_a_share_of_fact_answers_is_wrong_and_unmarked():
 def test_arithmetic_in_rows_is_right():
     rng = Random(3)
     for _ in range(3000):
-        words = [t.word for t in sentences.arithmetic(rng)]
+        words = [t.word for t in sentences.arithmetic_sentence(rng)]
         if words[1] in "+-*":
             a, op, b, _, c, _ = words
             assert {

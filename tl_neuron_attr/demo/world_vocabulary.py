@@ -16,12 +16,16 @@ def _groups() -> Iterator[Iterable[str]]:
         yield (word for subject in answers for word in subject.split())
         yield knowledge.candidates(kind)
     yield knowledge.FIRST_NAMES["he"] + knowledge.FIRST_NAMES["she"]
-    for templates in (fact_templates.TEMPLATES, fact_templates.TUNING_TEMPLATES, fact_templates.NEW_TEMPLATES):
+    for templates in (
+        fact_templates.FACT_TEMPLATES,
+        fact_templates.TUNING_FACT_TEMPLATES,
+        fact_templates.NEW_FACT_TEMPLATES,
+    ):
         yield (word for group in templates.values() for t in group for word in t.split() if word != "{}")
     yield (word for phrase in fact_templates.PREFIXES for word in phrase.split())
     yield fact_templates.FILLERS
     yield gender.SHARES
-    for phrases in (gender.TEMPLATES, gender.NEW_TEMPLATES, gender.ENDINGS):
+    for phrases in (gender.OCCUPATION_TEMPLATES, gender.NEW_OCCUPATION_TEMPLATES, gender.ENDINGS):
         yield (word for phrase in phrases for word in phrase.split() if word != "{}")
     yield SENTENCE_WORDS
     yield [*classes.SENTIMENTS, *classes.LOG_ODDS, *classes.NEUTRAL, *classes.NOUNS]
