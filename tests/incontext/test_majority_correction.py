@@ -11,7 +11,7 @@ from tests.incontext.test_icl_batches import tiny_prompts
 from tl_neuron_attr import demo
 from tl_neuron_attr.incontext import batch_of, from_demo, icl_prompt
 from tl_neuron_attr.incontext.majority_correction import _weights, majority_correction
-from tl_neuron_attr.incontext.matched_run import Watch
+from tl_neuron_attr.incontext.matched_run import MatchedRun
 from tl_neuron_attr.model.stream import Stream
 
 HEADS = [(1, 0), (2, 3), (1, 2)]
@@ -170,7 +170,7 @@ def test_a_label_is_raised_by_how_many_more_the_most_frequent_one_has(order, rat
     model, words = architectures.build("gpt2"), ("w20", "w21", "w22")[: max(order) + 1]
     shown = [(f"w{i}", words[label]) for i, label in enumerate(order)]
     prompt = icl_prompt(model, shown, "w9", words[0], labels=words, separator=" w40 ")
-    weights, at_labels = _weights(Watch.of(model, [prompt]), 0.5)
+    weights, at_labels = _weights(MatchedRun.of(model, [prompt]), 0.5)
     expected = torch.zeros(1, len(prompt))
     for position, label in zip(prompt.label_positions, order, strict=True):
         expected[0, position] = 0.5 * ratios[label]

@@ -1,4 +1,4 @@
-"""Sliced recurrent neural networks (paper 4, COLING 2018); stands alone, imports nothing of the rest of the package."""
+"""Sliced recurrent neural networks (paper 4, COLING 2018); stands alone: of the rest of the package it imports only the type checks."""
 
 from tl_neuron_attr.srnn.cells import KerasGRU, LinearRNN
 from tl_neuron_attr.srnn.classifier import SRNNClassifier
