@@ -1,4 +1,4 @@
-"""Sliced recurrent neural networks (paper 4, COLING 2018); stands alone: of the rest of the package it imports only the type checks."""
+"""Sliced recurrent networks (paper 4, COLING 2018); they need only the type checks from the rest of the package."""
 
 from tl_neuron_attr.srnn.cells import KerasGRU, LinearRNN
 from tl_neuron_attr.srnn.classifier import SRNNClassifier
