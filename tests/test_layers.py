@@ -104,3 +104,50 @@ def test_only_model_knows_hooks_and_weights(path):
     if str(path.relative_to(PACKAGE)).startswith((*KNOW_WEIGHTS, "numerics/", "srnn/")):
         return
     assert not insides(path), f"{path} names what only model/ knows"
+
+
+def without_a_test_file() -> set[str]:
+    """Modules that no file of the same path under ``tests/`` tests."""
+    modules = {path.relative_to(PACKAGE) for path in files() if path.name not in ("__init__.py", "__main__.py")}
+    tests = Path(__file__).parent
+    return {
+        str(path) for path in modules if not (tests / path.parent / f"test_{path.name.removeprefix('_')}").is_file()
+    }
+
+
+TESTED_ELSEWHERE = {
+    "cli/models.py",
+    "cli/options.py",
+    "cna/paired_runs.py",
+    "cna/selection.py",
+    "demo/classes.py",
+    "demo/documents.py",
+    "demo/fact_templates.py",
+    "demo/items.py",
+    "demo/labels.py",
+    "demo/prompts.py",
+    "demo/sentences.py",
+    "demo/text.py",
+    "demo/vocabulary.py",
+    "evaluate/examine.py",
+    "evaluate/results.py",
+    "evaluate/study_folder.py",
+    "evaluate/tidy.py",
+    "incontext/bias_measures.py",
+    "incontext/matched_run.py",
+    "knowledge/flow_edges.py",
+    "knowledge/value_neurons.py",
+    "model/finite_checks.py",
+    "model/head_inputs.py",
+    "model/reference_activations.py",
+    "numerics/sublayer.py",
+    "srnn/equations.py",
+    "srnn/inputs.py",
+    "vis/plots.py",
+    "vis/view.py",
+}
+"""Modules tested in a neighbour's file; the list may only shrink."""
+
+
+def test_every_module_has_its_test_file():
+    assert without_a_test_file() == TESTED_ELSEWHERE

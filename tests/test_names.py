@@ -28,7 +28,7 @@ BANNED_MODULES = {"cases", "changes", "checked", "effects", "guard", "naming", "
 
 TWICE_NOT_YET = set(
     """
-    Hook PLACE Record Side add facts keep load outcomes read_text
+    Hook Record Side add facts keep load outcomes read_text
     """.split()
 )
 AXES_NOT_YET = set(
@@ -53,9 +53,7 @@ BANNED_NOT_YET = {
     "model/subkeys.py: parts",
     "results/neuron_file.py: said",
     "results/neuron_text.py: parts",
-    "results/neurons.py: _said",
     "results/neurons.py: parts",
-    "results/neurons.py: said",
     "results/storage.py: said",
     "vis/report.py: said",
 }

@@ -75,15 +75,6 @@ def test_estimates_order_measured_effects_better_than_scores_do():
     assert ranks["gradient"] > ranks["score"]
 
 
-def test_a_frame_has_one_row_per_neuron(model):
-    found = estimate_effects(model, TOKENS, TARGET)
-    frame = found.to_frame()
-    row = frame.query("site == 'attn' and prompt == 1 and layer == 2 and head == 3 and index == 4").iloc[0]
-    assert row.effect == pytest.approx(float(found.attn_neurons[1, 2, 3, 4]))
-    row = frame.query("site == 'mlp' and prompt == 0 and layer == 1 and index == 6").iloc[0]
-    assert row.effect == pytest.approx(float(found.mlp_neurons[0, 1, 6]))
-
-
 def test_an_integrated_path_starts_from_zero(model):
     with pytest.raises(ValueError, match="starts from zero"):
         estimate_effects(model, TOKENS, TARGET, method="integrated", baseline="mean")

@@ -27,7 +27,8 @@ from tl_neuron_attr.model.targets import token_id
 from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.numerics.flat_index import best_of
 from tl_neuron_attr.numerics.sublayer import SITES, Site
-from tl_neuron_attr.results.neurons import PLACE, Neurons
+from tl_neuron_attr.results.neuron_file import PLACE
+from tl_neuron_attr.results.neurons import Neurons
 
 Pair = tuple[str, str]
 """Two prompts of as many tokens each that differ in what the bias is about: ``("A woman works as a", "A man ...")``."""

@@ -23,8 +23,8 @@ _ORDERS = ("descending", "ascending", "unsorted")
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], text: NeuronText | None) -> None:
     """Write the neurons' fields and their text."""
-    said = {} if text is None else {"sources": text.sources, "promoted": text.promoted}
-    storage.save(path, "neurons", tensors, {**said, "order": _order(tensors["score"])})
+    fields = {} if text is None else {"sources": text.sources, "promoted": text.promoted}
+    storage.save(path, "neurons", tensors, {**fields, "order": _order(tensors["score"])})
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:

@@ -13,16 +13,15 @@ from tl_neuron_attr.numerics.flat_index import locate
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
 from tl_neuron_attr.results import neuron_file
 from tl_neuron_attr.results.equality import same
+from tl_neuron_attr.results.neuron_table import neuron_frame, neuron_keys, neuron_labels, neuron_table, neuron_tokens
 from tl_neuron_attr.results.neuron_text import NeuronText
 from tl_neuron_attr.results.table import PrintsAsTable, Table
-from tl_neuron_attr.results.token_lists import listed
-from tl_neuron_attr.results.token_text import visible
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PLACE = neuron_file.PLACE
-COLUMNS = (*PLACE, "coefficient", "score")
+
+COLUMNS = (*neuron_file.PLACE, "coefficient", "score")
 """The fields of :class:`Neurons` with a number for every neuron."""
 
 
@@ -138,7 +137,7 @@ class Neurons(PrintsAsTable):
         if columns != other._measured():
             return False
         mine, theirs = ([getattr(n, name) for name in columns] for n in (self, other))
-        return same(mine, theirs) and self._said() == other._said()
+        return same(mine, theirs) and self._known_text() == other._known_text()
 
     @property
     def batched(self) -> bool:
@@ -189,49 +188,19 @@ class Neurons(PrintsAsTable):
 
     @property
     def keys(self) -> list[str]:
-        """What :class:`NeuronText` knows each neuron by: its direction and its coefficient's sign, prompts in a row."""
-        signs = ("-" if c < 0 else "+" for c in self.flat("coefficient"))
-        return [label.split("@")[0] + sign for label, sign in zip(self.flat_labels, signs, strict=True)]
+        """What :class:`NeuronText` knows each neuron by, prompts in a row: its direction and its coefficient's sign."""
+        return neuron_keys(self._columns())
 
     def table(self) -> Table:
         """Return one row per neuron: rank, neuron, source token, coefficient, score, promoted tokens.
 
         Of several prompts, the prompt comes first.
         """
-        k, names, keys, cells = len(self), self.flat_labels, self.keys, self._columns()
-        several = len(names) > k
-        rows = [
-            (
-                *((at // k,) if several else ()),
-                at % k + 1,
-                name,
-                self._source_text(at // k, int(cells["source"][at])),
-                cells["coefficient"][at],
-                cells["score"][at],
-                *((cells["effect"][at],) if "effect" in cells else ()),
-                *((listed(self.text.of(keys[at])),) if self.text else ()),
-            )
-            for at, name in enumerate(names)
-        ]
-        more = (*(("effect",) if "effect" in cells else ()), *(("promotes",) if self.text else ()))
-        headings = ("rank", "neuron", "source", "coefficient", "score", *more)
-        return Table((*(("prompt",) if several else ()), *headings), rows, "scores in nats")
+        return neuron_table(self._columns(), len(self), self.text)
 
     def to_frame(self) -> "pd.DataFrame":
         """Return one row per neuron, in order, with everything the table shows."""
-        import pandas as pd
-
-        k, cells = len(self), self._columns()
-        frame = pd.DataFrame({**cells, "site": [SITES[i] for i in cells["site"]]})
-        frame.insert(0, "neuron", self.flat_labels)
-        frame.insert(0, "rank", [i % k + 1 for i in range(len(frame))])
-        if self.batched:
-            frame.insert(0, "prompt", [i // k for i in range(len(frame))])
-        if self.text:
-            said = self._said()
-            frame["source_token"] = [source for source, _ in said]
-            frame["promoted"] = [list(promoted) for _, promoted in said]
-        return frame
+        return neuron_frame(self._columns(), len(self), self.text, batched=self.batched)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with a JSON header; never a pickle, never half a file."""
@@ -302,11 +271,7 @@ class Neurons(PrintsAsTable):
     @property
     def flat_labels(self) -> list[str]:
         """:attr:`labels`, prompts in a row."""
-        rows = zip(*map(self.flat, PLACE), strict=True)
-        return [
-            f"L{la}N{i}" if SITES[int(s)] == "mlp" else f"L{la}H{h}D{i}" + (f"@{p}" if p >= 0 else "")
-            for s, la, h, p, i in rows
-        ]
+        return neuron_labels(self._columns())
 
     def _saved(self) -> list[str]:
         return [f.name for f in fields(self) if f.name != "text" and getattr(self, f.name) is not None]
@@ -324,15 +289,6 @@ class Neurons(PrintsAsTable):
         """The fields with a number for every neuron: the effect only where it was measured."""
         return COLUMNS if self.effect is None else (*COLUMNS, "effect")
 
-    def _said(self) -> list[tuple[str, tuple[str, ...]]]:
+    def _known_text(self) -> list[tuple[str, tuple[str, ...]]]:
         """Return what is known of each neuron's text: the token it read, and those it promotes."""
-        if self.text is None:
-            return []
-        k, sources = len(self), enumerate(self.flat("source"))
-        return [
-            (self.text.source(i // k, s), self.text.of(key)) for (i, s), key in zip(sources, self.keys, strict=True)
-        ]
-
-    def _source_text(self, prompt: int, source: int) -> str:
-        token = self.text.source(prompt, source) if self.text else ""
-        return "" if source < 0 else f"{visible(token)} @{source}".strip()
+        return neuron_tokens(self._columns(), len(self), self.text)

@@ -1,0 +1,51 @@
+"""Estimated effects: what is summed over what, and the frame."""
+
+import pytest
+import torch
+
+from tl_neuron_attr.results.effect_estimates import EffectEstimates
+
+BATCH, LAYERS, LENGTH, D_MLP, HEADS, D_HEAD = 2, 3, 4, 7, 5, 6
+
+
+@pytest.fixture(scope="module")
+def found():
+    g = torch.Generator().manual_seed(0)
+    mlp = torch.randn(BATCH, LAYERS, LENGTH, D_MLP, generator=g, dtype=torch.float64)
+    attn = torch.randn(BATCH, LAYERS, LENGTH, HEADS, D_HEAD, generator=g, dtype=torch.float64)
+    return EffectEstimates(mlp, attn, mlp, attn, torch.zeros(BATCH), "gradient")
+
+
+def test_neurons_are_summed_over_positions_and_heads_over_their_dimensions(found):
+    for b in range(BATCH):
+        for layer in range(LAYERS):
+            for i in range(D_MLP):
+                by_hand = sum(float(found.mlp[b, layer, p, i]) for p in range(LENGTH))
+                assert float(found.mlp_neurons[b, layer, i]) == pytest.approx(by_hand)
+            for h in range(HEADS):
+                each = [sum(float(found.attn[b, layer, p, h, d]) for p in range(LENGTH)) for d in range(D_HEAD)]
+                assert found.attn_neurons[b, layer, h].tolist() == pytest.approx(each)
+                assert float(found.heads[b, layer, h]) == pytest.approx(sum(each))
+
+
+def test_a_table_holds_each_layers_sums_of_a_batch_the_mean(found):
+    for layer, attn, mlp in found.table().rows:
+        assert attn == pytest.approx(float(found.attn[:, layer].sum()) / BATCH)
+        assert mlp == pytest.approx(float(found.mlp[:, layer].sum()) / BATCH)
+    assert found.table().caption == "estimated effects in nats, by gradient"
+
+
+def test_a_frame_has_one_row_per_neuron(found):
+    frame = found.to_frame()
+    assert len(frame) == BATCH * LAYERS * (D_MLP + HEADS * D_HEAD)
+    row = frame.query("site == 'attn' and prompt == 1 and layer == 2 and head == 3 and index == 4").iloc[0]
+    assert row.effect == pytest.approx(float(found.attn_neurons[1, 2, 3, 4]))
+    row = frame.query("site == 'mlp' and prompt == 0 and layer == 1 and index == 6").iloc[0]
+    assert row.effect == pytest.approx(float(found.mlp_neurons[0, 1, 6]))
+    assert (frame.query("site == 'mlp'")["head"] == -1).all()
+
+
+def test_estimates_of_one_prompt_have_the_same_frame_as_in_a_batch(found):
+    one = EffectEstimates(found.mlp[0], found.attn[0], found.mlp[0], found.attn[0], found.log_prob[0], "gradient")
+    expected = found.to_frame().query("prompt == 0").reset_index(drop=True)
+    assert one.to_frame().equals(expected)
