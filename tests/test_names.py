@@ -33,7 +33,7 @@ TWICE_NOT_YET = set(
 )
 AXES_NOT_YET = set(
     """
-    _n allowed b_layer_neuron b_n chosen columns group in known out part rows set width
+    _k _n allowed b_layer_neuron b_n chosen columns group in known out part rows set width
     """.split()
 )
 BANNED_NOT_YET = {
