@@ -8,9 +8,11 @@ from torch import Tensor
 from tl_neuron_attr.model.stream import Stream
 
 _HOOKS = (
-    *("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_mid", "hook_resid_post"),
-    *("attn.hook_v", "attn.hook_pattern", "mlp.hook_post", "mlp.hook_pre", "mlp.hook_pre_linear"),
+    *("hook_resid_pre", "attn.hook_v", "attn.hook_pattern", "hook_attn_out", "hook_resid_mid"),
+    *("mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post", "hook_mlp_out", "hook_resid_post"),
 )
+"""In the order in which a block computes them: the first that is not finite is the cause of the others."""
+
 _WEIGHTS = {
     "attn": ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O"),
     "mlp": ("W_in", "W_gate", "W_out", "b_in", "b_gate", "b_out"),
