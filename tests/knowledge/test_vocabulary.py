@@ -145,3 +145,13 @@ def test_readable_tokens_are_the_best_words_and_the_rest_is_counted():
             left_out += ranked.index(expected[-1]) + 1 - 5
     assert lists.left_out == left_out > 0 and f"{left_out} other tokens left out" in repr(lists)
     assert every.left_out is None
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
+@pytest.mark.parametrize("largest", [True, False])
+def test_the_promoted_tokens_a_search_notes_are_those_of_each_neurons_direction(name, largest):
+    model = architectures.build(name)
+    _, cache = model.run_with_cache(architectures.prompts())
+    value = tna.value_neurons(cache, 5, k=20, largest=largest)
+    expected = tna.top_tokens(model, value, k=6).promoted
+    assert [value.text.of(key) for key in value.keys] == list(expected)

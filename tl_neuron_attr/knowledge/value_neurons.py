@@ -11,7 +11,7 @@ from transformer_lens import ActivationCache
 from typing_extensions import Unpack
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.knowledge.vocabulary import with_text
+from tl_neuron_attr.knowledge.vocabulary import promoted_shown, with_text
 from tl_neuron_attr.model import cache_checks
 from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring, as_scored
 from tl_neuron_attr.model.stream import Stream
@@ -81,14 +81,18 @@ def value_neurons(
         )
     check = partial(_check, q.stream)
     found: list[Neurons] = []
+    noted: list[Tensor] = []
+    shown = promoted_shown(q.stream.model) if text else 0
     for group in q.groups(max_bytes):
         sublayers = list(group.stream.sublayers(group.places, wanted))
         increases = group.increases(wanted)
-        top = certified_topk(increases, sublayers, k, largest=largest, max_bytes=max_bytes, check=check)
+        top = certified_topk(increases, sublayers, k, largest=largest, max_bytes=max_bytes, check=check, promoted=shown)
         cache_checks.require_finite(q.stream, top.score, "the scores")
         found.append(_as_neurons(sublayers, top))
+        noted += [] if top.promoted is None else [top.promoted]
     best = Neurons.joined(found)
-    return (with_text(best, q.stream) if text else best).squeeze(batched=q.stream.batched)
+    promoted = torch.cat(noted) if len(noted) == len(found) else None
+    return (with_text(best, q.stream, promoted) if text else best).squeeze(batched=q.stream.batched)
 
 
 def _check(

@@ -137,20 +137,37 @@ def position_tokens(
 
 
 @torch.no_grad()
-def neuron_text(model: Any, neurons: Neurons, ids: Int[Tensor, "batch pos"] | None = None) -> NeuronText:
+def neuron_text(
+    model: Any,
+    neurons: Neurons,
+    ids: Int[Tensor, "batch pos"] | None = None,
+    promoted: Int[Tensor, "*b k best"] | None = None,
+) -> NeuronText:
     """Return the text of neurons: the tokens they promote, and those of their prompts where ``ids`` are known.
 
-    Each direction is read out once however often the neurons name it, all of them in one product with ``W_U``.
+    Each direction is read out once however often the neurons name it, all of them in one product with ``W_U``; those
+    whose ``promoted`` tokens a search noted, not at all.
     """
-    first = {key: i for i, key in reversed(list(enumerate(neurons.keys)))}
-    promoted = _promoted(model, _writes(model, neurons.flattened().pick(list(first.values())))) if first else []
-    sources = () if ids is None else prompt_tokens(model, ids)
-    return NeuronText(sources, dict(zip(first, promoted, strict=True)))
+    found: dict[str, tuple[str, ...]] = {}
+    if promoted is not None and promoted.shape[-1] > 0:
+        noted = promoted.flatten(0, -2)
+        known = (noted[:, 0] >= 0).nonzero()[:, 0].tolist()
+        found = dict(zip((neurons.keys[i] for i in known), _texts(model, noted[known]), strict=True))
+    first = {key: i for i, key in reversed(list(enumerate(neurons.keys))) if key not in found}
+    if first:
+        others = _promoted(model, _writes(model, neurons.flattened().pick(list(first.values()))))
+        found |= dict(zip(first, others, strict=True))
+    return NeuronText(() if ids is None else prompt_tokens(model, ids), found)
 
 
-def with_text(neurons: Neurons, stream: Stream) -> Neurons:
+def with_text(neurons: Neurons, stream: Stream, promoted: Int[Tensor, "*b k best"] | None = None) -> Neurons:
     """Return neurons found in ``stream`` with their text."""
-    return replace(neurons, text=neuron_text(stream.model, neurons, stream.tokens()))
+    return replace(neurons, text=neuron_text(stream.model, neurons, stream.tokens(), promoted))
+
+
+def promoted_shown(model: Any) -> int:
+    """Return how many promoted tokens go with a neuron."""
+    return min(_SHOWN, dimensions.d_vocab(model))
 
 
 def prompt_tokens(model: Any, ids: Int[Tensor, "batch pos"]) -> tuple[tuple[str, ...], ...]:
@@ -202,7 +219,7 @@ def _best(logits: Float[Tensor, "d_vocab"], k: int, words: ReadableTokens | None
 
 
 def _promoted(model: Any, vectors: Float[Tensor, "n d_model"]) -> list[tuple[str, ...]]:
-    k = min(_SHOWN, dimensions.d_vocab(model))
+    k = promoted_shown(model)
     return [tokens for logits in _logits(model, vectors) for tokens in _texts(model, logits.topk(k).indices)]
 
 

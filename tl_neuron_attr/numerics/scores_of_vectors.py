@@ -44,6 +44,7 @@ def scores_at(
     at: Int[Tensor, "n"],
     *,
     max_bytes: int = MAX_BYTES,
+    promoted: Int[Tensor, "n best"] | None = None,
 ) -> Float[Tensor, "n"]:
     """Return scores of single vectors (paper 1, Eq. 13): vector ``i`` is added to base stream ``at[i]``, in nats.
 
@@ -53,6 +54,8 @@ def scores_at(
         vectors: The vectors.
         at: The base stream of each.
         max_bytes: A cap on the working set.
+        promoted: If given, filled with the tokens whose logits each vector raises most: they come almost free while the
+            vectors pass through the vocabulary. Left as it is where a contrast makes that unnecessary.
     """
     if increases[0].linear:
         return (vectors * torch.cat([each.direction for each in increases])[at]).sum(-1)
@@ -62,7 +65,10 @@ def scores_at(
         return bases.followed(contributing, at)
     read_out(increases)
     in_order = at.sort(stable=True)
-    sums = bases.log_mean_exp(contributing[in_order.indices], in_order.values, max_bytes)
+    best = None if promoted is None else torch.empty_like(promoted)
+    sums = bases.log_mean_exp(contributing[in_order.indices], in_order.values, max_bytes, best)
+    if promoted is not None and best is not None:
+        promoted[in_order.indices] = best
     expected = torch.empty_like(sums).scatter_(0, in_order.indices, sums)
     return (bases.followed(contributing, at).double() - expected).to(vectors.dtype)
 
@@ -82,13 +88,17 @@ class _Bases:
         return change - self._change_of([cast(Tensor, each.contrast) for each in self.increases], contributing, at)
 
     def log_mean_exp(
-        self, contributing: Float[Tensor, "n d_model"], at: Int[Tensor, "n"], max_bytes: int
+        self,
+        contributing: Float[Tensor, "n d_model"],
+        at: Int[Tensor, "n"],
+        max_bytes: int,
+        best: Int[Tensor, "n best"] | None,
     ) -> Float[Tensor, "n"]:
-        """``log E_p[exp x]`` in float64 for vectors in the order of their base streams."""
+        """``log E_p[exp x]`` in float64 for vectors in the order of their base streams; ``best`` is filled."""
         rows, width = self._chunk(max_bytes)
         found = [
-            self._by_expm1(part, base, width)
-            for part, base in zip(contributing.split(rows), at.split(rows), strict=True)
+            self._by_expm1(contributing[i : i + rows], at[i : i + rows], width, None if best is None else best[i:])
+            for i in range(0, len(at), rows)
         ]
         sums, unsafe = torch.cat([s for s, _ in found]), torch.cat([u for _, u in found])
         again = unsafe.nonzero()[:, 0]
@@ -97,18 +107,27 @@ class _Bases:
         return sums
 
     def _by_expm1(
-        self, contributing: Float[Tensor, "n d_model"], at: Int[Tensor, "n"], width: int
+        self,
+        contributing: Float[Tensor, "n d_model"],
+        at: Int[Tensor, "n"],
+        width: int,
+        best: Int[Tensor, "rest best"] | None,
     ) -> tuple[Float[Tensor, "n"], Bool[Tensor, "n"]]:
         """``c + log1p(E_p[expm1(x - c)])``, and where that is unsafe; ``c`` is the first chunk's mean."""
         n = len(contributing)
         total = torch.zeros(n, dtype=torch.float64, device=contributing.device)
         furthest, centre = contributing.new_zeros(n), contributing.new_zeros(n)
+        running = None if best is None else _Running(n, best.shape[1], contributing)
         for tokens, log_p, change in self._chunks(contributing, at, width):
             if tokens.start == 0:
                 centre = change.mean(1)
+            if running is not None:
+                running.take(change, tokens.start)
             change.sub_(centre[:, None])
             furthest = torch.maximum(furthest, torch.maximum(change.amax(1), -change.amin(1)))
             total += _weighted_sums(change.expm1_(), log_p.exp_(), at)
+        if running is not None and best is not None:
+            best[:n] = running.tokens
         unsafe = ~((furthest <= SAFE) & (total > CANCELLING - 1))
         return centre.double() + total.log1p(), unsafe
 
@@ -157,6 +176,21 @@ class _Bases:
         fitting = max(1, max_bytes // (4 * self.readout.dtype.itemsize))
         rows = max(1, min(_ROWS, fitting // WIDTH))
         return rows, max(1, min(WIDTH, self.readout.d_vocab, max(_NARROWEST, fitting // rows)))
+
+
+class _Running:
+    """The largest entries of rows whose columns come a chunk at a time."""
+
+    def __init__(self, n: int, k: int, like: Tensor) -> None:
+        self.values = like.new_full((n, k), -torch.inf)
+        self.tokens = torch.full((n, k), -1, dtype=torch.long, device=like.device)
+
+    def take(self, chunk: Float[Tensor, "n chunk"], start: int) -> None:
+        """Take the columns from ``start`` on."""
+        k = self.values.shape[1]
+        values, at = chunk.topk(min(k, chunk.shape[1]))
+        self.values, kept = torch.cat([self.values, values], dim=1).topk(k)
+        self.tokens = torch.cat([self.tokens, at + start], dim=1).gather(1, kept)
 
 
 def _weighted_sums(

@@ -52,11 +52,13 @@ class TopK:
         flat: Their places in that order.
         score: Their exact scores, best first, ties by place.
         evaluated: How many neurons were scored exactly to be sure.
+        promoted: The tokens whose logits each raises most, where they were asked for; -1 where they are not known.
     """
 
     flat: Int[Tensor, "batch k"]
     score: Float[Tensor, "batch k"]
     evaluated: Int[Tensor, "batch"]
+    promoted: Int[Tensor, "batch k best"] | None = None
 
 
 def certified_topk(
@@ -67,6 +69,7 @@ def certified_topk(
     largest: bool = True,
     max_bytes: int = MAX_BYTES,
     check: Check | None = None,
+    promoted: int = 0,
 ) -> TopK:
     """Return the exact top ``k`` over the neurons of ``sublayers``, in nats.
 
@@ -77,6 +80,7 @@ def certified_topk(
         largest: False for the most suppressing neurons.
         max_bytes: A cap on the working set.
         check: Called with each sublayer before anything is scored.
+        promoted: How many promoted tokens to note of each neuron scored in Phase 3.
     """
     if increases[0].readout.transform is not None:
         scores = [neuron_scores(i, s, max_bytes=max_bytes) for i, s in zip(increases, sublayers, strict=True)]
@@ -96,7 +100,7 @@ def certified_topk(
     bounds = jensen if largest else torch.cat(psi_bounds(increases, sublayers), dim=1) - jensen
 
     # Phase 3: exact scores, in the order of the bounds
-    return _search(increases, sublayers, bounds, k, 1 if largest else -1, max_bytes)
+    return _search(increases, sublayers, bounds, k, 1 if largest else -1, max_bytes, promoted)
 
 
 def gradients_of(increases: Sequence[Increase]) -> list[Float[Tensor, "batch d_model"]]:
@@ -114,15 +118,19 @@ def exact_scores(
     flat: Int[Tensor, "n"],
     *,
     max_bytes: int,
+    promoted: Int[Tensor, "n best"] | None = None,
 ) -> Float[Tensor, "n"]:
-    """Return exact scores of neurons in nats: ``flat[i]``, its place over all sublayers, in the prompt ``rows[i]``."""
+    """Return exact scores of neurons in nats: ``flat[i]``, its place over all sublayers, in the prompt ``rows[i]``.
+
+    ``promoted``, if given, is filled with the tokens whose logits each neuron raises most.
+    """
     where, neuron, source = locate(sublayers, flat)
     batch = sublayers[0].coefficients.shape[0]
     writes = increases[0].base.new_empty(len(flat), increases[0].base.shape[1])
     for s in where.unique().tolist():
         mine = where == s
         writes[mine] = sublayers[s].writes(rows[mine], neuron[mine], source[mine])
-    return scores_at(increases, writes, where * batch + rows, max_bytes=max_bytes)
+    return scores_at(increases, writes, where * batch + rows, max_bytes=max_bytes, promoted=promoted)
 
 
 def _search(
@@ -132,21 +140,26 @@ def _search(
     k: int,
     sign: int,
     max_bytes: int,
+    promoted: int,
 ) -> TopK:
     """Phase 3: the top ``k`` of ``sign`` times the scores, none of which is above its bound."""
     coefficients = torch.cat([s.coefficients.flatten(1) for s in sublayers], dim=1)
-    walks = [_Walk.start(bound, c == 0, k) for bound, c in zip(bounds, coefficients, strict=True)]
+    walks = [_Walk.start(bound, c == 0, k, promoted) for bound, c in zip(bounds, coefficients, strict=True)]
     while open_walks := [(row, walk) for row, walk in enumerate(walks) if not walk.certified()]:
         chosen = [walk.next() for _, walk in open_walks]
         rows = torch.cat([torch.full_like(flat, row) for (row, _), flat in zip(open_walks, chosen, strict=True)])
-        scores = sign * exact_scores(increases, sublayers, rows, torch.cat(chosen), max_bytes=max_bytes)
-        for (_, walk), part in zip(open_walks, scores.split([len(flat) for flat in chosen]), strict=True):
-            walk.take(part)
+        flat, sizes = torch.cat(chosen), [len(each) for each in chosen]
+        tokens = flat.new_full((len(flat), promoted), -1)
+        noted = tokens if promoted else None
+        scores = sign * exact_scores(increases, sublayers, rows, flat, max_bytes=max_bytes, promoted=noted)
+        for (_, walk), part, best in zip(open_walks, scores.split(sizes), tokens.split(sizes), strict=True):
+            walk.take(part, best)
     best = [walk.best() for walk in walks]
     return TopK(
-        flat=torch.stack([flat for flat, _ in best]),
-        score=sign * torch.stack([score for _, score in best]),
+        flat=torch.stack([flat for flat, _, _ in best]),
+        score=sign * torch.stack([score for _, score, _ in best]),
         evaluated=torch.tensor([walk.evaluated for walk in walks]),
+        promoted=torch.stack([tokens for _, _, tokens in best]) if promoted else None,
     )
 
 
@@ -159,16 +172,17 @@ def _ranked(scores: Float[Tensor, "batch neuron_source"], k: int, largest: bool)
 class _Walk:
     """Phase 3 for one prompt: neurons in the order of their bounds, scored until the best k are certain."""
 
-    def __init__(self, bound: Float[Tensor, "n"], k: int, known: Int[Tensor, "known"]) -> None:
+    def __init__(self, bound: Float[Tensor, "n"], k: int, known: Int[Tensor, "known"], promoted: int) -> None:
         self.bound, self.k = bound, k
         self.flat, self.scores = known, bound.new_zeros(len(known))
+        self.promoted = known.new_full((len(known), promoted), -1)
         self.evaluated, self._count = 0, k + FIRST_SPARE
         self._rank(4 * (k + FEWEST))
 
     @classmethod
-    def start(cls, bound: Float[Tensor, "n"], silent: Tensor, k: int) -> "_Walk":
+    def start(cls, bound: Float[Tensor, "n"], silent: Tensor, k: int, promoted: int) -> "_Walk":
         """Return a walk that knows the score of silent neurons: zero. The first ``k`` of them are enough."""
-        return cls(bound.masked_fill(silent, -torch.inf), k, silent.nonzero()[:k, 0])
+        return cls(bound.masked_fill(silent, -torch.inf), k, silent.nonzero()[:k, 0], promoted)
 
     def certified(self) -> bool:
         """Whether no unscored neuron can enter the top k; the margin covers the rounding of a bound and of a score."""
@@ -190,19 +204,20 @@ class _Walk:
         self._count = min(MOST, 2 * self._count) if self.evaluated else FEWEST
         return self._pending
 
-    def take(self, scores: Float[Tensor, "n"]) -> None:
-        """Take the scores of the neurons of :meth:`next`."""
+    def take(self, scores: Float[Tensor, "n"], promoted: Int[Tensor, "n best"]) -> None:
+        """Take the scores of the neurons of :meth:`next`, and the tokens they promote."""
         live = ~self.bound[self._pending].isneginf()
         self.flat = torch.cat([self.flat, self._pending[live]])
         self.scores = torch.cat([self.scores, scores[live]])
+        self.promoted = torch.cat([self.promoted, promoted[live]])
         self.evaluated += len(self._pending)
 
-    def best(self) -> tuple[Int[Tensor, "k"], Float[Tensor, "k"]]:
-        """Return the best k and their scores."""
+    def best(self) -> tuple[Int[Tensor, "k"], Float[Tensor, "k"], Int[Tensor, "k best"]]:
+        """Return the best k, their scores and the tokens they promote."""
         by_place = self.flat.sort()
         scores = self.scores[by_place.indices]
         best = best_of(scores, self.k)
-        return by_place.values[best], scores[best]
+        return by_place.values[best], scores[best], self.promoted[by_place.indices][best]
 
     def _rank(self, count: int) -> None:
         self.order = self.bound.topk(min(count, len(self.bound))).indices
