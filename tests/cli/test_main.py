@@ -1,24 +1,17 @@
 """The command line as a user meets it: output, files, exit codes, messages."""
 
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from argparse import Namespace
 from importlib.metadata import PackageNotFoundError
-from types import SimpleNamespace
 
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from tests import architectures
 from tl_neuron_attr import demo
 from tl_neuron_attr.cli.main import main
-from tl_neuron_attr.cli.options import warn_of_spelling
 from tl_neuron_attr.model import loading, packaged_models
 
 PROMPT = ("--prompt", "Tim Duncan plays the sport of")
@@ -102,30 +95,6 @@ def test_where_nothing_can_be_written_is_said_before_the_model_is_loaded(run, tm
         code, out, err = run(command, *prompt, option, str(place))
         assert (code, out) == (1, "") and str(place.parent) in err and len(err.splitlines()) == 1
     assert (tmp_path / "file").read_text() == "kept"
-
-
-def test_a_dash_reads_the_prompt_from_stdin(run, monkeypatch):
-    expected = run("neurons", *PROMPT, "-k", "3")
-    monkeypatch.setattr(sys, "stdin", io.StringIO(PROMPT[1] + "\n"))
-    assert run("neurons", "--prompt", "-", "-k", "3") == expected
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
-    assert run("neurons", "--prompt", "-")[0::2] == (1, "tl-neuron-attr: ValueError: standard input is empty\n")
-
-
-@pytest.mark.parametrize("given, far", [("b", "Ġb"), (" b", "b")])
-def test_a_far_likelier_spelling_is_named(capsys, given, far):
-    vocabulary = {"b": 0, "Ġb": 1, "<unk>": 2}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary | {"Ġ": 3}, merges=[("Ġ", "b")], unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    model = SimpleNamespace(tokenizer=PreTrainedTokenizerFast(tokenizer_object=tokenizer))
-    logits = torch.zeros(1, 2, 4)
-    logits[0, -1, vocabulary[far]] = 3  # e^3, some twenty times
-    warn_of_spelling(model, logits, Namespace(target=given, pos=-1))
-    err = capsys.readouterr().err
-    assert f"--target {given!r} has probability 0.043" in err and len(err.splitlines()) == 1
-    for kept in (Namespace(target=given, pos=0), Namespace(target=None, pos=-1), Namespace(target="b b", pos=-1)):
-        warn_of_spelling(model, logits, kept)
-    assert capsys.readouterr().err == ""
 
 
 def test_reproduce_names_another_model_and_refuses(run):
