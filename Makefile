@@ -29,7 +29,7 @@ test: $(STAMP)  ## every test, doctests included
 test-fast: $(STAMP)  ## the rules and the numbers, under two minutes on two idle cores
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m fast tests
 
-mutants: $(STAMP)  ## change the code in SAMPLE places, drawn by SEED, and list the changes no test notices; half a minute each
+mutants: $(STAMP)  ## change the code in SAMPLE places, drawn by SEED, and list the changes no test notices; ten seconds each
 	$(PY) scripts/mutants.py --sample $(SAMPLE) --seed $(SEED)
 
 fuzz: $(STAMP)  ## random models, runs and arguments against the slow oracle, other ones each time: about an hour
