@@ -33,7 +33,6 @@ PACKAGE = "tl_neuron_attr"
 ROOMS = ("numerics", "model", "knowledge", "srnn")
 
 ALSO = {
-    "numerics/sublayer.py": ("numerics/test_every_neuron.py", "numerics/test_topk.py"),
     "model/finite_checks.py": ("model/test_cache_checks.py",),
     "model/head_inputs.py": ("model/test_effect_gradients.py", "model/test_measured_effects.py"),
     "model/reference_activations.py": ("model/test_measured_effects.py",),

@@ -95,7 +95,9 @@ def by_log_softmax(increase: Increase, row: int, vectors: Tensor) -> Tensor:
         centred = resid - resid.mean(-1, keepdim=True) if r.norm.centred else resid
         normed = centred * r.norm.weight.double() / r.norm.scale[row].double() + r.norm_bias.double()
         logits = (normed @ r.W_U.double() + r.b_U.double()) * r.multiplier
-        return logits.log_softmax(-1)[..., increase.target[row]]
+        found = (logits if r.transform is None else r.transform(logits)).log_softmax(-1)
+        followed = found[..., increase.target[row]]
+        return followed if increase.contrast is None else followed - found[..., increase.contrast[row]]
 
     base = increase.base[row].double()
     return log_p(base + vectors.double()) - log_p(base)

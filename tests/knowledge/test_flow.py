@@ -87,6 +87,8 @@ def test_positions_carry_their_tokens_and_neurons_what_they_promote(cache, flow)
             assert data["text"] == tokens[data["pos"]] and (
                 node == f"@{data['pos']}" or node.endswith(f"@{data['pos']}")
             )
+        else:
+            assert data["pos"] == -1
         assert bool(data["tokens"]) == (data["kind"] in ("query", "value"))
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import synthetic
-from tl_neuron_attr.numerics.topk import FEWEST, certified_topk, gradients_of
+from tl_neuron_attr.numerics.topk import FEWEST, _Walk, certified_topk, gradients_of
 
 sizes = st.sampled_from([1e-3, 0.3, 3.0])
 
@@ -31,6 +31,27 @@ def test_equals_sorting_every_score(seed, peak, size, ties, largest, k):
     torch.testing.assert_close(top.score, expected.values[:, :k], atol=1e-10, rtol=0)
     torch.testing.assert_close(scores.gather(1, top.flat), top.score, atol=1e-10, rtol=0)
     assert all(len(row.unique()) == k for row in top.flat)
+
+
+def soft_cap(logits):
+    return 3 * (logits / 3).tanh()
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("capped", [False, True])
+@pytest.mark.parametrize("against", [False, True])
+def test_a_contrast_and_capped_logits_are_ranked_by_exact_scores_too(largest, capped, against):
+    increases, subs = synthetic.case(5, size=0.5)
+    readout = replace(increases[0].readout, transform=soft_cap if capped else None)
+    contrast = (increases[0].target + 1) % readout.d_vocab if against else None
+    increases = [replace(each, readout=readout, contrast=contrast, known={}) for each in increases]
+    scores = flat_scores(increases, subs)
+    top = certified_topk(increases, subs, 7, largest=largest)
+    expected = scores.sort(dim=1, descending=largest, stable=True)
+    torch.testing.assert_close(top.score, expected.values[:, :7], atol=1e-10, rtol=0)
+    torch.testing.assert_close(scores.gather(1, top.flat), top.score, atol=1e-10, rtol=0)
+    if capped or against:  # no search: all are known
+        assert top.evaluated.tolist() == [scores.shape[1]] * 2
 
 
 @settings(max_examples=30)
@@ -83,3 +104,14 @@ def test_a_search_goes_on_beyond_the_neurons_ranked_at_first():
     top = certified_topk(increases[:1], [wide], 1)
     assert int(top.flat) == int(scores.argmax())
     assert top.score.item() == pytest.approx(scores.max().item())
+
+
+def test_a_score_within_the_rounding_of_the_next_bound_is_not_certain():
+    eps = torch.finfo(torch.float64).eps
+    for ahead, certain in ((100 - 400 * eps, False), (99.9, True)):
+        bounds = torch.tensor([100.0, 100.0, 100.0, ahead], dtype=torch.float64)
+        walk = _Walk.start(bounds, torch.zeros(4, dtype=torch.bool), 1)
+        assert not walk.certified()
+        assert walk.next().sort().values.tolist() == [0, 1, 2]
+        walk.take(torch.tensor([100.0, 99.0, 99.0], dtype=torch.float64))
+        assert walk.certified() == certain
