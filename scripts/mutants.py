@@ -33,13 +33,8 @@ PACKAGE = "tl_neuron_attr"
 ROOMS = ("numerics", "model", "knowledge", "srnn")
 
 ALSO = {
-    "model/finite_checks.py": ("model/test_cache_checks.py",),
-    "model/head_inputs.py": ("model/test_effect_gradients.py", "model/test_measured_effects.py"),
-    "model/reference_activations.py": ("model/test_measured_effects.py",),
     "knowledge/flow_edges.py": ("knowledge/test_flow.py",),
-    "knowledge/value_neurons.py": ("knowledge/test_attribution.py", "numerics/test_topk.py"),
     "srnn/equations.py": ("srnn/test_linear.py", "srnn/test_module.py"),
-    "srnn/inputs.py": ("srnn/test_lengths.py", "srnn/test_errors.py"),
     "srnn/module.py": ("srnn/test_module.py", "srnn/test_lengths.py", "srnn/test_errors.py"),
 }
 """Test files of modules that have no mirror, or more than that."""
