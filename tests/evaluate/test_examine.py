@@ -6,7 +6,7 @@ import torch
 import tl_neuron_attr as tna
 from tests import architectures
 from tl_neuron_attr.evaluate import Sizes
-from tl_neuron_attr.evaluate.examine import EXAMINED, examine, outcomes, random_like
+from tl_neuron_attr.evaluate.examine import EXAMINED, examine, measured_outcomes, random_like
 from tl_neuron_attr.model.components import component_lists
 
 
@@ -19,7 +19,7 @@ def test_outcomes_are_rank_probability_and_log_probability_at_the_last_position(
     tokens = architectures.prompts()
     with torch.no_grad():
         probs = model(tokens)[:, -1].double().softmax(-1)
-    for row, (rank, prob, log_prob) in enumerate(outcomes(model, tokens, 5).tolist()):
+    for row, (rank, prob, log_prob) in enumerate(measured_outcomes(model, tokens, 5).tolist()):
         assert rank == 1 + sum(p > probs[row, 5] for p in probs[row])
         assert prob == pytest.approx(float(probs[row, 5]), rel=1e-4)
         assert log_prob == pytest.approx(float(probs[row, 5].log()), abs=1e-4)

@@ -35,7 +35,7 @@ def test_multi_token_targets_are_skipped_counted_and_listed(study):
 def test_a_study_that_was_stopped_goes_on_and_finds_the_same(model, prompts, study, tmp_path, monkeypatch, stop_after):
     """Stopped in the middle of a prompt, what was finished stays finished and is not computed again."""
     written = []
-    save = storage.save
+    save = storage.save_tensors
 
     def stopping(path, *args):
         if len(written) == stop_after:
@@ -43,12 +43,12 @@ def test_a_study_that_was_stopped_goes_on_and_finds_the_same(model, prompts, stu
         written.append(path)
         save(path, *args)
 
-    monkeypatch.setattr(storage, "save", stopping)
+    monkeypatch.setattr(storage, "save_tensors", stopping)
     with pytest.raises(KeyboardInterrupt):
         knowledge_study(model, prompts, sizes=SIZES, out=tmp_path, progress=False)
     assert len(list(tmp_path.rglob("*.safetensors"))) == stop_after
     before = {path: Path(path).stat().st_mtime_ns for path in written}
-    monkeypatch.setattr(storage, "save", save)
+    monkeypatch.setattr(storage, "save_tensors", save)
     again = knowledge_study(model, prompts, sizes=SIZES, out=tmp_path, progress=False)
     same(again, study)
     assert {path: Path(path).stat().st_mtime_ns for path in written} == before

@@ -92,7 +92,7 @@ def test_damaged_records_and_frames_are_named(model, prompts, study, tmp_path):
     record.write_bytes(whole[:100])
     with pytest.raises(ValueError, match=f"{record.name} is not a result file"):
         knowledge_study(model, prompts, sizes=SIZES, out=tmp_path, progress=False)
-    storage.save(record, "study.prompts", {"heads": torch.ones(1)}, {})
+    storage.save_tensors(record, "study.prompts", {"heads": torch.ones(1)}, {})
     with pytest.raises(ValueError, match=rf"{record.name} holds \['heads'\], expected .*: remove it"):
         knowledge_study(model, prompts, sizes=SIZES, out=tmp_path, progress=False)
     record.write_bytes(whole)

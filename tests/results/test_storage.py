@@ -14,7 +14,7 @@ TENSORS = {"a": torch.arange(3.0)}
 
 
 def save(path):
-    storage.save(path, "test", TENSORS, {"text": "a\ud800"})
+    storage.save_tensors(path, "test", TENSORS, {"text": "a\ud800"})
 
 
 @pytest.fixture(params=[save, lambda path: storage.write_text(path, "text")], ids=["tensors", "text"])
@@ -24,7 +24,7 @@ def write(request):
 
 def test_what_is_saved_is_read_back(tmp_path):
     save(tmp_path / "a")
-    tensors, text = storage.load(tmp_path / "a", "test")
+    tensors, text = storage.load_tensors(tmp_path / "a", "test")
     assert torch.equal(tensors["a"], TENSORS["a"]) and text == {"text": "a\ud800"}
 
 
@@ -94,7 +94,7 @@ def test_a_pipe_is_never_replaced_by_a_file(tmp_path):
 def _many(path):
     for _ in range(30):
         save(path)
-        storage.load(path, "test")
+        storage.load_tensors(path, "test")
     return True
 
 
@@ -110,4 +110,4 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path):
     for size in (0, 4, 20, len(whole) - 1):
         (tmp_path / "a").write_bytes(whole[:size])
         with pytest.raises(ValueError, match="is not a result file"):
-            storage.load(tmp_path / "a", "test")
+            storage.load_tensors(tmp_path / "a", "test")

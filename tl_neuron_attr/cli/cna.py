@@ -7,7 +7,7 @@ from typing import Any
 from tl_neuron_attr.cli.options import add_prompt, load_model, prediction, ready_page, tokens_of, warn_of_spelling
 
 
-def add(commands: Any) -> None:
+def add_cna(commands: Any) -> None:
     """Add both commands to what ``add_subparsers`` returned."""
     chain = commands.add_parser("cna", help="how the answer came about, from the tokens on: a table and one HTML page")
     add_prompt(chain)

@@ -19,7 +19,7 @@ PICTURED, DRAWN = 100, 8
 """How many prompts the page's pictures average over, and how many heads they show: as many as a screen holds."""
 
 
-def add(commands: Any) -> None:
+def add_icl(commands: Any) -> None:
     """Add the command to what ``add_subparsers`` returned."""
     icl = commands.add_parser("icl", help="in-context classification: heads, accuracy without them, the two biases")
     icl.add_argument("--data", type=Path, help="CSV or JSONL of texts and classes; default: the bundled model's world")

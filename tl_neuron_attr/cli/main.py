@@ -108,9 +108,9 @@ def parser() -> argparse.ArgumentParser:
     add_model(study, default="the bundled model")
     study.set_defaults(run=run_study)
 
-    cna.add(commands)
-    icl.add(commands)
-    models.add(commands)
+    cna.add_cna(commands)
+    icl.add_icl(commands)
+    models.add_models(commands)
 
     compare = commands.add_parser("reproduce", help="compare the authors' printed numbers with ours")
     compare.add_argument("paper", choices=("gpt2-large", "llama-7b"))

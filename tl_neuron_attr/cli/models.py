@@ -11,7 +11,7 @@ from tl_neuron_attr.model.packaged_models import PACKAGED_MODELS, is_installed
 from tl_neuron_attr.results.table import Table
 
 
-def add(commands: Any) -> None:
+def add_models(commands: Any) -> None:
     """Add the command to what ``add_subparsers`` returned."""
     listed = commands.add_parser("models", help="list the models that load by a short name, their licence and source")
     listed.set_defaults(run=run_models)

@@ -9,7 +9,7 @@ from tl_neuron_attr.demo.classification import in_context
 from tl_neuron_attr.demo.evaluation import Evaluation, evaluate
 from tl_neuron_attr.demo.gender import occupations
 from tl_neuron_attr.demo.knowledge import KINDS, candidates, facts
-from tl_neuron_attr.demo.model import load
+from tl_neuron_attr.demo.model import load_demo as load
 from tl_neuron_attr.demo.world_prompts import InContextPrompt, OccupationPrompt, Prompt
 
 __all__ = [

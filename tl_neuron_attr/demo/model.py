@@ -10,7 +10,7 @@ FOLDER = loading.BUNDLED
 
 
 @typechecked
-def load(*, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> TransformerBridge:
+def load_demo(*, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> TransformerBridge:
     """Return the bundled model with its tokenizer, in evaluation mode, without a network: ``tna.load("demo")``.
 
     A 5-layer Llama of 0.8 million parameters. The tokenizer splits at spaces, one token a word, puts ``<bos>`` first
@@ -21,7 +21,7 @@ def load(*, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float
         dtype: Their type; they are stored as float16.
 
     Examples:
-        >>> model = load()
+        >>> model = load_demo()
         >>> model.to_string(model("Tim Duncan plays the sport of")[0, -1].argmax())
         'basketball'
     """

@@ -4,7 +4,8 @@ from tl_neuron_attr.evaluate.estimate_effects import estimate_effects
 from tl_neuron_attr.evaluate.examine import Sizes
 from tl_neuron_attr.evaluate.faithfulness import METHODS, Faithfulness, faithfulness
 from tl_neuron_attr.evaluate.important_neurons import ImportantNeurons, important_neurons
-from tl_neuron_attr.evaluate.prompts import PromptFile, StudyPrompt, by_type, facts, read_prompts, select
+from tl_neuron_attr.evaluate.prompts import PromptFile, StudyPrompt, by_type, read_prompts, select
+from tl_neuron_attr.evaluate.prompts import study_facts as facts
 from tl_neuron_attr.evaluate.results import KnowledgeStudy
 from tl_neuron_attr.evaluate.study import knowledge_study
 from tl_neuron_attr.evaluate.verify import Verified, verify

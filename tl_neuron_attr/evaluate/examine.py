@@ -93,27 +93,27 @@ def examine(model: Any, prompt: str, target: int, *, sizes: Sizes, seed: int) ->
     q = scored(cache, target)
     layers, heads = attribute_layers(q), attribute_heads(q)
     mlp, attn = attribute_mlp_neurons(q), attribute_attn_neurons(q)
-    deep = value_neurons(q, k=sizes.value_mlp, sites=("mlp",), text=False)
-    reading = value_neurons(q, k=sizes.value_attn, sites=("attn",), text=False)
-    feeding = query_neurons(q, reading, sizes.query, sites=("mlp",), text=False)
-    of_deep, of_reading = query_layers(q, deep), query_layers(q, reading)
+    value_mlp = value_neurons(q, k=sizes.value_mlp, sites=("mlp",), text=False)
+    value_attn = value_neurons(q, k=sizes.value_attn, sites=("attn",), text=False)
+    feeding = query_neurons(q, value_attn, sizes.query, sites=("mlp",), text=False)
+    query_of_mlp, query_of_attn = query_layers(q, value_mlp), query_layers(q, value_attn)
     return {
         "layers_attn": layers.attn[0],
         "layers_mlp": layers.mlp[0],
         "heads": heads[0],
         "sums": torch.stack([_sums(attn), _sums(mlp)]),
-        "query_mlp_attn": of_deep.attn[0],
-        "query_mlp_mlp": of_deep.mlp[0],
-        "query_attn_attn": of_reading.attn[0],
-        "query_attn_mlp": of_reading.mlp[0],
+        "query_mlp_attn": query_of_mlp.attn[0],
+        "query_mlp_mlp": query_of_mlp.mlp[0],
+        "query_attn_attn": query_of_attn.attn[0],
+        "query_attn_mlp": query_of_attn.mlp[0],
         "value_neurons": best_of(mlp.flatten(), sizes.query),
         "query_neurons": _flat(model, feeding),
         "segments": _segments(q),
-        "outcomes": _outcomes(model, tokens, target, logits, reading, deep, feeding, seed),
+        "outcomes": _outcomes(model, tokens, target, logits, value_attn, value_mlp, feeding, seed),
     }
 
 
-def outcomes(model: Any, tokens: Int[Tensor, "batch pos"], target: int) -> Float[Tensor, "batch 3"]:
+def measured_outcomes(model: Any, tokens: Int[Tensor, "batch pos"], target: int) -> Float[Tensor, "batch 3"]:
     """Return rank, probability and log-probability of the target as the model is now."""
     return _measured(model(tokens), target)
 
@@ -144,17 +144,17 @@ def _outcomes(
     tokens: Int[Tensor, "1 pos"],
     target: int,
     logits: Float[Tensor, "1 pos d_vocab"],
-    reading: Neurons,
-    deep: Neurons,
+    value_attn: Neurons,
+    value_mlp: Neurons,
     feeding: Neurons,
     seed: int,
 ) -> Float[Tensor, "condition 3"]:
-    value = component_lists(model, reading)[0] + component_lists(model, deep)[0]
+    value = component_lists(model, value_attn)[0] + component_lists(model, value_mlp)[0]
     query = component_lists(model, feeding)[0]
     rng = torch.Generator().manual_seed(seed)
     sets = [value, random_like(model, value, rng), query, random_like(model, query, rng)]
     with ablate(model, sets):
-        ablated = outcomes(model, tokens.expand(len(sets), -1), target)
+        ablated = measured_outcomes(model, tokens.expand(len(sets), -1), target)
     return torch.cat([_measured(logits, target), ablated])
 
 

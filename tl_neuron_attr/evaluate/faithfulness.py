@@ -133,14 +133,14 @@ def faithfulness(
     counts = sorted({k, *curve})
     _require_counts(model, counts)
     ids, problems = _token_ids(model, targets)
-    parts: list[pd.DataFrame] = []
+    frames: list[pd.DataFrame] = []
     with tqdm(total=len(ids), desc="faithfulness", unit="prompt", disable=not progress) as bar:
         for each in batches(model, [prompts[i] for i in ids], batch_size=batch_size):
             batch = Batch([list(ids)[at] for at in each.indices], each.tokens)
             target = torch.tensor([ids[i] for i in batch.indices], device=batch.tokens.device)
-            parts += _of_batch(model, batch, target, scores, counts, seed)
+            frames += _of_batch(model, batch, target, scores, counts, seed)
             bar.update(len(batch.indices))
-    frame = pd.concat(parts).sort_values(["prompt", "k", "score"], ignore_index=True)
+    frame = pd.concat(frames).sort_values(["prompt", "k", "score"], ignore_index=True)
     return Faithfulness(frame, k, problems)
 
 
@@ -186,13 +186,13 @@ def _of_batch(
 ) -> list[pd.DataFrame]:
     with torch.no_grad():
         logits, cache = model.run_with_cache(batch.tokens)
-    parts = [_frame(batch, UNTOUCHED, 0, logits, target)]
+    frames = [_frame(batch, UNTOUCHED, 0, logits, target)]
     for method in scores:
         ranked = _ranked(model, cache, batch, target, method, max(counts), seed)
         for k in counts:
             with ablate(model, ranked.top(k)), torch.no_grad():
-                parts.append(_frame(batch, method, k, model(batch.tokens), target))
-    return parts
+                frames.append(_frame(batch, method, k, model(batch.tokens), target))
+    return frames
 
 
 def _ranked(

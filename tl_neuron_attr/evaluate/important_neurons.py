@@ -170,13 +170,13 @@ def _estimates(
     """Return the estimated effect of every neuron: MLP neurons at all positions, attention neurons at each source."""
     found = effect_gradients(q.stream.model, ids, q.places.pos, q.target, contrast=q.contrast, rule=rule)
     at = int(q.places.pos[0])
-    parts = [
+    estimates = [
         found.attn_gradient[s.layer][0, at].flatten()[:, None] * s.coefficients[0]
         if s.site == "attn"
         else (found.mlp[s.layer] * found.mlp_gradient[s.layer])[0].sum(0)[:, None]
         for s in sublayers
     ]
-    return torch.cat([part.flatten() for part in parts])
+    return torch.cat([part.flatten() for part in estimates])
 
 
 def _loss(model: Any, text: str, answer: str | int, neurons: Neurons, max_bytes: int) -> float:

@@ -130,14 +130,14 @@ def by_type(prompts: Iterable[StudyPrompt]) -> dict[str, list[StudyPrompt]]:
 
 
 @typechecked
-def facts(kinds: Sequence[str] = demo.KINDS, *, per_type: int = 20) -> dict[str, list[StudyPrompt]]:
+def study_facts(kinds: Sequence[str] = demo.KINDS, *, per_type: int = 20) -> dict[str, list[StudyPrompt]]:
     """Return facts of the bundled model's world, in pairs of subject and template that it was not trained on.
 
     Raises:
         ValueError: If a kind is none of ``demo.KINDS``.
 
     Examples:
-        >>> {kind: len(group) for kind, group in facts(["sport", "month"], per_type=3).items()}
+        >>> {kind: len(group) for kind, group in study_facts(["sport", "month"], per_type=3).items()}
         {'sport': 3, 'month': 3}
     """
     found: dict[str, list[StudyPrompt]] = {}
@@ -176,9 +176,9 @@ def select(model: Any, prompts: Sequence[StudyPrompt], *, batch_size: int = 32) 
         {
             **{name: encodable(text) for name, text in asdict(prompt).items()},
             "target_id": -1 if token is None else token,
-            "status": said,
+            "status": found,
         }
-        for prompt, (token, _, _), said in zip(prompts, read, status, strict=True)
+        for prompt, (token, _, _), found in zip(prompts, read, status, strict=True)
     ]
     return pd.DataFrame(rows)
 

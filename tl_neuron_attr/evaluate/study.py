@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.evaluate.examine import CONDITIONS, EXAMINED, Sizes, examine, outcomes, widest_mlp
+from tl_neuron_attr.evaluate.examine import CONDITIONS, EXAMINED, Sizes, examine, measured_outcomes, widest_mlp
 from tl_neuron_attr.evaluate.prompts import KEPT, StudyPrompt, select, unnamed
 from tl_neuron_attr.evaluate.results import KnowledgeStudy
 from tl_neuron_attr.evaluate.study_folder import Record, StudyFolder
@@ -100,7 +100,7 @@ def _best_heads(records: Sequence[Record], share: float) -> list[Component]:
 def _without_heads(model: Any, prompt: str, target: int, record: Record, best: Mapping[str, list[Component]]) -> Record:
     tokens = prompt_ids(model, prompt)[None]
     with ablate(model, list(best.values())):
-        found = outcomes(model, tokens.expand(len(best), -1), target)
+        found = measured_outcomes(model, tokens.expand(len(best), -1), target)
     untouched = record["outcomes"][CONDITIONS.index("untouched")]
     return {"outcomes": torch.cat([untouched[None], found])}
 

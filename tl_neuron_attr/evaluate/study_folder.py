@@ -16,7 +16,7 @@ from tl_neuron_attr.evaluate.prompts import StudyPrompt
 from tl_neuron_attr.evaluate.results import read_frame, write_frame
 from tl_neuron_attr.model.fingerprint import model_fingerprint, require_no_hooks, tokenizer_fingerprint
 from tl_neuron_attr.results import storage
-from tl_neuron_attr.results.rows import read_text
+from tl_neuron_attr.results.rows import read_utf8
 
 Record = dict[str, Tensor]
 
@@ -71,8 +71,8 @@ class StudyFolder:
             return make(i)
         path = self.path / part / f"{i:06d}.safetensors"
         if not path.exists():
-            storage.save(path, f"study.{part}", make(i), {})
-        found, _ = storage.load(path, f"study.{part}")
+            storage.save_tensors(path, f"study.{part}", make(i), {})
+        found, _ = storage.load_tensors(path, f"study.{part}")
         if found.keys() != set(names):
             raise ValueError(f"{path} holds {sorted(found)}, expected {sorted(names)}: remove it to have it made anew")
         return found
@@ -84,7 +84,7 @@ class StudyFolder:
             storage.write_text(path, json.dumps(manifest, indent=2))
             return
         try:
-            before: Any = json.loads(read_text(path))
+            before: Any = json.loads(read_utf8(path))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged ({error}): {_REMEDY}") from error
         if not isinstance(before, dict):

@@ -9,13 +9,13 @@ from torch import Tensor
 from tl_neuron_attr.evaluate.examine import CONDITIONS
 from tl_neuron_attr.evaluate.results import KnowledgeStudy
 
-Record = Mapping[str, Tensor]
+_Record = Mapping[str, Tensor]
 SETS = ("all", "positive", "top100", "top200")
 
 
 def tidy(
     selection: pd.DataFrame,
-    records: Mapping[int, Record],
+    records: Mapping[int, _Record],
     cross: Mapping[int, Tensor],
     types: Sequence[str],
     width: int,
@@ -33,7 +33,7 @@ def tidy(
     """
     kind = selection["type"]
 
-    def frame(part: Callable[[Record], pd.DataFrame]) -> pd.DataFrame:
+    def frame(part: Callable[[_Record], pd.DataFrame]) -> pd.DataFrame:
         rows = [part(record).assign(prompt=i, type=kind[i]) for i, record in records.items()]
         joined = pd.concat(rows, ignore_index=True)
         return joined[["prompt", "type", *(c for c in joined.columns if c not in ("prompt", "type"))]]
@@ -60,8 +60,8 @@ def tidy(
 
 
 def _by_layer(scores: Mapping[str, Tensor]) -> pd.DataFrame:
-    parts = [pd.DataFrame({"site": s, "layer": range(len(v)), "score": v.tolist()}) for s, v in scores.items()]
-    return pd.concat(parts, ignore_index=True)
+    frames = [pd.DataFrame({"site": s, "layer": range(len(v)), "score": v.tolist()}) for s, v in scores.items()]
+    return pd.concat(frames, ignore_index=True)
 
 
 def _heads(scores: Tensor) -> pd.DataFrame:
@@ -79,16 +79,16 @@ def _sums(sums: Tensor) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _query_layers(record: Record) -> pd.DataFrame:
-    parts = [
+def _query_layers(record: _Record) -> pd.DataFrame:
+    frames = [
         _by_layer({"attn": record[f"query_{of}_attn"], "mlp": record[f"query_{of}_mlp"]}).assign(of=of)
         for of in ("mlp", "attn")
     ]
-    return pd.concat(parts, ignore_index=True)[["of", "site", "layer", "score"]]
+    return pd.concat(frames, ignore_index=True)[["of", "site", "layer", "score"]]
 
 
-def _neurons(record: Record, width: int) -> pd.DataFrame:
-    parts = [
+def _neurons(record: _Record, width: int) -> pd.DataFrame:
+    frames = [
         pd.DataFrame(
             {
                 "kind": kind,
@@ -99,7 +99,7 @@ def _neurons(record: Record, width: int) -> pd.DataFrame:
         )
         for kind in ("value", "query")
     ]
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(frames, ignore_index=True)
 
 
 def _outcomes(found: Tensor, names: Sequence[str]) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext.icl_batches import icl_batches
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.model.components import NamedHeads
+from tl_neuron_attr.model.intervene import Hook
 from tl_neuron_attr.model.rerun import Rerun, require_finite_logits, rerun, runs_within, unembedding_only
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import score_dtype
@@ -21,9 +22,6 @@ from tl_neuron_attr.results.intervals import interval
 
 Among = Literal["vocabulary", "labels"]
 """What an answer competes with: every token (the paper's accuracy; second-hand), or only the labels."""
-
-Hook = tuple[str, Callable[..., Tensor | None]]
-"""What ``model.hooks(fwd_hooks=...)`` takes."""
 
 Correction = Callable[[Sequence[IclPrompt]], list[Hook]]
 """A function from the prompts of a batch to the hooks to run them under."""

@@ -248,7 +248,7 @@ def _require_seen(score: Float[Tensor, "batch label"], layer: int) -> None:
 
 
 def _by_component(
-    stream: Stream, side: attention_scores.Side, layer: int, head: int, places: Positions, heads: bool
+    stream: Stream, side: attention_scores.QueryOrKey, layer: int, head: int, places: Positions, heads: bool
 ) -> tuple[tuple[str, ...], Float[Tensor, "component batch d_head"]]:
     """Return what each component before the layer, and the biases, contribute to the head's queries or keys."""
     named: list[tuple[str, Tensor]] = []

@@ -78,13 +78,13 @@ class Flow(PrintsAsTable):
         if not 0 < share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, got {share}")
         edges = self._strongest_first()
-        total, kept, held = sum(abs(w) for *_, w in edges), Graph(), 0.0
+        total, kept, kept_weight = sum(abs(w) for *_, w in edges), Graph(), 0.0
         kept.add_nodes_from(self.graph.nodes(data=True))
         for source, sink, weight in edges:
-            if held >= share * total:
+            if kept_weight >= share * total:
                 break
             kept.add_edge(source, sink, weight=weight)
-            held += abs(weight)
+            kept_weight += abs(weight)
         leading = nx.ancestors(kept, ANSWER) | {ANSWER}
         return replace(self, graph=kept.subgraph(leading).copy())
 
@@ -179,13 +179,13 @@ def _graph(
     ids = stream.tokens()
     tokens = prompt_tokens(stream.model, ids)[0] if ids is not None else ("",) * stream.shape[1]
     graph.add_node(ANSWER, kind="answer", layer=stream.n_layers, pos=-1, text="", tokens=())
-    for name, layer, said in zip(deep.flat_labels, deep.flat("layer"), _promoted(stream, deep), strict=True):
-        graph.add_node(name, kind="value", layer=layer, pos=-1, text="", tokens=said)
+    for name, layer, promoted in zip(deep.flat_labels, deep.flat("layer"), _promoted(stream, deep), strict=True):
+        graph.add_node(name, kind="value", layer=layer, pos=-1, text="", tokens=promoted)
     for layer, head in heads:
         graph.add_node(head_name(layer, head), kind="head", layer=layer, pos=-1, text="", tokens=())
-    for neuron, said in zip(shallow, _promoted(stream, _as_neurons(shallow)), strict=True):
+    for neuron, promoted in zip(shallow, _promoted(stream, _as_neurons(shallow)), strict=True):
         graph.add_node(
-            neuron.name, kind="query", layer=neuron.layer, pos=neuron.pos, text=tokens[neuron.pos], tokens=said
+            neuron.name, kind="query", layer=neuron.layer, pos=neuron.pos, text=tokens[neuron.pos], tokens=promoted
         )
     for pos, token in enumerate(tokens):
         graph.add_node(f"@{pos}", kind="position", layer=-1, pos=pos, text=token, tokens=())

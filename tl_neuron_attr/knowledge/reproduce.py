@@ -102,10 +102,10 @@ def reproduce(
     """
     if values is None:
         _require_paper_model(model, paper)
-    said = paper_values(paper) if values is None else values
-    tokens = _tokens(model, said)
+    printed = paper_values(paper) if values is None else values
+    tokens = _tokens(model, printed)
     _, cache = model.run_with_cache(tokens)
-    lines = tuple(line for group in (_layers, _heads, _mlp_neurons, _attn_neurons) for line in group(cache, said))
+    lines = tuple(line for group in (_layers, _heads, _mlp_neurons, _attn_neurons) for line in group(cache, printed))
     return Reproduction(paper, lines, tolerance)
 
 
@@ -131,41 +131,41 @@ def _require_paper_model(model: Any, paper: Paper) -> None:
         )
 
 
-def _tokens(model: Any, said: Mapping[str, Any]) -> torch.Tensor:
-    tokens = prompt_ids(model, said["prompt"], prepend_bos=said["tokens"][0] in _BEGINNINGS)[None]
+def _tokens(model: Any, printed: Mapping[str, Any]) -> torch.Tensor:
+    tokens = prompt_ids(model, printed["prompt"], prepend_bos=printed["tokens"][0] in _BEGINNINGS)[None]
     read = [piece.strip() for piece in model.to_str_tokens(tokens[0])]
-    expected = [piece.strip() for piece in said["tokens"]]
+    expected = [piece.strip() for piece in printed["tokens"]]
     if read != expected:
         raise ValueError(f"model reads the prompt as {read}, the authors' as {expected}: this is not their tokenizer")
     return tokens
 
 
-def _layers(cache: ActivationCache, said: Mapping[str, Any]) -> Iterator[Line]:
-    ours = attribute_layers(cache, said["target_id"], final_bias=False)
+def _layers(cache: ActivationCache, printed: Mapping[str, Any]) -> Iterator[Line]:
+    ours = attribute_layers(cache, printed["target_id"], final_bias=False)
     for key, scores in (("layer_increase_attn", ours.attn), ("layer_increase_ffn", ours.mlp)):
-        for layer, value in said[key].items():
+        for layer, value in printed[key].items():
             yield Line(key, f"L{layer}", value, float(scores[0, int(layer)]))
 
 
-def _heads(cache: ActivationCache, said: Mapping[str, Any]) -> Iterator[Line]:
-    ours = attribute_heads(cache, said["target_id"], final_bias=False)
-    for layer, head, value in said["head_increase_top"]:
+def _heads(cache: ActivationCache, printed: Mapping[str, Any]) -> Iterator[Line]:
+    ours = attribute_heads(cache, printed["target_id"], final_bias=False)
+    for layer, head, value in printed["head_increase_top"]:
         yield Line("head_increase_top", head_name(layer, head), value, float(ours[0, layer, head]))
 
 
-def _mlp_neurons(cache: ActivationCache, said: Mapping[str, Any]) -> Iterator[Line]:
+def _mlp_neurons(cache: ActivationCache, printed: Mapping[str, Any]) -> Iterator[Line]:
     scores = _by_label(
-        value_neurons(cache, said["target_id"], _fitting(cache, "mlp"), sites=("mlp",), text=False, final_bias=False)
+        value_neurons(cache, printed["target_id"], _fitting(cache, "mlp"), sites=("mlp",), text=False, final_bias=False)
     )
-    for layer, index, value in said["ffn_neurons_top10"]:
+    for layer, index, value in printed["ffn_neurons_top10"]:
         name = f"L{layer}N{index}"
         yield Line("ffn_neurons_top10", name, value, scores.get(name))
 
 
-def _attn_neurons(cache: ActivationCache, said: Mapping[str, Any]) -> Iterator[Line]:
+def _attn_neurons(cache: ActivationCache, printed: Mapping[str, Any]) -> Iterator[Line]:
     k = _fitting(cache, "attn")
-    scores = _by_label(value_neurons(cache, said["target_id"], k, sites=("attn",), text=False, final_bias=False))
-    for layer, head, index, source, value in said["attn_neurons_top (layer, head, dim, position)"]:
+    scores = _by_label(value_neurons(cache, printed["target_id"], k, sites=("attn",), text=False, final_bias=False))
+    for layer, head, index, source, value in printed["attn_neurons_top (layer, head, dim, position)"]:
         name = f"{head_name(layer, head)}D{index}@{source}"
         yield Line("attn_neurons_top", name, value, scores.get(name))
 

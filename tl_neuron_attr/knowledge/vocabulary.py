@@ -24,7 +24,7 @@ from tl_neuron_attr.results.token_text import token_text, visible
 
 View = Literal["stream", "key", "value"]
 _SHOWN = 6
-_TILE = 64
+_CHUNK = 64
 
 
 @typechecked
@@ -205,7 +205,7 @@ def _lists(
     return TokenLists(labels, tuple(ups), tuple(downs), None if words is None else left_out)
 
 
-def _best(logits: Float[Tensor, "d_vocab"], k: int, words: ReadableTokens | None) -> tuple[Int[Tensor, "_k"], int]:
+def _best(logits: Float[Tensor, "d_vocab"], k: int, words: ReadableTokens | None) -> tuple[Int[Tensor, "k"], int]:
     """Return the best ``k`` tokens, or the best that are readable, and how many better ones were left out."""
     if words is None:
         return logits.topk(k).indices, 0
@@ -223,10 +223,10 @@ def _promoted(model: Any, vectors: Float[Tensor, "n d_model"]) -> list[tuple[str
     return [tokens for logits in _logits(model, vectors) for tokens in _texts(model, logits.topk(k).indices)]
 
 
-def _logits(model: Any, vectors: Float[Tensor, "n d_model"]) -> Iterator[Float[Tensor, "_n d_vocab"]]:
+def _logits(model: Any, vectors: Float[Tensor, "n d_model"]) -> Iterator[Float[Tensor, "chunk d_vocab"]]:
     """Yield the logits of vectors, some at a time, by the final norm's weight and the unembedding."""
     readout = unembedding(model, score_dtype(dimensions.dtype_of(model)))
-    yield from (readout.project(part) for part in vectors.split(_TILE))
+    yield from (readout.project(part) for part in vectors.split(_CHUNK))
 
 
 def _model(cache_or_model: Any) -> Any:

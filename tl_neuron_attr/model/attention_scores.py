@@ -21,7 +21,7 @@ from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.weights import unit_norm
 
-Side = Literal["q", "k"]
+QueryOrKey = Literal["q", "k"]
 HOOKS = ("attn.hook_attn_scores", "attn.hook_q", "attn.hook_k", "attn.hook_cos", "attn.hook_sin",
          "attn.hook_q_normed", "attn.hook_k_normed", "q_norm.hook_scale", "k_norm.hook_scale")  # fmt: skip
 """What scores are read from; of the last six, those that the architecture has."""
@@ -109,14 +109,18 @@ def require_formula(
 
 
 def require_projection(
-    stream: Stream, parts: Float[Tensor, "part *n d_head"], vector: Float[Tensor, "*n d_head"], side: Side, layer: int
+    stream: Stream,
+    components: Float[Tensor, "component *n d_head"],
+    vector: Float[Tensor, "*n d_head"],
+    side: QueryOrKey,
+    layer: int,
 ) -> None:
-    """Refuse where the parts of a head's queries or keys, which the weights give, do not sum to the cached ones.
+    """Refuse where the components of a head's queries or keys, which the weights give, do not sum to the cached ones.
 
     Raises:
         ValueError: Saying that the weights are not those of the run.
     """
-    if not agrees(parts.sum(0) - vector, parts.abs().sum(0), stream.cache["blocks.0.hook_resid_pre"].dtype):
+    if not agrees(components.sum(0) - vector, components.abs().sum(0), stream.cache["blocks.0.hook_resid_pre"].dtype):
         name = {"q": "queries", "k": "keys"}[side]
         raise ValueError(
             f"the model's weights do not give the cached {name} of layer {layer}. They were changed since the run, an "
@@ -151,7 +155,7 @@ def cached_scores(stream: Stream, layer: int) -> Float[Tensor, "batch head query
 
 
 def cached_vector(
-    stream: Stream, side: Side, layer: int, head: int, places: Positions
+    stream: Stream, side: QueryOrKey, layer: int, head: int, places: Positions
 ) -> Float[Tensor, "batch d_head"]:
     """Return the head's query or key at each place as the model multiplies it: after its norm, if any, and rotated."""
     own = _own(stream, side, layer, head)
@@ -168,7 +172,12 @@ def split_heads(normed: Tensor, d_head: int) -> Float[Tensor, "batch head pos d_
 
 
 def project(
-    stream: Stream, side: Side, layer: int, head: int, places: Positions, vectors: Float[Tensor, "part batch d_model"]
+    stream: Stream,
+    side: QueryOrKey,
+    layer: int,
+    head: int,
+    places: Positions,
+    vectors: Float[Tensor, "component batch d_model"],
 ) -> Float[Tensor, "component batch d_head"]:
     """Return what vectors of the stream at each place are in the head's query or key, the norms' scales frozen.
 
@@ -184,8 +193,8 @@ def project(
         norm, norm_bias = stream.norm(layer, name, places), weights.norm_bias(name)
         vectors = norm.apply_unscaled(vectors) / norm.scale[:, None]
         constant = constant if norm_bias is None else constant + norm_bias.to(stream.dtype) @ weight
-    parts = torch.cat([vectors @ weight, constant[None]])
-    return rotated(stream, layer, _normed(stream, side, layer, head, places, parts), places)
+    components = torch.cat([vectors @ weight, constant[None]])
+    return rotated(stream, layer, _normed(stream, side, layer, head, places, components), places)
 
 
 def rotated(
@@ -205,22 +214,27 @@ def rotated(
 
 
 def _normed(
-    stream: Stream, side: Side, layer: int, head: int, places: Positions, parts: Float[Tensor, "part batch d_head"]
-) -> Float[Tensor, "part batch d_head"]:
-    """Return parts of queries or keys after their norm, if the model has one, its scale frozen."""
+    stream: Stream,
+    side: QueryOrKey,
+    layer: int,
+    head: int,
+    places: Positions,
+    components: Float[Tensor, "component batch d_head"],
+) -> Float[Tensor, "component batch d_head"]:
+    """Return components of queries or keys after their norm, if the model has one, its scale frozen."""
     module = getattr(stream.block(layer).attn, f"{side}_norm", None)
     name = f"blocks.{layer}.attn.{side}_norm.hook_scale"
     if module is None or not stream.has(name):
-        return parts
-    own, scale, d_head = _own(stream, side, layer, head), stream.get(name), parts.shape[-1]
+        return components
+    own, scale, d_head = _own(stream, side, layer, head), stream.get(name), components.shape[-1]
     if scale.ndim == 3:  # one scale for all heads in a row (OLMo-2), whose weights are in a row too
-        weight = unit_norm(module, stream.dtype, parts[0, 0].repeat(stream.weights(layer).n_heads)).weight
-        return parts * weight.reshape(-1, d_head)[own] / scale[places.row, places.pos]
-    norm = unit_norm(module, stream.dtype, parts[0, 0])
-    return norm.apply_unscaled(parts) / scale[places.row, own, places.pos]
+        weight = unit_norm(module, stream.dtype, components[0, 0].repeat(stream.weights(layer).n_heads)).weight
+        return components * weight.reshape(-1, d_head)[own] / scale[places.row, places.pos]
+    norm = unit_norm(module, stream.dtype, components[0, 0])
+    return norm.apply_unscaled(components) / scale[places.row, own, places.pos]
 
 
-def _own(stream: Stream, side: Side, layer: int, head: int) -> int:
+def _own(stream: Stream, side: QueryOrKey, layer: int, head: int) -> int:
     """Return which of the cached queries or keys is the head's: heads may share keys."""
     return head // stream.weights(layer).shared_by(side)
 

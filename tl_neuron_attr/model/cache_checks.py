@@ -212,8 +212,8 @@ def require_neurons_add_up(
     """
     allowed = tolerance(stream.cache["blocks.0.hook_resid_pre"].dtype)
     whole = ((sublayer.out - sublayer.bias) * along).sum(-1)
-    reach = (sublayer.out - sublayer.bias).norm(dim=-1) * along.norm(dim=-1) + terms.abs().sum((1, 2)) / 10
-    if not bool(((terms.sum((1, 2)) - whole).abs() <= allowed * reach).all()):
+    size = (sublayer.out - sublayer.bias).norm(dim=-1) * along.norm(dim=-1) + terms.abs().sum((1, 2)) / 10
+    if not bool(((terms.sum((1, 2)) - whole).abs() <= allowed * size).all()):
         _refuse(
             stream,
             f"layer {sublayer.layer}: the {sublayer.site} neurons and biases do not sum to hook_{sublayer.site}_out",

@@ -48,12 +48,12 @@ def tokenizer_fingerprint(model: Any) -> str:
         return "none"
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
-    said = {
+    described = {
         "rules": {name: rule for name, rule in rules.items() if name not in _OF_A_CALL},
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "bos": getattr(model.cfg, "default_prepend_bos", None),
     }
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def require_no_hooks(model: Any) -> None:

@@ -22,7 +22,7 @@ from tl_neuron_attr.numerics.sublayer import Site
 Where = tuple[Site, int]
 """A sublayer: its site and layer."""
 
-Hook = tuple[str, Callable[..., Tensor]]
+Hook = tuple[str, Callable[..., Tensor | None]]
 """A hook point's name and what is to happen there, as ``run_with_hooks`` takes them."""
 
 

@@ -12,11 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_neuron_attr.model.attention_scores import AttentionScore, Side, split_heads
+from tl_neuron_attr.model.attention_scores import AttentionScore, QueryOrKey, split_heads
+from tl_neuron_attr.model.intervene import Hook
 from tl_neuron_attr.model.weights import BlockWeights, block_weights
-
-Hook = tuple[str, Callable[..., Tensor | None]]
-"""A hook's name and its function, as ``model.hooks(fwd_hooks=...)`` takes them."""
 
 Point = Literal["scores", "pattern", "z", "end"]
 """Where a run can be changed: before and after the softmax, at what heads read, and at the layer's end."""
@@ -29,7 +27,7 @@ _POINTS: dict[Point, str] = {
 }
 
 
-def keep(kept: dict[str, Tensor], name: str, form: Callable[[Tensor], Tensor] | None = None) -> Callable[..., None]:
+def _keep(kept: dict[str, Tensor], name: str, form: Callable[[Tensor], Tensor] | None = None) -> Callable[..., None]:
     """Return a hook function that keeps what passes, as ``form`` makes it, and changes nothing."""
 
     def of_hook(value: Tensor, hook: Any) -> None:
@@ -88,10 +86,10 @@ class LiveAttention:
     def positions(self) -> list[Hook]:
         """Return the hooks that keep the position embedding, and the scale of the norm that attention reads through."""
         before = self.weights.pre_norm["attn"]
-        hooks: list[Hook] = [("hook_pos_embed", keep(self.kept, "position embedding"))]
+        hooks: list[Hook] = [("hook_pos_embed", _keep(self.kept, "position embedding"))]
         return [*hooks, self._keep(f"{before}.hook_scale", "input scale")] if before else hooks
 
-    def of_positions(self, side: Side) -> Float[Tensor, "batch head pos d_head"]:
+    def of_positions(self, side: QueryOrKey) -> Float[Tensor, "batch head pos d_head"]:
         """Return what the position embedding brings to the layer's queries or keys, the norm's scale frozen."""
         embedding = self.kept["position embedding"]
         wide = torch.promote_types(embedding.dtype, torch.float32)
@@ -113,7 +111,7 @@ class LiveAttention:
         return wrote * self.weights.multiplier
 
     def _keep(self, hook: str, name: str, form: Callable[[Tensor], Tensor] | None = None) -> Hook:
-        return f"blocks.{self.layer}.{hook}", keep(self.kept, name, form)
+        return f"blocks.{self.layer}.{hook}", _keep(self.kept, name, form)
 
 
 def at_the_end(model: Any, function: Callable[..., Tensor | None]) -> Hook:

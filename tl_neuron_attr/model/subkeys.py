@@ -102,10 +102,10 @@ def subkeys(stream: Stream, value: Neurons, pos: Int[Tensor, "batch"], key: Key)
     site, layer, source = value.site.flatten(), value.layer.flatten(), value.source.flatten()
     read = Positions(row, torch.where(site == SITES.index("mlp"), pos[row], source))
     _require_same_cache(stream, value, Positions(row, pos[row]))
-    parts = [_of_sublayer(stream, value, read, s, la, key) for s, la in _sublayers(site, layer)]
+    by_sublayer = [_of_sublayer(stream, value, read, s, la, key) for s, la in _sublayers(site, layer)]
     pairs = torch.stack([read.row, read.pos], dim=1)
     distinct, place_of = pairs.unique(dim=0, return_inverse=True)
-    rows = {name: torch.cat([part[name] for part in parts]) for name in ("neuron", "u", "depth", "is_mlp", "score")}
+    rows = {name: torch.cat([one[name] for one in by_sublayer]) for name in ("neuron", "u", "depth", "is_mlp", "score")}
     return Subkeys(**rows, places=Positions(distinct[:, 0], distinct[:, 1]), place=place_of[rows["neuron"]])
 
 

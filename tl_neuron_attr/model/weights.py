@@ -16,7 +16,7 @@ from tl_neuron_attr.model.components import within
 from tl_neuron_attr.numerics.readout import Norm, Readout
 from tl_neuron_attr.numerics.sublayer import SITES, Site, score_dtype
 
-Side = Literal["q", "k", "v"]
+Projected = Literal["q", "k", "v"]
 """What a head projects the stream to: its query, key or value."""
 
 
@@ -87,16 +87,16 @@ class BlockWeights:
         """Return what the sublayer adds whatever it reads, before the post-norm; None where it has no bias."""
         return getattr(self.block.attn, "b_O", None) if site == "attn" else getattr(self.block.mlp, "b_out", None)
 
-    def shared_by(self, side: Side) -> int:
+    def shared_by(self, side: Projected) -> int:
         """Return how many heads share a projection: 1, or more where queries are grouped."""
         return self.n_heads // len(self._projections(side))
 
-    def projection(self, side: Side, head: int) -> tuple[Float[Tensor, "d_model d_head"], Tensor | None]:
+    def projection(self, side: Projected, head: int) -> tuple[Float[Tensor, "d_model d_head"], Tensor | None]:
         """Return the weight and bias of a head's query, key or value; heads may share the latter two."""
         own, bias = head // self.shared_by(side), getattr(self.block.attn, f"b_{side.upper()}", None)
         return self._projections(side)[own], None if bias is None else bias.reshape(-1, self.d_head)[own]
 
-    def by_head(self, side: Side) -> Float[Tensor, "head d_model d_head"]:
+    def by_head(self, side: Projected) -> Float[Tensor, "head d_model d_head"]:
         """Return the projection of every head, shared ones repeated (a copy where they are)."""
         shared = self.shared_by(side)
         return self._projections(side) if shared == 1 else self._projections(side).repeat_interleave(shared, dim=0)
@@ -124,7 +124,7 @@ class BlockWeights:
         name = self.post_norm[site]
         return self.norm(name, rows.dtype).apply_unscaled(rows) if name else rows
 
-    def _projections(self, side: Side) -> Float[Tensor, "kv d_model d_head"]:
+    def _projections(self, side: Projected) -> Float[Tensor, "kv d_model d_head"]:
         return getattr(self.block.attn, f"W_{side.upper()}")
 
     def _pre_norm(self, site: Site) -> str:

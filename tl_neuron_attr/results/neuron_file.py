@@ -24,7 +24,7 @@ _ORDERS = ("descending", "ascending", "unsorted")
 def write(path: str | Path, tensors: Mapping[str, Tensor], text: NeuronText | None) -> None:
     """Write the neurons' fields and their text."""
     fields = {} if text is None else {"sources": text.sources, "promoted": text.promoted}
-    storage.save(path, "neurons", tensors, {**fields, "order": _order(tensors["score"])})
+    storage.save_tensors(path, "neurons", tensors, {**fields, "order": _order(tensors["score"])})
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
@@ -36,7 +36,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
             scores are not sorted as the header says, naming the field.
     """
     required: dict[str, torch.dtype | None] = dict.fromkeys(PLACE, torch.int64)
-    tensors, text = storage.load(path, "neurons", {**required, "coefficient": None, "score": None}, _OPTIONAL)
+    tensors, text = storage.load_tensors(path, "neurons", {**required, "coefficient": None, "score": None}, _OPTIONAL)
     _require_shapes(path, tensors)
     _require_places(path, tensors)
     for name in ("coefficient", "score", "effect"):
@@ -63,14 +63,14 @@ def _order(score: Tensor) -> str:
     return "ascending" if bool((steps >= 0).all()) else "unsorted"
 
 
-def _require_order(path: str | Path, score: Tensor, said: object) -> None:
+def _require_order(path: str | Path, score: Tensor, recorded: object) -> None:
     found = _order(score)
-    if said is None and found == "unsorted":  # files of before the header said how they are sorted: always sorted
+    if recorded is None and found == "unsorted":  # older files record no order and are sorted
         raise ValueError(f"{path}: field 'score' is not sorted")
-    if said not in (None, *_ORDERS):
-        raise ValueError(f"{path}: field 'text.order' is {said!r}, expected one of {', '.join(_ORDERS)}")
-    if said not in (None, "unsorted", found) and bool((score.diff(dim=-1) != 0).any()):
-        raise ValueError(f"{path}: field 'score' is {found}, the header says {said}")
+    if recorded not in (None, *_ORDERS):
+        raise ValueError(f"{path}: field 'text.order' is {recorded!r}, expected one of {', '.join(_ORDERS)}")
+    if recorded not in (None, "unsorted", found) and bool((score.diff(dim=-1) != 0).any()):
+        raise ValueError(f"{path}: field 'score' is {found}, the header says {recorded}")
 
 
 def _require_shapes(path: str | Path, tensors: Mapping[str, Tensor]) -> None:

@@ -36,7 +36,7 @@ class NeuronText:
         return replace(self, sources=self.sources[prompt:][:1])
 
     @classmethod
-    def joined(cls, parts: "Sequence[NeuronText]") -> "NeuronText":
+    def joined(cls, texts: "Sequence[NeuronText]") -> "NeuronText":
         """Return the text of several groups of prompts as that of one batch."""
-        promoted = {key: tokens for part in parts for key, tokens in part.promoted.items()}
-        return cls(tuple(tokens for part in parts for tokens in part.sources), promoted)
+        promoted = {key: tokens for text in texts for key, tokens in text.promoted.items()}
+        return cls(tuple(tokens for text in texts for tokens in text.sources), promoted)

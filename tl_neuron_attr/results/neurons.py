@@ -112,15 +112,15 @@ class Neurons(PrintsAsTable):
         )
 
     @classmethod
-    def joined(cls, parts: "Sequence[Neurons]") -> "Neurons":
+    def joined(cls, groups: "Sequence[Neurons]") -> "Neurons":
         """Return the neurons of several groups of prompts as one batch; as many of each prompt as all have."""
-        if len(parts) == 1:
-            return parts[0]
-        k = min(len(part) for part in parts)
-        columns = [name for name in (*COLUMNS, "effect") if all(getattr(part, name) is not None for part in parts)]
-        tensors = {name: torch.cat([getattr(part, name)[:, :k] for part in parts]) for name in columns}
-        evaluated = [part.evaluated for part in parts if part.evaluated is not None]
-        text = [part.text for part in parts if part.text is not None]
+        if len(groups) == 1:
+            return groups[0]
+        k = min(len(group) for group in groups)
+        columns = [name for name in (*COLUMNS, "effect") if all(getattr(group, name) is not None for group in groups)]
+        tensors = {name: torch.cat([getattr(group, name)[:, :k] for group in groups]) for name in columns}
+        evaluated = [group.evaluated for group in groups if group.evaluated is not None]
+        text = [group.text for group in groups if group.text is not None]
         return cls(
             **tensors,
             evaluated=torch.cat(evaluated) if evaluated else None,

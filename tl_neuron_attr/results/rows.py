@@ -29,11 +29,11 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
         >>> list(read_rows(path))
         [(1, {'text': 'great movie'}), (2, 'not JSON (Expecting value at column 9)')]
     """
-    text = read_text(path)
+    text = read_utf8(path)
     yield from _csv(text, path) if Path(path).suffix.lower() == ".csv" else _jsonl(text)
 
 
-def read_text(path: str | Path) -> str:
+def read_utf8(path: str | Path) -> str:
     """Return the text of a UTF-8 file, without its byte-order mark.
 
     Raises:

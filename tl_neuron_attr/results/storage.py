@@ -17,7 +17,7 @@ VERSION = 1
 """The version of the files: a release that reads others says so by its number."""
 
 
-def save(path: str | Path, kind: str, tensors: Mapping[str, Tensor], text: Mapping[str, Any]) -> None:
+def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], text: Mapping[str, Any]) -> None:
     """Write ``tensors`` and ``text``; the file appears whole or not at all.
 
     Raises:
@@ -71,8 +71,8 @@ def whole(path: str | Path) -> Generator[Path]:
     except SafetensorError as error:  # what safetensors makes of a full disk
         raise OSError(f"{path} could not be written: {error}") from error
     except OSError as error:
-        said = f"{path} could not be written: {error.strerror or error}"
-        raise type(error)(*((said,) if error.errno is None else (error.errno, said))) from error
+        message = f"{path} could not be written: {error.strerror or error}"
+        raise type(error)(*((message,) if error.errno is None else (error.errno, message))) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -86,7 +86,7 @@ _NAME = 200
 """Characters of a file's name kept in the partial one's: names are at most 255 bytes on every common system."""
 
 
-def load(
+def load_tensors(
     path: str | Path, kind: str, required: Mapping[str, torch.dtype | None] | None = None, optional: Sequence[str] = ()
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read tensors and text of a file written by :func:`save`.

@@ -68,8 +68,8 @@ def report(
     q = as_scored(cache, 0 if predicted else target, SITES, **scoring)
     if len(q.places) != 1:
         raise ValueError(f"cache holds {len(q.places)} prompts; a report is of one: cache a single prompt")
-    said = _Prediction.of(q, predicted)
-    q = replace(q, target=torch.full_like(q.target, said.target))
+    explained = _Prediction.of(q, predicted)
+    q = replace(q, target=torch.full_like(q.target, explained.target))
     layers = attribute_layers(q)
     by_head = attribute_heads(q).reshape(q.stream.n_layers, -1)
     best = best_heads(by_head, heads)
@@ -79,7 +79,7 @@ def report(
     sources = attribute_head_positions(q).reshape(*by_head.shape, -1)
     body = render(
         "report.html.j2",
-        said=said,
+        explained=explained,
         tokens=tokens[: int(q.places.pos[0]) + 1],
         name=name or str(getattr(q.stream.model.cfg, "model_name", "")),
         sums=_sums(layers),
@@ -93,7 +93,9 @@ def report(
         evaluated=int(torch.as_tensor(found.evaluated).sum()),
         searched=q.stream.neuron_count(("attn", "mlp")),
     )
-    return View(body, f"What made the model say {said.text.strip() or repr(said.text)}?", scripted=True, whole=True)
+    return View(
+        body, f"What made the model say {explained.text.strip() or repr(explained.text)}?", scripted=True, whole=True
+    )
 
 
 @dataclass(frozen=True)
