@@ -149,7 +149,10 @@ def amplified(
     Raises:
         IndexError: If a layer is out of range or named twice.
         ValueError: If there is no case, ``top`` is out of range, or no neuron of one of the layers is found.
+        TypeError: If ``other`` is neither an adapter nor a model.
     """
+    if not isinstance(other, Adapter) and not hasattr(other, "cfg"):
+        raise TypeError(f"other must be an adapter of model or a model of the same shape, got {type(other).__name__}")
     found: set[MlpNeuron] = set()
     runs = paired_comparisons(
         plain(model), run_of(model, other), cases, batch_size=batch_size, what="neurons used more", progress=progress

@@ -17,10 +17,10 @@ def token_text(model: Any, token: int) -> str:
 
 
 def encodable(text: str) -> str:
-    """Return text that can be written and framed: lone surrogates, which no encoding holds, shown by their escape.
+    r"""Return text that can be written and framed: lone surrogates, which no encoding holds, shown by their escape.
 
     Examples:
-        >>> encodable("caf\u00e9 \ud83d") == "caf\u00e9 \\\\ud83d"
+        >>> encodable("caf\u00e9 \ud83d") == "caf\u00e9 \\ud83d"
         True
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
