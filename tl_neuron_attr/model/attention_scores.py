@@ -177,7 +177,7 @@ def project(
     layer: int,
     head: int,
     places: Positions,
-    vectors: Float[Tensor, "component batch d_model"],
+    vectors: Float[Tensor, "term batch d_model"],
 ) -> Float[Tensor, "component batch d_head"]:
     """Return what vectors of the stream at each place are in the head's query or key, the norms' scales frozen.
 
