@@ -237,17 +237,8 @@ def _culprit(name: str, value: Any, hint: Any) -> tuple[str, Any, Any]:
 
 def _expected(hint: Any) -> str:
     """Return what a hint allows, in plain words."""
-    plain = {
-        int: "an int",
-        float: "a number",
-        bool: "True or False",
-        str: "a string",
-        list: "a list",
-        tuple: "a tuple",
-        types.NoneType: "None",
-    }
-    if hint in plain:
-        return plain[hint]
+    if hint in _PLAIN:
+        return _PLAIN[hint]
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
         return _either([repr(each) for each in args])
