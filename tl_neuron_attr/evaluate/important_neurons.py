@@ -124,9 +124,10 @@ def important_neurons(
 
     Examples:
         >>> import tl_neuron_attr as tna
-        >>> found = important_neurons(tna.demo.load(), "3 + 5 =", "8", k=5, candidates=20, progress=False)
-        >>> bool((found.neurons.effect.diff() <= 0).all()), found.joint[5] > 1
-        (True, True)
+        >>> model, prompt = tna.demo.load(), "Tim Duncan plays the sport of"
+        >>> found = important_neurons(model, prompt, " basketball", k=5, candidates=20, progress=False)
+        >>> found.neurons.labels[0], f"{found.neurons.effect[0]:.1f} nats alone, {found.joint[5]:.1f} with four others"
+        ('L1N287', '0.3 nats alone, 1.0 with four others')
     """
     ids = one_prompt(model, tokens)
     _, cache = model.run_with_cache(ids, names_filter=needed_by(SITES))

@@ -55,7 +55,7 @@ def attribute_layers(
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> layers = tna.attribute_layers(cache, " basketball")
         >>> f"L{int(layers.mlp.argmax())}"  # the MLP sublayer that says basketball
-        'L3'
+        'L1'
     """
     q = as_scored(cache, target, max_bytes=max_bytes, **scoring)
     scores = q.finish(torch.cat([_sublayer_scores(group, max_bytes) for group in q.groups(max_bytes)]))
