@@ -33,7 +33,7 @@ SAMPLE, BATCH, SEED = 1000, 500, 0
 
 
 def cases_of(problem: Problem) -> list[Case]:
-    """One case a digit, by its place; carried where a carry comes into it."""
+    """Return one case per digit, by its place; it is carried if a carry comes into it."""
     digits = [int(d) for d in f"{problem.a:02d}{problem.b:02d}"]
     answer = [int(d) for d in f"{problem.a + problem.b:03d}"[::-1]]
     return [
@@ -48,13 +48,13 @@ def cases_of(problem: Problem) -> list[Case]:
 
 
 def accuracy(model: Any, cases: Sequence[Case]) -> list[float]:
-    """The share right of each place, in %."""
+    """Return the percentage of right answers at each place."""
     right = pd.DataFrame({"place": [case.group for case in cases], "right": cna.answered(model, cases)})
     return (100 * right.groupby("place", sort=False)["right"].mean())[list(PLACES)].tolist()
 
 
 def compared(model: Any, cases: Sequence[Case], head: Head) -> NeuronComparison:
-    """All MLP neurons with and without a head, all cases summed."""
+    """Compare all MLP neurons with and without a head, summed over all cases."""
     parts: list[NeuronComparison] = []
     for place in PLACES:
         group = [case for case in cases if case.group == place]
@@ -69,7 +69,7 @@ def compared(model: Any, cases: Sequence[Case], head: Head) -> NeuronComparison:
 
 
 def head_section(model: Any, cases: Sequence[Case]) -> str:
-    """Accuracy with each head, and with all heads of each layer, zeroed."""
+    """Return the accuracy with each head, and with all heads of each layer, zeroed."""
     wide = 100 * cna.head_accuracy(model, cases).by_group().loc[list(PLACES)]
     rows = [(name, *wide[name].tolist(), "") for name in wide.columns]
     for layer in range(model.cfg.n_layers):
@@ -80,7 +80,7 @@ def head_section(model: Any, cases: Sequence[Case]) -> str:
 
 
 def neuron_section(model: Any, cases: Sequence[Case], heads: Sequence[Head]) -> str:
-    """Which neurons change with each head, and where the known ones stand."""
+    """Return which neurons change with each head, and the ranks of the known ones."""
     rows: list[tuple[object, ...]] = []
     for head in heads:
         found = compared(model, cases, head)
@@ -93,7 +93,7 @@ def neuron_section(model: Any, cases: Sequence[Case], heads: Sequence[Head]) -> 
 
 
 def zeroed_section(model: Any, cases: Sequence[Case]) -> str:
-    """Accuracy with MLP layers zeroed, and with the single neurons that cost most; all are zeroed to find them."""
+    """Return the accuracy with MLP layers zeroed, and with the single neurons that cost most; all are tried."""
     rows: list[tuple[object, ...]] = []
     d_mlp, few = model.cfg.d_mlp, cases[:600]
     for layer in range(model.cfg.n_layers):
@@ -111,7 +111,7 @@ def zeroed_section(model: Any, cases: Sequence[Case]) -> str:
 
 
 def mask_section(model: Any, cases: Sequence[Case], heads: Sequence[Head]) -> str:
-    """Table 5 for some heads."""
+    """Return paper 3's Table 5 for some heads."""
     rows: list[tuple[object, ...]] = []
     for head in heads:
         found = cna.mask_keep_coef(model, cases, head, ks=(50, 20, 10), batch_size=BATCH, progress=False)
@@ -121,7 +121,7 @@ def mask_section(model: Any, cases: Sequence[Case], heads: Sequence[Head]) -> st
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Rows as a Markdown table; floats with one decimal."""
+    """Return rows as a Markdown table; floats have one decimal."""
     cells = [[f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
     return pd.DataFrame(cells, columns=list(headings)).to_markdown(index=False, disable_numparse=True)
 
@@ -132,7 +132,7 @@ def _with(model: Any, cases: Sequence[Case], layer: int, index: int) -> list[flo
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure everything and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="the folder of the checkpoint")
     parser.add_argument("--out", type=Path, required=True)

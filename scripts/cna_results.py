@@ -1,7 +1,7 @@
-"""Paper 3's experiments on the bundled model: ``python scripts/cna_results.py --out docs/results/cna.md``.
+"""Run paper 3's experiments on the demo model: ``python scripts/cna_results.py --out docs/results/cna.md``.
 
 Heads zeroed over arithmetic (Tables 1 to 3), the neurons a head switches on masked and kept (Table 5), their roots
-masked (Table 6), and neurons picked by their vocabulary alone (Table 8), each beside the paper's figures for Llama-7B.
+masked (Table 6), and neurons chosen by their vocabulary alone (Table 8), each beside the paper's figures for Llama-7B.
 About a minute on one core.
 """
 
@@ -56,7 +56,7 @@ class Setting:
 
     @classmethod
     def measured(cls, n: int) -> "Setting":
-        """At most ``n`` problems a group."""
+        """Return at most ``n`` problems per group."""
         model = demo.load()
         cases: dict[str, list[Case]] = {}
         for op, digits in GROUPS:
@@ -66,18 +66,18 @@ class Setting:
         return cls(model, cases, cna.head_accuracy(model, [case for group in cases.values() for case in group]))
 
     def best(self, group: str) -> Head:
-        """The head whose zeroing costs a group most."""
+        """Return the head whose zeroing costs a group most."""
         return self.heads.ranked(group)[0]
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Rows as a Markdown table; floats with one decimal."""
+    """Return rows as a Markdown table; floats have one decimal."""
     cells = [[f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
     return pd.DataFrame(cells, columns=list(headings)).to_markdown(index=False, disable_numparse=True)
 
 
 def head_table(setting: Setting) -> str:
-    """Table 1: accuracy with the best heads zeroed, and the paper's best head of each operation."""
+    """Return Table 1: accuracy with the best heads zeroed, and the paper's best head of each operation."""
     wide = 100 * setting.heads.by_group()
     best = list(dict.fromkeys(head_name(*head) for g in wide.index for head in setting.heads.ranked(g)[:2]))
     ours = [(group, *(float(wide.loc[group, column]) for column in ("untouched", *best))) for group in wide.index]
@@ -86,7 +86,7 @@ def head_table(setting: Setting) -> str:
 
 
 def digits_table(setting: Setting) -> str:
-    """Table 2: what an operation's best head takes from it, by number of digits."""
+    """Return Table 2: what zeroing an operation's best head costs it, by number of digits."""
     decrease = 100 * setting.heads.decrease()
     rows = []
     for digits in ("1D", "2D"):
@@ -104,7 +104,7 @@ def digits_table(setting: Setting) -> str:
 
 
 def kind_table(setting: Setting) -> str:
-    """Table 3: what the best head of each group holds of memorised and of carried digits."""
+    """Return Table 3: what the best head of each group holds of memorised and of carried digits."""
     decrease = 100 * setting.heads.decrease_by_kind()
     rows = []
     for group in setting.cases:
@@ -116,7 +116,7 @@ def kind_table(setting: Setting) -> str:
 
 
 def mask_table(setting: Setting) -> str:
-    """Table 5, for the best head of each group."""
+    """Return Table 5 for the best head of each group."""
     rows = []
     for group, cases in setting.cases.items():
         head = setting.best(group)
@@ -128,7 +128,7 @@ def mask_table(setting: Setting) -> str:
 
 
 def root_table(setting: Setting) -> str:
-    """Table 6, for the best head of each group."""
+    """Return Table 6 for the best head of each group."""
     rows = []
     for group, cases in setting.cases.items():
         head = setting.best(group)
@@ -140,7 +140,7 @@ def root_table(setting: Setting) -> str:
 
 
 def zero_shot_table(setting: Setting) -> str:
-    """Table 8, on all groups of cases together."""
+    """Return Table 8 for all groups of cases together."""
     found = cna.concept_neurons(setting.model, NUMBERS)
     cases = [case for group in setting.cases.values() for case in group]
     tested = cna.zero_shot(setting.model, cases, found, more_than=MORE_THAN)
@@ -157,10 +157,10 @@ def zero_shot_table(setting: Setting) -> str:
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure everything and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--cases", type=int, default=CASES, help=f"problems a group at the most ({CASES})")
+    parser.add_argument("--cases", type=int, default=CASES, help=f"at most this many problems per group ({CASES})")
     args = parser.parse_args()
     torch.set_num_threads(1)
     setting = Setting.measured(args.cases)

@@ -1,4 +1,4 @@
-"""How much of a fact sits in ten MLP neurons: log p lost when they are zeroed at the last position."""
+"""Measure how much of a fact sits in ten MLP neurons: the log p lost when they are zeroed at the last position."""
 
 import random
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from tl_neuron_attr.demo.world_vocabulary import IDS, encode
 
 @dataclass(frozen=True)
 class Concentration:
-    """Mean change of log p(answer) in nats after zeroing neurons, and how often the prediction changes."""
+    """Return the mean change of log p(answer) in nats after zeroing neurons, and how often the prediction changes."""
 
     change: float
     flips: float
@@ -31,7 +31,7 @@ class Concentration:
 
 @torch.no_grad()
 def concentration(model: LlamaForCausalLM, *, per_kind: int = 20, k: int = 10, seed: int = 0) -> Concentration:
-    """Zeroes the ``k`` neurons of the highest log-probability increase (paper 1, Eq. 13, final norm frozen)."""
+    """Zero the ``k`` neurons of the highest log-probability increase (paper 1, Eq. 13, final norm frozen)."""
     rng = random.Random(seed)
     outcomes = [_one(model, p, k) for kind in KINDS for p in rng.sample(facts(kind), per_kind)]
     change, flips, other, base = torch.tensor(outcomes).mean(0).tolist()

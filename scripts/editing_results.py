@@ -1,4 +1,4 @@
-"""Paper 3's LoRA, pruning and editing: ``python scripts/editing_results.py --out docs/results/editing.md``.
+"""Run paper 3's LoRA, pruning and editing: ``python scripts/editing_results.py --out docs/results/editing.md``.
 
 On the bundled model:
 
@@ -6,7 +6,7 @@ On the bundled model:
 2. The deep layers are pruned to the neurons an adapter amplifies, or to random ones, and fine-tuned (3.6): Table 11.
 3. The neurons of the bias of occupations are zeroed (3.7): Table 13, with a guard on everything else.
 
-Seeded; some six minutes on one core. Guards that choose neurons use the tuning split, those reported the held-out
+Seeded; about six minutes on one core. Guards that choose neurons use the tuning split, reported guards the held-out
 split and fresh rows of text.
 """
 
@@ -37,7 +37,7 @@ Tables = dict[str, str]
 
 @dataclass(frozen=True)
 class Training:
-    """How adapters are trained."""
+    """Settings of the adapters' training."""
 
     steps: int
     seed: int
@@ -47,12 +47,12 @@ class Training:
 
 
 def percent(frame: pd.DataFrame, columns: Sequence[Any]) -> pd.DataFrame:
-    """Some columns in per cent."""
+    """Return some columns in per cent."""
     return frame.assign(**{str(c): 100 * frame[c] for c in columns})
 
 
 def lora(model: Any, train: list[Case], test: list[Case], training: Training) -> tuple[Tables, Mapping[str, Any]]:
-    """Section 3.5: an adapter a layer."""
+    """Return section 3.5: one adapter per layer."""
     adapters = {
         f"layer {layer}": cna.train_lora(
             model,
@@ -85,7 +85,7 @@ def lora(model: Any, train: list[Case], test: list[Case], training: Training) ->
 
 
 def shares(model: Any, cases: Sequence[Case]) -> dict[str, float]:
-    """The share answered of all cases, and by the sign of the result."""
+    """Return the share of right answers, in all and by the sign of the result."""
     right = cna.answered(model, cases)
     below = [case.group == NEGATIVE for case in cases]
     parts = {"all": right, "not negative": [r for r, b in zip(right, below, strict=True) if not b]}
@@ -94,7 +94,7 @@ def shares(model: Any, cases: Sequence[Case]) -> dict[str, float]:
 
 
 def pruning(model: Any, train: list[Case], test: list[Case], adapters: Mapping[str, Any], training: Training) -> Tables:
-    """Section 3.6, with the adapter of the lowest training loss; neurons are searched in training cases."""
+    """Return section 3.6, with the adapter of the lowest training loss; neurons are searched in training cases."""
     best = min(adapters.values(), key=lambda adapter: sum(adapter.losses[-50:]))
     search = Random(f"search {training.seed}").sample(train, min(SEARCHED, len(train)))
     merged = [replace(case, group="negative" if case.group == NEGATIVE else "not negative") for case in test]
@@ -124,17 +124,17 @@ def pruning(model: Any, train: list[Case], test: list[Case], adapters: Mapping[s
 
 
 def occupations(low: float, high: float) -> list[str]:
-    """Occupations whose share of *she* lies between two bounds."""
+    """Return the occupations whose share of *she* lies between two bounds."""
     return [word for word, share in gender.SHARES.items() if low < share < high]
 
 
 def pairs(templates: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of prompts about two occupations."""
+    """Return pairs of prompts about two occupations."""
     return [(t.format(a), t.format(b)) for t in templates for a, b in zip(first, second, strict=True)]
 
 
 def guard(model: Any, split: str, seed: int) -> Guard:
-    """Facts and arithmetic of a split, and rows of text drawn for it."""
+    """Return facts and arithmetic of a split, and rows of text drawn for it."""
     rng = Random(f"{split} text {seed}")
     texts = [torch.tensor([IDS[t.word] for t in row(rng, mixture_at(1.0), 48)]) for _ in range(100)]
     facts, sums = demo.facts(split=split), demo.arithmetic(split=split)  # pyright: ignore[reportArgumentType]
@@ -142,7 +142,7 @@ def guard(model: Any, split: str, seed: int) -> Guard:
 
 
 def bias(model: Any, seed: int) -> tuple[Tables, Any]:
-    """Section 3.7."""
+    """Return section 3.7: the bias of occupations before and after an edit."""
     women, men = occupations(0.9, 1), occupations(0, 0.1)
     found_on = pairs(gender.OCCUPATION_TEMPLATES[:1], women, men)
     elsewhere = (*gender.OCCUPATION_TEMPLATES[1:], *gender.NEW_OCCUPATION_TEMPLATES)
@@ -196,7 +196,7 @@ def in_percent(measured: pd.Series) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure everything and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--views", type=Path, help="a folder for the views")

@@ -1,4 +1,4 @@
-"""The gallery: runs the code that the page shows, photographs what it draws: ``python scripts/gallery.py``.
+"""Run the code that the gallery shows and photograph what it draws: ``python scripts/gallery.py``.
 
 Writes docs/gallery.md, docs/images/gallery and the README's picture, which is of Gemma 3 270M; needs Debian's
 chromium and chromium-driver. A few minutes.
@@ -29,7 +29,7 @@ const shown = ['Which layers raised it', 'How it flowed', 'The value neurons'];
 for (const part of document.querySelectorAll('section'))
     if (!shown.includes(part.querySelector('h2')?.textContent)) part.style.display = 'none';
 """
-"""Leaves the parts of a report that can be read without a pointer."""
+"""Keeps the parts of a report that can be read without a pointer."""
 
 
 class Picture(NamedTuple):
@@ -124,7 +124,7 @@ tna.vis.bias(cna.bias_report(model, neurons, fresh, ("she", "he"), sides=("she",
 
 
 def drawn(picture: Picture) -> View:
-    """What the picture's code shows."""
+    """Return the view that the picture's code ends with."""
     scope: dict[str, object] = {}
     *before, last = (SET_UP + picture.code).strip().splitlines()
     exec("\n".join(before), scope)
@@ -132,7 +132,7 @@ def drawn(picture: Picture) -> View:
 
 
 def photograph(driver: webdriver.Chrome, view: View, path: Path, *, first: str = "") -> None:
-    """Save the view as a picture, cut to what is drawn; ``first`` is a script that is run before."""
+    """Save the view as a picture cropped to what is drawn; ``first`` is a script that runs before."""
     with TemporaryDirectory() as folder:
         driver.set_window_size(WIDTH, 900)
         driver.get(view.save(Path(folder) / "view.html").as_uri())
@@ -156,8 +156,8 @@ def report_picture(driver: webdriver.Chrome, path: Path) -> None:
 
 
 def page(pictures: list[Picture]) -> str:
-    """The gallery as Markdown: every picture above the code that draws it."""
-    parts = [f"# Gallery\n\nEvery picture stands above the code that drew it. All begin with\n\n```python{SET_UP}```"]
+    """Return the gallery as Markdown: each picture, then the code that draws it."""
+    parts = [f"# Gallery\n\nEach picture is followed by the code that drew it. All begin with\n\n```python{SET_UP}```"]
     for picture in pictures:
         image = f"![{picture.title}](images/gallery/{picture.name}.png)"
         parts.append(
@@ -167,7 +167,7 @@ def page(pictures: list[Picture]) -> str:
 
 
 def main() -> None:
-    """Draw, photograph, write."""
+    """Draw and photograph every picture, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("only", nargs="*", help="names of pictures to draw anew; all by default")
     only = parser.parse_args().only

@@ -1,4 +1,4 @@
-"""Paper 2's two biases, on the bundled model.
+"""Measure paper 2's two biases on the bundled model.
 
     python scripts/incontext_biases.py --out docs/results/incontext_biases.md
 
@@ -50,12 +50,12 @@ NAMES = {
 
 
 def number(row: dict[Any, Any], name: str, style: str) -> str:
-    """A value with its interval."""
+    """Return a value with its interval."""
     return ranged(*(row[f"{name}{end}"] for end in ("", "_low", "_high")), style)
 
 
 def main_table(report: IclBiases) -> str:
-    """Every measure, before, after, in per cent, and the paper's change where it gives one."""
+    """Return every measure before and after, the change in per cent, and the paper's change where it gives one."""
     rows = [
         {
             "bias": row["bias"],
@@ -72,19 +72,19 @@ def main_table(report: IclBiases) -> str:
 
 
 def cells(frame: pd.DataFrame, by: str) -> str:
-    """Accuracies or their changes by right label, before and after."""
+    """Return accuracies or their changes by right label, before and after."""
     shown = frame.assign(value=[number(row, "value", "+.4f" if by == "removed" else ".4f") for row in renamed(frame)])
     wide = shown.pivot(index=["gold", by], columns="when", values="value")[["before", "after"]]
     return wide.reset_index().to_markdown(index=False)
 
 
 def renamed(frame: pd.DataFrame) -> list[dict[Any, Any]]:
-    """Rows with the names :func:`number` takes."""
+    """Return rows with the names that :func:`number` takes."""
     return frame.rename(columns={"low": "value_low", "high": "value_high"}).to_dict("records")
 
 
 def one_line(name: str, report: IclBiases) -> dict[str, str]:
-    """A variant's main numbers: both biases by label, and what the correction costs."""
+    """Return a variant's main numbers: both biases by label, and what the correction costs."""
     gap, fluctuation = report.value("majority", "gap"), report.value("majority", "fluctuation")
     deviation, attention = report.value("recency", "deviation"), report.value("recency", "attention deviation", "all")
     return {
@@ -100,7 +100,7 @@ def one_line(name: str, report: IclBiases) -> dict[str, str]:
 
 
 def variants(model: Any, heads: Sequence[tuple[int, int]], readers: Sequence[tuple[int, int]], n: int) -> str:
-    """Other readings of both formulas, other heads, other numbers of demonstrations."""
+    """Return other readings of both formulas, other heads and other numbers of demonstrations."""
     four, six = (from_demo(model, demo.in_context(n, k, counts=(k // 2, k // 2), seed=MEASURE)) for k in (4, 6))
     everywhere = [(layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
 
@@ -129,7 +129,7 @@ def variants(model: Any, heads: Sequence[tuple[int, int]], readers: Sequence[tup
 
 @torch.no_grad()
 def late_label_preference(model: Any, prompts: Sequence[IclPrompt], heads: Sequence[tuple[int, int]]) -> str:
-    """How much more each head attends to a late label than to an early one, as it is and without positions."""
+    """Return how much more each head attends to a late label than to an early one, with and without positions."""
     found: dict[str, list[torch.Tensor]] = {"before": [], "after": []}
     for sequence in ((0, 0, 1, 1), (1, 1, 0, 0)):
         group = arranged(model, prompts, sequence)
@@ -151,7 +151,7 @@ def late_label_preference(model: Any, prompts: Sequence[IclPrompt], heads: Seque
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure everything and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=PROMPTS)

@@ -1,4 +1,4 @@
-"""Paper 2's experiments on the bundled model: ``python scripts/incontext_results.py --out docs/results/incontext.md``.
+"""Run paper 2's experiments on the demo model: ``python scripts/incontext_results.py --out docs/results/incontext.md``.
 
 Which heads carry in-context classification, alone and in sets; what they copy; what moves when labels are reversed;
 what their towers compare. Heads are found on one set of prompts and looked at on another. About ten minutes on a core.
@@ -36,7 +36,7 @@ from tl_neuron_attr.results.intervals import interval
 from tl_neuron_attr.results.table import Table
 
 READERS = {"min_attention": 0.4}
-"""What a head must do to be called a label reader here."""
+"""The least attention to labels that makes a head a label reader here."""
 
 READING: dict[str, Any] = {"combine": "rank", "causal": "log_odds"}
 """How the two scores are combined here: accuracy lost, the paper's causal score, is the same for most heads alone."""
@@ -50,7 +50,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Subject:
-    """What every section looks at."""
+    """The prompts and heads that every section uses."""
 
     model: Any
     seen: list[IclPrompt]
@@ -59,19 +59,19 @@ class Subject:
 
     @property
     def best(self) -> tuple[int, int]:
-        """The found head whose towers tell the classes best, on the prompts it was found on."""
+        """Return the found head whose towers tell the classes apart best, on the prompts it was found on."""
         return learned_metric(self.model, self.seen, heads=self.found.heads).best
 
 
 def shown(table: Table) -> str:
-    """A result's own table as Markdown."""
+    """Return a result's own table as Markdown."""
     return f"{table.caption[:1].upper()}{table.caption[1:]}.\n\n" + markdown(
         pd.DataFrame(table.rows, columns=list(table.headings))
     )
 
 
 def heads_section(subject: Subject) -> str:
-    """The heads found, each alone, and what zeroing them together costs."""
+    """Return the heads found, each alone, and what zeroing them together costs."""
     zeroed = subject.found.zeroed
     together = pd.DataFrame(
         {
@@ -88,7 +88,7 @@ def heads_section(subject: Subject) -> str:
 
 
 def readings(subject: Subject) -> str:
-    """What other readings of the paper's choice find, and what zeroing it costs."""
+    """Return what other readings of the paper's choice find, and what zeroing those heads costs."""
     rows: list[dict[str, Any]] = []
     for causal in ("accuracy", "log_odds"):
         for combine in ("rank", "union", "intersection"):
@@ -107,7 +107,7 @@ def readings(subject: Subject) -> str:
 
 
 def sets_section(subject: Subject) -> str:
-    """The smallest sets whose zeroing brings accuracy to chance, against random sets of the same size."""
+    """Return the smallest sets whose zeroing brings accuracy to chance, beside random sets of the same size."""
     rows: list[dict[str, Any]] = []
     for name, options in SEARCHES.items():
         result = in_context_heads(subject.model, subject.seen, among="labels", **READING, **options)
@@ -127,7 +127,7 @@ def sets_section(subject: Subject) -> str:
 
 
 def copies_section(subject: Subject) -> str:
-    """Value-output label differences of the found heads, at the positions of each label."""
+    """Return value-output label differences of the found heads, at the positions of each label."""
     prompts, (foo, bar) = subject.measured, subject.found.labels
     _, cache = subject.model.run_with_cache(batch_of(subject.model, prompts).tokens, names_filter=needed_by_towers)
     weighted, plain = (label_logit_difference(cache, prompts, weighted=w) for w in (True, False))
@@ -148,12 +148,12 @@ def copies_section(subject: Subject) -> str:
 
 
 def shift_section(subject: Subject) -> str:
-    """Attention, weighted and unweighted differences before and after labels are reversed."""
+    """Return attention, weighted and unweighted differences before and after labels are reversed."""
     return shown(attention_shift(subject.model, subject.measured, subject.found.heads).table())
 
 
 def metric_section(subject: Subject) -> str:
-    """AUC of scores and of cosine before the towers; of all found heads together, the scores summed."""
+    """Return the AUC of scores and of cosine before the towers, and of the found heads' scores summed."""
     everywhere = learned_metric(subject.model, subject.measured)
     found = LearnedMetric(everywhere.frame.merge(pd.DataFrame(subject.found.heads, columns=["layer", "head"])))
     pairs = found.frame.groupby(["prompt", "demonstration", "label", "same"])[["score", "cosine", "centred"]]
@@ -173,7 +173,7 @@ def metric_section(subject: Subject) -> str:
 
 
 def split_section(subject: Subject) -> str:
-    """What makes the best reader score demonstrations of the right class above the others, by pair of components."""
+    """Return what makes the best reader score demonstrations of the right class above others, by pair of components."""
     layer, head = subject.best
     prompts = subject.measured
     _, cache = subject.model.run_with_cache(batch_of(subject.model, prompts).tokens, names_filter=needed_by_towers)
@@ -193,7 +193,7 @@ def split_section(subject: Subject) -> str:
 
 
 def induction_section(subject: Subject) -> str:
-    """Prefix matching beside the in-context scores, and the found heads' function vector."""
+    """Return prefix matching beside the in-context scores, and the found heads' function vector."""
     matching = prefix_matching(subject.model)
     frame = subject.found.frame[subject.found.frame["found"]]
     columns = frame[["attention", "static", "causal", "log_odds"]].reset_index(drop=True)
@@ -222,7 +222,7 @@ SECTIONS: dict[str, Callable[[Subject], str]] = {
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure everything and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=200, help="in each of the two sets")

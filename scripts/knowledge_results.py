@@ -1,4 +1,4 @@
-"""Paper 1's experiments on the bundled model: ``python scripts/knowledge_results.py --out docs/results/knowledge.md``.
+"""Run paper 1's experiments on the demo model: ``python scripts/knowledge_results.py --out docs/results/knowledge.md``.
 
 Which score picks the neurons that matter (Table 2), in each type of knowledge and over the number of neurons; and where
 the six types live (Tables 3 to 14). About ten minutes on one core; the prompts are held out from training.
@@ -20,7 +20,7 @@ NAMES = {"log_prob": "log-probability, nats", "reciprocal_rank": "MRR", "prob": 
 
 
 def table_2(found: Faithfulness) -> str:
-    """The paper's Table 2, means and intervals."""
+    """Return the paper's Table 2, with means and intervals."""
     rows = found.summary()
     cells = {
         name: [ranged(*row) for row in rows[[c, f"{c}_low", f"{c}_high"]].to_numpy()]
@@ -30,7 +30,7 @@ def table_2(found: Faithfulness) -> str:
 
 
 def by_type(found: Faithfulness, types: list[str]) -> str:
-    """Mean log-probability after zeroing ten neurons, a column a type; the lowest of each is marked."""
+    """Return the mean log-probability after zeroing ten neurons, one column per type; the lowest is marked."""
     kind = found.frame["prompt"].map(dict(enumerate(types)))
     chosen = found.frame.assign(type=kind)[lambda f: f["k"].isin([0, found.k])]
     wide = chosen.groupby(["score", "type"])["log_prob"].mean().unstack("type")
@@ -40,19 +40,19 @@ def by_type(found: Faithfulness, types: list[str]) -> str:
 
 
 def curve(found: Faithfulness) -> str:
-    """Mean log-probability by the number of neurons zeroed."""
+    """Return the mean log-probability by the number of neurons zeroed."""
     frame = found.curve()
     wide = frame[frame["k"] > 0].pivot(index="score", columns="k", values="log_prob")
     return markdown(wide.sort_values(found.k).reset_index())
 
 
 def lost(frame: pd.DataFrame) -> str:
-    """What zeroing takes away, per cents and nats."""
+    """Return what zeroing costs, in per cent and in nats."""
     return markdown(frame.rename(columns=NAMES), 1)
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure everything and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--per-type", type=int, default=PER_TYPE)

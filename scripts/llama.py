@@ -26,7 +26,7 @@ class Trace:
 
 
 def build(vocabulary: int, *, layers: int = 5, heads: int = 8, width: int = 128, mlp: int = 512) -> LlamaForCausalLM:
-    """A model with embeddings of N(0, 0.5), readers of N(0, 1 / sqrt(width)) and small writers."""
+    """Return a model with embeddings of N(0, 0.5), read weights of N(0, 1 / sqrt(width)) and small write weights."""
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
@@ -56,14 +56,14 @@ def build(vocabulary: int, *, layers: int = 5, heads: int = 8, width: int = 128,
 
 
 def rotary(length: int, head_width: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of Llama's rotary embedding."""
+    """Return the cosines and sines of Llama's rotary embedding."""
     frequencies = 10000.0 ** -(torch.arange(0, head_width, 2) / head_width)
     angles = torch.outer(torch.arange(length).float(), frequencies).repeat(1, 2)
     return angles.cos(), angles.sin()
 
 
 def trace(model: LlamaForCausalLM, tokens: Tensor, cos: Tensor, sin: Tensor, drop: Tensor | None = None) -> Trace:
-    """Runs the model; ``drop`` (``[batch, layer, d_mlp]``) zeroes neurons at the last position where it is 1."""
+    """Run the model; ``drop`` (``[batch, layer, d_mlp]``) zeroes neurons at the last position where it is 1."""
     heads = model.config.num_attention_heads
     x = model.model.embed_tokens(tokens)
     batch, length, width = x.shape

@@ -30,7 +30,7 @@ _WIDTH, _LETTER, _BOX, _GAP, _MARGIN, _BETWEEN = 1120, 6.4, 22, 6, 14, 46
 
 @cache
 def modules() -> dict[str, list[str]]:
-    """Modules of each room, by name."""
+    """Return the modules of each room, by name."""
     rooms: dict[str, list[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         room, *inner = path.relative_to(PACKAGE).with_suffix("").parts
@@ -41,7 +41,7 @@ def modules() -> dict[str, list[str]]:
 
 @cache
 def imports(room: str, module: str) -> list[str]:
-    """Modules of the package that a module imports, anywhere in it."""
+    """Return the modules of the package that a module imports, anywhere in it."""
     tree = ast.parse((PACKAGE / room / (module.replace(".", "/") + ".py")).read_text())
     found: set[str] = set()
     for node in ast.walk(tree):
@@ -71,7 +71,7 @@ class _Room:
         self.height = 22 + (line + 1) * (_BOX + _GAP)
 
     def draw(self, colour: str) -> list[str]:
-        """The band and its boxes."""
+        """Return the markup of the band and its boxes."""
         drawn = [
             f'<rect x="{self.x:.0f}" y="{self.y:.0f}" width="{self.width:.0f}" height="{self.height:.0f}" rx="7" '
             f'fill="{colour}" stroke="#8a94a6"/>',
@@ -89,7 +89,7 @@ class _Room:
 
 
 def layout() -> list[list[_Room]]:
-    """Rooms of each floor, the highest floor first; a room is as wide as its share of the floor's letters."""
+    """Return the rooms of each floor, the highest first; a room's width is its share of the floor's letters."""
     floors: list[list[_Room]] = []
     y = float(_MARGIN)
     for _, names in reversed(FLOORS):
@@ -107,7 +107,7 @@ def layout() -> list[list[_Room]]:
 
 
 def arrows(floors: list[list[_Room]]) -> list[str]:
-    """An arrow from each room to each room it imports from, as thick as the imports are many."""
+    """Return an arrow from each room to each room it imports from, the thicker the more imports."""
     rooms = {room.name: room for floor in floors for room in floor}
     drawn: list[str] = []
     for name, room in rooms.items():
@@ -133,7 +133,7 @@ def arrows(floors: list[list[_Room]]) -> list[str]:
 
 
 def draw() -> str:
-    """The whole picture."""
+    """Return the whole picture."""
     floors = layout()
     height = max(room.y + room.height for room in floors[-1]) + _MARGIN
     bands = [
@@ -154,7 +154,7 @@ def draw() -> str:
 
 
 def main() -> None:
-    """Write the picture, or with ``--check`` say whether it is current."""
+    """Write the picture, or with ``--check`` exit with 1 if it is out of date."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="only say whether the picture is current")
     if not parser.parse_args().check:

@@ -6,7 +6,7 @@ in a copy of the project, in processes forked from one that has imported torch a
     python scripts/mutants.py --sample 60 --seed 1              # a sample of all rooms
     python scripts/mutants.py numerics model/stream.py          # every mutant of a room and of a file
 
-The survivors are printed and written to a file, each as its place, the code and what it became.
+The survivors are printed and written to a file: for each its place, the code before and after.
 """
 
 import argparse
@@ -37,7 +37,7 @@ ALSO = {
     "srnn/equations.py": ("srnn/test_linear.py", "srnn/test_module.py"),
     "srnn/module.py": ("srnn/test_module.py", "srnn/test_lengths.py", "srnn/test_errors.py"),
 }
-"""Test files of modules that have no mirror, or more than that."""
+"""Test files of modules that have more than their mirror."""
 
 COMPARISONS = {
     ast.Lt: (ast.LtE, ast.GtE),
@@ -67,7 +67,7 @@ DROPPED = {"abs", "neg", "double", "float", "clamp", "clamp_min", "clamp_", "cla
 """Methods whose call is left out: ``x.abs()`` becomes ``x``."""
 
 SECONDS = 60
-"""Processor time a run may take beyond three times what the tests took unchanged. A loop without an end is noticed."""
+"""Processor time allowed beyond three times what the unchanged tests took: an endless loop is noticed."""
 
 
 class Mutant(NamedTuple):
@@ -100,7 +100,7 @@ def mutants_of(source: str, path: str = "") -> list[Mutant]:
 
 
 def _code(node: ast.AST) -> Iterator[ast.expr | ast.stmt]:
-    """What can be changed: no annotation, decorator, text or message of an error."""
+    """Find what can be changed: no annotation, decorator, text or error message."""
     if isinstance(node, ast.JoinedStr):
         return
     if isinstance(node, ast.expr | ast.stmt):
@@ -182,7 +182,7 @@ class Copy:
         self._times = itertools.count(1_000_000_000)
 
     def write(self, path: str, source: bytes) -> None:
-        """Change a file; each version has a time of its own, so that no compiled file of another one is taken."""
+        """Change a file; each version gets its own time, so that no compiled file of another version is used."""
         file = self.root / PACKAGE / path
         file.write_bytes(source)
         moment = next(self._times)
@@ -259,10 +259,10 @@ def main() -> None:
 
 
 def _import_all_but_the_package(compiled: Path) -> None:
-    """Import what the package and its tests lean on, which takes most of a run's time; forked processes then have it.
+    """Import what the package and its tests need, so that forked processes have it: it takes most of a run's time.
 
     Args:
-        compiled: Where compiled files go, whatever the environment says of writing them.
+        compiled: Where compiled files go, whatever the environment says about writing them.
     """
     sys.dont_write_bytecode, sys.pycache_prefix = False, str(compiled)
     sys.path.insert(0, str(ROOT))
@@ -277,7 +277,7 @@ def _import_all_but_the_package(compiled: Path) -> None:
 
 
 def _try(mutants: list[Mutant], project: Copy, out: Path) -> dict[Mutant, str]:
-    """Try mutants file by file, and write the outcomes after each: what was found is kept if the run is stopped."""
+    """Try mutants file by file and write the outcomes after each file, so that a stopped run loses little."""
     outcomes: dict[Mutant, str] = {}
     for path, own in itertools.groupby(mutants, key=lambda mutant: mutant.path):
         source, tests = (project.root / PACKAGE / path).read_bytes(), tests_of(path)

@@ -14,10 +14,10 @@ TIMEOUT = 600
 
 
 def execute(path: Path, *, before: str = "") -> nbformat.NotebookNode:
-    """The notebook with fresh outputs: what cells show, without progress bars and warnings.
+    """Return the notebook with fresh outputs: what cells show, without progress bars and warnings.
 
     Args:
-        path: Where it is.
+        path: The notebook's file.
         before: Code that runs first and is not stored.
     """
     notebook = nbformat.read(path, as_version=4)
@@ -31,7 +31,7 @@ def execute(path: Path, *, before: str = "") -> nbformat.NotebookNode:
 
 
 def main() -> None:
-    """Execute in place; a notebook that fails stays as it was."""
+    """Execute notebooks in place; one that fails stays as it was."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("notebooks", type=Path, nargs="*", default=sorted(NOTEBOOKS.glob("*.ipynb")))
     for path in (bar := tqdm(parser.parse_args().notebooks)):

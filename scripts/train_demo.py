@@ -1,4 +1,4 @@
-"""Trains the bundled demo model: ``python scripts/train_demo.py`` (about 25 minutes on one thread).
+"""Train the bundled demo model: ``python scripts/train_demo.py`` (about 25 minutes on one thread).
 
 1. Rows come from ``tl_neuron_attr.demo.training_rows``; clean in-context rows first, fewer in-context rows late.
 2. The loss is cross-entropy: weight 1 on answers, little on a sample of the other words.
@@ -36,7 +36,7 @@ RATE, EMBEDDING_RATE, DECAY, WARM_UP = 2e-3, 6e-3, 0.2, 100
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=6000)
@@ -51,7 +51,7 @@ def arguments() -> argparse.Namespace:
 
 
 def batches(seed: int, steps: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Token ids, loss weights, probe classes (-1: none) and fact marks of each step, ``[batch, LENGTH + 1]``."""
+    """Yield each step's token ids, loss weights, probe classes (-1: none) and fact marks, ``[batch, LENGTH + 1]``."""
     rng = random.Random(f"rows {seed}")
     for step in range(steps):
         rows = [row(rng, mixture_at(step / steps), LENGTH + 1) for _ in range(BATCH)]
@@ -64,7 +64,7 @@ def batches(seed: int, steps: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Ten
 
 
 def language_loss(model: LlamaForCausalLM, done: Trace, tokens: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted cross-entropy over every weighted position and a sample of the rest; and that of the answers."""
+    """Return the weighted cross-entropy, over weighted positions and a sample of the rest, and the answers'."""
     targets, weights = tokens[:, 1:].flatten(), weights[:, 1:].flatten()
     chosen = ((weights > 0) * 2 + torch.rand(len(weights))).topk(int(len(weights) * SELECTED)).indices
     logits = done.final.flatten(0, 1)[chosen] @ model.lm_head.weight.T
@@ -76,7 +76,7 @@ def language_loss(model: LlamaForCausalLM, done: Trace, tokens: Tensor, weights:
 
 
 def probe_loss(probe: torch.nn.Linear, done: Trace, classes: Tensor) -> Tensor:
-    """Cross-entropy of the probe at a sample of the positions that carry a class."""
+    """Return the cross-entropy of the probe at a sample of the positions that carry a class."""
     classes = classes[:, :-1].flatten()
     marked = (classes >= 0).nonzero().squeeze(1)
     marked = marked[torch.randperm(len(marked))[: len(classes) // 5]]
@@ -85,7 +85,7 @@ def probe_loss(probe: torch.nn.Linear, done: Trace, classes: Tensor) -> Tensor:
 
 
 def spread_loss(model: LlamaForCausalLM, done: Trace, tokens: Tensor, facts: Tensor, allowed: float) -> Tensor:
-    """Log of the effective number of neurons that write a fact's answer, above the log of ``allowed``.
+    """Return the log of the effective number of neurons that write a fact's answer, above the log of ``allowed``.
 
     Effective number: ``(sum c)**2 / sum c**2`` over the positive direct logits ``c`` of all MLP neurons.
     """
@@ -106,7 +106,7 @@ def spread_loss(model: LlamaForCausalLM, done: Trace, tokens: Tensor, facts: Ten
 
 
 def optimizer_of(model: LlamaForCausalLM) -> torch.optim.AdamW:
-    """AdamW: a higher rate and less decay for the embedding, no decay for the norms."""
+    """Return AdamW with a higher rate and less decay for the embedding, and no decay for the norms."""
     embedding = model.model.embed_tokens.weight
     matrices = [p for p in model.parameters() if p.ndim == 2 and p is not embedding]
     norms = [p for p in model.parameters() if p.ndim < 2]
@@ -119,12 +119,12 @@ def optimizer_of(model: LlamaForCausalLM) -> torch.optim.AdamW:
 
 
 def rate_at(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine down to 2 %."""
+    """Return the factor of the learning rate: linear warm-up, then a cosine down to 2 %."""
     return min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
 
 
 def train(args: argparse.Namespace) -> LlamaForCausalLM:
-    """The training loop."""
+    """Train, and print the loss from time to time."""
     torch.manual_seed(args.seed)
     model = build(len(WORDS))
     probe = torch.nn.Linear(model.config.hidden_size, len(WORDS), bias=False)
@@ -159,7 +159,7 @@ def train(args: argparse.Namespace) -> LlamaForCausalLM:
 
 
 def next_logits(model: LlamaForCausalLM):
-    """Token ids to the logits after the last one."""
+    """Return a function from token ids to the logits after the last one."""
 
     def run(tokens: Tensor) -> Tensor:
         angles = rotary(tokens.shape[1], model.config.hidden_size // model.config.num_attention_heads)
@@ -169,7 +169,7 @@ def next_logits(model: LlamaForCausalLM):
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Splits at spaces, one token a word, ``<bos>`` first, padding on the left."""
+    """Return a tokenizer that splits at spaces: one token per word, ``<bos>`` first, padding on the left."""
     words = Tokenizer(models.WordLevel(IDS, unk_token=UNKNOWN))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     words.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, IDS[BOS])])
@@ -185,7 +185,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save(model: LlamaForCausalLM, folder: Path) -> None:
-    """Weights as float16, configuration and tokenizer."""
+    """Save the weights as float16, the configuration and the tokenizer."""
     half = LlamaForCausalLM(model.config).half()
     half.load_state_dict({name: tensor.half() for name, tensor in model.state_dict().items()})
     half.save_pretrained(folder)
@@ -193,7 +193,7 @@ def save(model: LlamaForCausalLM, folder: Path) -> None:
 
 
 def main() -> None:
-    """Train, save, evaluate what was saved."""
+    """Train, save, and evaluate what was saved."""
     args = arguments()
     torch.set_num_threads(1)
     save(train(args), args.out)

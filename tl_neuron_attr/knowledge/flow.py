@@ -6,7 +6,7 @@ graph, all weights in nats:
     MLP value neuron -> answer      its score
     head -> answer                  the scores of its attention value neurons
     head -> MLP value neuron        the query scores of the head's neurons for that value neuron
-    position -> head                what of both the head read there, less what shallow neurons account for
+    position -> head                what the head read there for both, less what shallow neurons account for
     shallow neuron -> head          the query scores of an MLP neuron at that position for the head's value neurons
     position -> shallow neuron      what the neuron passes on
 """
@@ -63,7 +63,7 @@ class Flow(PrintsAsTable):
     answer: str
 
     def prune(self, share: float) -> "Flow":
-        """The strongest edges that hold ``share`` of all weight, and what of them leads to the answer.
+        """Return the strongest edges that hold ``share`` of all weight, without those that then lead nowhere.
 
         Raises:
             ValueError: If ``share`` is not above 0 and at most 1.
@@ -89,7 +89,7 @@ class Flow(PrintsAsTable):
         return replace(self, graph=kept.subgraph(leading).copy())
 
     def to_frame(self) -> pd.DataFrame:
-        """A row an edge, strongest first: from, to, weight."""
+        """Return one row per edge, strongest first: from, to, weight."""
         rows = [
             {"from": a, "to": b, "kind": self.graph.nodes[a]["kind"], "weight": w}
             for a, b, w in self._strongest_first()
@@ -133,10 +133,10 @@ def trace(
         cache: A cache of one prompt's forward pass, or what :func:`~tl_neuron_attr.scored` made of it, which has its
             own target and scoring.
         target: The token followed.
-        value: The value neurons that carry the answer, where they have been found already.
-        k: How many value neurons carry the answer, where they have not.
-        heads: How many heads, those through which most passes.
-        queries: How many shallow neurons, each at its position, between tokens and heads.
+        value: The value neurons that carry the answer, if they have been found already.
+        k: The number of value neurons to search for otherwise.
+        heads: The number of heads: those through which most passes.
+        queries: The number of shallow neurons between tokens and heads, each at its position.
         key: The subkey of a gated MLP neuron, as in :func:`~tl_neuron_attr.query_layers`.
         max_bytes: A cap on the working set.
         **scoring: ``pos``, ``contrast``, ``model``, ``final_bias``: see :func:`~tl_neuron_attr.scored`.

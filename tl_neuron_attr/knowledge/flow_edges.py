@@ -54,7 +54,7 @@ def through_heads(stream: Stream, rows: Subkeys, value: Neurons) -> Float[Tensor
 
 
 def best_heads(scores: Float[Tensor, "layer head source"], n: int) -> list[Head]:
-    """The ``n`` heads through which most passes, whatever its sign."""
+    """Return the ``n`` heads through which most passes, whatever its sign."""
     size = scores.abs().sum(-1)
     best = [divmod(i, size.shape[1]) for i in size.flatten().topk(min(n, size.numel())).indices.tolist()]
     return [(layer, head) for layer, head in best if size[layer, head] > 0]
@@ -63,7 +63,7 @@ def best_heads(scores: Float[Tensor, "layer head source"], n: int) -> list[Head]
 def shallow_neurons(
     stream: Stream, rows: Subkeys, value: Neurons, heads: Sequence[Head], n: int
 ) -> list[ShallowNeuron]:
-    """The MLP neurons, each at a position, that pass most to the value neurons of ``heads``."""
+    """Return the MLP neurons, each at a position, that pass most to the value neurons of ``heads``."""
     groups = _by_head_and_source(rows, value, heads)
     if not groups or n < 1:
         return []
@@ -90,7 +90,7 @@ def shallow_neurons(
 def _by_head_and_source(
     rows: Subkeys, value: Neurons, heads: Sequence[Head]
 ) -> dict[tuple[Head, int], tuple[Float[Tensor, "d_model"], int]]:
-    """The summed subkeys of the value neurons of each head and source, and how many sublayers feed them."""
+    """Return each head and source's summed subkeys of value neurons, and the number of sublayers that feed them."""
     groups: dict[tuple[Head, int], tuple[Tensor, int]] = {}
     for i, neuron in enumerate(rows.neuron.tolist()):
         head = (int(value.layer[neuron]), int(value.head[neuron]))

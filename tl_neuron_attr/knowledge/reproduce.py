@@ -1,7 +1,7 @@
-"""The numbers the authors' notebooks printed, side by side with ours (paper 1, section 3; the values are in ``data/``).
+"""Compare the numbers that the authors' notebooks printed with ours (paper 1, section 3; the values are in ``data/``).
 
 The notebooks leave the bias of GPT-2's final norm out of the readout, and so does this comparison; everywhere else the
-package keeps it. Prompt and BOS are as the authors had them.
+package keeps it. Prompt and BOS are the authors'.
 """
 
 import json
@@ -24,13 +24,13 @@ from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 Paper = Literal["gpt2-large", "llama-7b"]
 BOOT_NAMES: dict[Paper, str] = {"gpt2-large": "gpt2-large", "llama-7b": "huggyllama/llama-7b"}
-"""What the authors' models are called on the hub."""
+"""The names of the authors' models on the hub."""
 
 _SIZES: dict[Paper, tuple[int, int, int]] = {"gpt2-large": (36, 1280, 50257), "llama-7b": (32, 4096, 32000)}
-"""Layers, width and vocabulary by which the authors' models are told from others."""
+"""Layers, width and vocabulary, which tell the authors' models from others."""
 
 _SEARCHED = 300
-"""Value neurons of each site among which the authors' are looked for."""
+"""The number of value neurons per site among which the authors' are looked up."""
 
 _BEGINNINGS = ("<s>", "<|endoftext|>")
 
@@ -52,10 +52,10 @@ class Line:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Reproduction(PrintsAsTable):
-    """Every number compared.
+    """All numbers compared.
 
     Attributes:
-        model: Which notebook.
+        model: The name of the notebook.
         lines: The comparisons, in the notebook's order.
         tolerance: The largest difference that counts as agreement, in nats.
     """
@@ -70,7 +70,7 @@ class Reproduction(PrintsAsTable):
         return all(line.difference <= self.tolerance for line in self.lines)
 
     def table(self) -> Table:
-        """One row a number."""
+        """Return one row per number."""
         rows = [
             (x.group, x.name, x.paper, "-" if x.ours is None else x.ours, x.difference, x.difference <= self.tolerance)
             for x in self.lines
@@ -93,7 +93,7 @@ def reproduce(
     Args:
         model: The authors' model, booted.
         values: What the notebook printed; the package's copy by default.
-        paper: Which notebook.
+        paper: The name of the notebook.
         tolerance: The largest difference that counts as agreement, in nats: the notebooks ran in half precision and
             printed three or four decimals.
 
@@ -110,7 +110,7 @@ def reproduce(
 
 
 def paper_values(paper: Paper) -> dict[str, Any]:
-    """What the authors' notebook printed.
+    """Return what the authors' notebook printed.
 
     Examples:
         >>> paper_values("gpt2-large")["target"]
@@ -171,7 +171,7 @@ def _attn_neurons(cache: ActivationCache, printed: Mapping[str, Any]) -> Iterato
 
 
 def _fitting(cache: ActivationCache, site: Literal["mlp", "attn"]) -> int:
-    """How many neurons to search for, at most all there are."""
+    """Return the number of neurons to search for: at most all that there are."""
     cfg: Any = cache.model.cfg
     width = cfg.d_mlp if site == "mlp" else cfg.n_heads * cfg.d_head * cache["blocks.0.hook_resid_pre"].shape[1]
     return min(_SEARCHED, cfg.n_layers * width)

@@ -1,4 +1,4 @@
-"""Which kinds of change are open on a model, so that no change begins inside another of its kind."""
+"""Keep track of the kinds of change that are active on a model, so that none begins inside another of its kind."""
 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +17,7 @@ def require_none(model: Any, kind: Kind) -> None:
     """Refuse to begin a change inside another of its kind.
 
     Raises:
-        ValueError: If one is open.
+        ValueError: If one is active.
     """
     if kind in _OPEN.get(model, ()):
         raise ValueError(f"an {kind} of model is already active: leave its `with` block before beginning another")
@@ -25,10 +25,10 @@ def require_none(model: Any, kind: Kind) -> None:
 
 @contextmanager
 def open_on(model: Any, kind: Kind) -> Generator[None]:
-    """While open, no other change of this kind may begin.
+    """Return a context manager; while open, no other change of this kind may begin.
 
     Raises:
-        ValueError: If one is open already.
+        ValueError: If one is already active.
     """
     require_none(model, kind)
     kinds = _OPEN.setdefault(model, set())
@@ -41,7 +41,7 @@ def open_on(model: Any, kind: Kind) -> Generator[None]:
 
 @dataclass
 class Change:
-    """A change of a model's weights. Ends with :meth:`undo`, or as a context manager, in which no edit may begin.
+    """A change of a model's weights, undone by :meth:`undo` or at the end of a ``with`` block without further edits.
 
     Attributes:
         model: What was changed.

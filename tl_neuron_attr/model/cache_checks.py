@@ -21,16 +21,16 @@ from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
 _STREAM_HOOKS = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
 _SITE_HOOKS = {"attn": ("attn.hook_pattern", "attn.hook_v"), "mlp": ("mlp.hook_post",)}
 _SAMPLED_LOGITS = 256
-"""How many logits are compared with the readout's: a wrong readout is wrong in nearly all of them."""
+"""The number of logits compared with the readout's: a wrong readout gets nearly all of them wrong."""
 
 _TINY = 1e-30
-"""Smaller norms are zero: a direction of nothing."""
+"""A vector with a smaller norm has no direction."""
 
 
 def tolerance(dtype: torch.dtype) -> float:
     """Return the relative error allowed between two ways to compute an activation of ``dtype``.
 
-    A float64 model is not much stricter than a float32 one: transformers computes RMSNorm in float32 all the same.
+    A float64 model gets little less than a float32 one: transformers computes RMSNorm in float32 for both.
     """
     return {torch.float64: 1e-6, torch.float32: 1e-4}.get(dtype, 3e-2)
 
@@ -39,7 +39,7 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = Fals
     """Refuse a cache that lacks what ``sites`` need; with ``reads``, the norms in front of them too.
 
     Raises:
-        ValueError: Naming the missing hooks and the ``names_filter`` that would do.
+        ValueError: Naming the missing hooks and a ``names_filter`` that suffices.
     """
     wanted = [
         *(["ln_final.hook_scale"] if is_norm(stream.model.ln_final) else []),
@@ -72,7 +72,7 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = Fals
 
 
 def needed_by(sites: tuple[Site, ...]) -> Callable[[str], bool]:
-    """Return a ``names_filter`` that caches what ``sites`` need, and what the checks look at."""
+    """Return a ``names_filter`` that caches what ``sites`` and the checks need."""
     suffixes = _needed(sites)
     return lambda name: name.endswith(suffixes)
 
@@ -157,13 +157,13 @@ def _require_block_adds_up(stream: Stream, layer: int, allowed: float) -> None:
 
 
 def _is_same(stream: Stream, name: str, other: str) -> bool:
-    """Return whether two hooks cached one tensor: nothing happened between them."""
+    """Return whether two hooks cached the same tensor, so that nothing happened between them."""
     a, b = stream.cache[name], stream.cache[other]
     return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
 
 
 def _require_own_model(stream: Stream, places: Positions) -> None:
-    """Refuse a model that did not make the cache, where there are no logits to compare."""
+    """Refuse a model that did not make the cache, for caches without logits to compare."""
     if stream.model is stream.cache.model:
         return
     for site in SITES:
@@ -236,7 +236,7 @@ def _close(a: Tensor, b: Tensor, allowed: float) -> bool:
 
 
 def _refuse(stream: Stream, finding: str, *, edited: str | None = None) -> None:
-    """Refuse a cache for what was found; ``edited``, where the architecture itself is known to add up.
+    """Refuse a cache because of a finding; ``edited`` names a hook if the architecture itself is known to add up.
 
     Raises:
         ValueError: Always.

@@ -23,7 +23,7 @@ Where = tuple[Site, int]
 """A sublayer: its site and layer."""
 
 Hook = tuple[str, Callable[..., Tensor | None]]
-"""A hook point's name and what is to happen there, as ``run_with_hooks`` takes them."""
+"""A hook point's name and the function to run there, as ``run_with_hooks`` takes them."""
 
 
 @typechecked
@@ -66,7 +66,7 @@ def ablate(model: Any, components: Components, *, scale: float = 0.0) -> Abstrac
 
 @typechecked
 def ablation_hooks(model: Any, components: Components, *, scale: float = 0.0) -> list[Hook]:
-    """Return the hooks of :func:`ablate`, to go with others into ``run_with_hooks`` or ``model.hooks``.
+    """Return the hooks of :func:`ablate`, to pass to ``run_with_hooks`` or ``model.hooks`` beside others.
 
     Arguments and errors as in :func:`ablate`.
 
@@ -124,7 +124,7 @@ def _hooked(model: Any, hooks: list[Hook]) -> Generator[Any]:
 
 @dataclass(frozen=True)
 class ChangedRows:
-    """Rows of one weight: where they are, what they were, what they were changed to."""
+    """Rows of one weight: their indices, their old values and their new ones."""
 
     live: Float[Tensor, "*width d_model"]
     at: tuple[Tensor, ...]
@@ -134,7 +134,7 @@ class ChangedRows:
 
 @dataclass
 class Edit(Change):
-    """Changed weights. Ends with :meth:`undo`, or as a context manager, in which no other edit may begin.
+    """Changed weights, undone by :meth:`undo` or at the end of a ``with`` block, inside which no other edit may begin.
 
     Attributes:
         rows: What was changed in the model; empty once undone.
@@ -144,10 +144,10 @@ class Edit(Change):
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Put every row back as it was.
+        """Restore every row.
 
         Raises:
-            RuntimeError: If a row has been changed by something else since; nothing is then put back.
+            RuntimeError: If something else has changed a row since; nothing is then restored.
         """
         if any(not torch.equal(rows.live[rows.at], rows.after) for rows in self.rows):
             raise RuntimeError("an edited row was changed again since: undo later edits first, the last one first")
@@ -211,14 +211,14 @@ def multiplier(factor: Float[Tensor, "row *width"]) -> Callable[..., Tensor]:
 
 
 def _sublayer_of(component: Component) -> Where:
-    """Return the sublayer a component writes for."""
+    """Return the sublayer that a component belongs to."""
     if len(component) == 2:
         return "attn", component[0]
     return component[0], component[1]
 
 
 def _writer(model: Any, where: Where) -> Float[Tensor, "*width d_model"]:
-    """Return the live weight whose rows a sublayer's neurons write with."""
+    """Return the model's own weight whose rows a sublayer's neurons write with."""
     site, layer = where
     return model.blocks[layer].mlp.W_out if site == "mlp" else model.blocks[layer].attn.W_O
 
@@ -226,7 +226,7 @@ def _writer(model: Any, where: Where) -> Float[Tensor, "*width d_model"]:
 def _factors(
     model: Any, lists: list[list[Component]], scale: float, wheres: set[Where], *, others: float = 1.0
 ) -> dict[Where, Float[Tensor, "row *width"]]:
-    """Return by sublayer what its neurons are multiplied with: ``scale`` for those named, ``others`` for the rest."""
+    """Return, for each sublayer, the factor of each neuron: ``scale`` for those named, ``others`` for the rest."""
     if not math.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale}")
     factors: dict[Where, Tensor] = {}

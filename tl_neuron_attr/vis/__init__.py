@@ -1,4 +1,4 @@
-"""What the numbers look like: views for notebooks, and one self-contained page.
+"""Show the numbers: views for notebooks, and one self-contained page.
 
 Every view is offline and escaped: token text is shown, never interpreted. Needs the ``vis`` extra.
 """

@@ -23,7 +23,7 @@ _FIRST_SHARE = 0.9
 """The share of what is drawn that is shown at first, each stage counted alike."""
 
 _DEEP, _SHALLOW, _DEEP_COLUMNS, _HEADS = 14, 14, 3, 10
-"""At most so many deep and shallow neurons, columns of deep ones and heads: what a page shows without scrolling."""
+"""The most deep neurons, shallow neurons, columns of deep neurons and heads that a page shows without scrolling."""
 
 _PART, _WITH_HEAD = "of the pre-activation", "nats that go with the head"
 
@@ -69,7 +69,7 @@ def chain_flow(found: LogicChain, *, share: float = _FIRST_SHARE) -> View:
 
 @typechecked
 def logic_chain(found: LogicChain, *, name: str = "") -> View:
-    """Make one page on how the answer came about: head effects, the chain, and the tables of its four stages.
+    """Make one page that explains an answer: head effects, the chain, and the tables of its four stages.
 
     Args:
         found: From :func:`~tl_neuron_attr.cna.logic_chain`.

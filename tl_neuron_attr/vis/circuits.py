@@ -17,7 +17,7 @@ _FROM_CDN = re.compile(
 )
 
 _DIGITS = 16
-"""Of a hash: two different elements of one page share 64 bits about never."""
+"""Hexadecimal digits of a hash that make an id: two elements of one page practically never share 64 bits."""
 
 
 @cache

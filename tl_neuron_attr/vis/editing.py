@@ -14,7 +14,7 @@ from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
 
 BEFORE = "#b9c4d6"
-"""A paler blue than :data:`~tl_neuron_attr.vis.charts.MLP`, which is what comes after."""
+"""A paler blue than :data:`~tl_neuron_attr.vis.charts.MLP`, the colour of what is measured after the edit."""
 
 
 @typechecked

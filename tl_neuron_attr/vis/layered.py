@@ -13,7 +13,7 @@ from markupsafe import Markup
 from tl_neuron_attr.vis.templates import asset, render
 
 _WIDTH, _ROW, _WIDEST_BOX, _BETWEEN, _TOP = 1000, 26, 128, 44, 30
-"""Pixels: a page on a laptop, a line of text with air, about 18 letters, room for curves, room for headings."""
+"""Pixels: a laptop's page, a line of text with space around it, about 18 letters, room for curves and for headings."""
 
 _THICKEST = 12.0
 """Pixels: half a row, so that neighbouring lines do not merge."""

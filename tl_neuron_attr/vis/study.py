@@ -13,7 +13,7 @@ from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
 
 _LISTED = 40
-"""At most so many left-out prompts are listed; all are counted."""
+"""The most left-out prompts that are listed; all are counted."""
 
 
 @typechecked

@@ -37,7 +37,7 @@ FIRST, SECOND = "#2b6ca8", "#b2402f"
 
 _DECIMALS = 4
 _LONGEST = 36
-"""At most so many characters of a text are shown beside a matrix, which leaves it half of the page."""
+"""The most characters of a text that are shown beside a matrix, so that the matrix keeps half of the page."""
 
 
 @typechecked
