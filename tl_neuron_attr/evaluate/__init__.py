@@ -6,6 +6,7 @@ from tl_neuron_attr.evaluate.faithfulness import METHODS, Faithfulness, faithful
 from tl_neuron_attr.evaluate.important_neurons import ImportantNeurons, important_neurons
 from tl_neuron_attr.evaluate.prompts import PromptFile, StudyPrompt, by_type, read_prompts, select
 from tl_neuron_attr.evaluate.prompts import study_facts as facts
+from tl_neuron_attr.evaluate.relations import first_tokens, read_relations, real_facts
 from tl_neuron_attr.evaluate.results import KnowledgeStudy
 from tl_neuron_attr.evaluate.study import knowledge_study
 from tl_neuron_attr.evaluate.verify import Verified, verify
@@ -25,9 +26,12 @@ __all__ = [
     "estimate_effects",
     "facts",
     "faithfulness",
+    "first_tokens",
     "important_neurons",
     "knowledge_study",
     "read_prompts",
+    "read_relations",
+    "real_facts",
     "select",
     "verify",
 ]
