@@ -33,8 +33,8 @@ PACKAGE = "tl_neuron_attr"
 ROOMS = ("numerics", "model", "knowledge", "srnn")
 
 ALSO = {
-    "knowledge/flow_edges.py": ("knowledge/test_flow.py",),
-    "srnn/equations.py": ("srnn/test_linear.py", "srnn/test_module.py"),
+    "knowledge/flow_edges.py": ("knowledge/test_flow_edges.py", "knowledge/test_flow.py"),
+    "srnn/equations.py": ("srnn/test_equations.py", "srnn/test_linear.py"),
     "srnn/module.py": ("srnn/test_module.py", "srnn/test_lengths.py", "srnn/test_errors.py"),
 }
 """Test files of modules that have more than their mirror."""

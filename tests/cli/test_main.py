@@ -138,17 +138,6 @@ def test_ctrl_c_is_one_line_and_130(run, monkeypatch):
     assert run("neurons", *PROMPT) == (130, "", "tl-neuron-attr: stopped\n")
 
 
-def test_models_lists_each_with_licence_and_command(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("TNA_CACHE", str(tmp_path))
-    monkeypatch.setattr(packaged_models, "distribution", nothing_installed)
-    code, out, _ = run("models")
-    assert code == 0 and str(tmp_path) in out
-    for name, model in packaged_models.PACKAGED_MODELS.items():
-        (row,) = [line for line in out.splitlines() if line.startswith(f"{name} ")]
-        assert model.licence in row and model.source in row and row.split()[-2:] == ["no", "no"]
-        assert model.pip_command in out
-
-
 def nothing_installed(_):
     raise PackageNotFoundError
 

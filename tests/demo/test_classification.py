@@ -4,7 +4,6 @@ from hypothesis import strategies as st
 
 from tl_neuron_attr import demo
 from tl_neuron_attr.demo.classes import LOG_ODDS, NEUTRAL, TOPICS, item_split
-from tl_neuron_attr.demo.labels import NONSENSE, UNSEEN
 from tl_neuron_attr.demo.world_vocabulary import IDS, encode
 
 
@@ -84,10 +83,6 @@ def test_queries_are_pairs_of_the_split(split: str):
 def test_a_seed_fixes_the_prompts():
     assert demo.in_context(10, 4, seed=3) == demo.in_context(10, 4, seed=3)
     assert demo.in_context(10, 4, seed=3) != demo.in_context(10, 4, seed=4)
-
-
-def test_unseen_labels_are_not_labels_in_training():
-    assert not set(UNSEEN) & set(NONSENSE)
 
 
 def test_errors_name_the_argument():

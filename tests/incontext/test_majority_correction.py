@@ -194,24 +194,6 @@ def test_nothing_is_added_at_zero_and_a_little_at_a_little():
         majority_correction(model, prompts, [(3, 4)], a_c=-1e-9)
 
 
-def test_runs_it_is_not_of_are_refused():
-    model = demo.load()
-    prompts = from_demo(model, demo.in_context(3, 3, order=(0, 0, 1)))
-    tokens = batch_of(model, prompts).tokens
-    padded = torch.cat([torch.zeros_like(tokens[:, :2]), tokens], 1)
-    for given, message in (
-        (tokens.flip(0), "the run is of others, in another order or padded otherwise"),
-        (tokens[:2], "the correction is of 3 prompts of up to 19 tokens"),
-        (padded, "padded on the left"),
-        (tokens[:, :5], "the run is of 5 tokens, the prompts of 19: run them whole"),
-    ):
-        with (
-            model.hooks(fwd_hooks=majority_correction(model, prompts, [(3, 4)])),
-            pytest.raises(ValueError, match=message),
-        ):
-            model(given)
-
-
 def test_a_prompt_begun_in_a_cache_is_refused():
     model = architectures.build("bloom", dtype=torch.float32)
     prompts = tiny_prompts(model)[:1]

@@ -7,7 +7,6 @@ import tl_neuron_attr as tna
 from tests.vis.browser import needs_browser, opened
 from tl_neuron_attr import demo, vis
 from tl_neuron_attr.evaluate import facts, faithfulness, knowledge_study
-from tl_neuron_attr.vis.plots import grouped_bars, lines, matrix
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -23,19 +22,6 @@ def titles(svg):
 
 def texts(svg):
     return ["".join(t.itertext()) for t in ElementTree.fromstring(svg).iter(f"{SVG}text")]
-
-
-def test_a_matrix_says_every_value_and_names_rows_and_columns():
-    svg = matrix([[1.0, -2.0], [0.0, 0.5]], ["a", "b"], ["c", "$d$"], unit="nats", x="across", y="down")
-    assert sorted(titles(svg)) == ["a, $d$: -2 nats", "a, c: +1 nats", "b, $d$: +0.5 nats", "b, c: +0 nats"]
-    assert {"a", "b", "c", "$d$", "across", "down", "nats", "-2", "0.5"} <= set(texts(svg))
-
-
-def test_lines_and_bars_are_labelled():
-    assert {"x", "y", "one", "two"} <= set(texts(lines({"one": ([1, 2], [3, 4]), "two": ([1], [2])}, x="x", y="y")))
-    assert {"1", "10"} <= set(texts(lines({"one": ([1, 10], [3, 4])}, x="x", y="y", log_x=True)))
-    bars = grouped_bars(["a", "b"], {"one": [1, 2], "two": [3, -4]}, y="lost")
-    assert titles(bars) == ["a, one: 1", "b, one: 2", "a, two: 3", "b, two: -4"] and "lost" in texts(bars)
 
 
 def test_the_page_shows_what_the_study_found(study):

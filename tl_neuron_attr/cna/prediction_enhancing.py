@@ -24,6 +24,7 @@ from tl_neuron_attr.cna.selection import only_prompt, random_neurons, roots, sel
 from tl_neuron_attr.model.components import NamedHead, component_lists, required_head
 from tl_neuron_attr.model.positions import Pos, Positions
 from tl_neuron_attr.model.scored_cache import checked_stream
+from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.subkeys import key_weights, subkey_directions
 from tl_neuron_attr.model.weights import BlockWeights
 from tl_neuron_attr.results.neurons import Neurons
@@ -239,7 +240,8 @@ def _lost_by_others(
     comparison: NeuronComparison, after: ActivationCache, top: Neurons, root: Neurons
 ) -> Float[Tensor, "case"]:
     """Return the share that the coefficients of all but the root lost."""
-    post = torch.stack([after[f"blocks.{la}.mlp.hook_post"][:, -1] for la in range(comparison.change.shape[1])], dim=1)
+    stream = Stream(after)
+    post = torch.stack([stream.mlp_coefficients(layer, stream.last) for layer in range(stream.n_layers)], dim=1)
     case = torch.arange(len(post))[:, None]
     others = (top.layer != root.layer) | (top.index != root.index)
     return coefficient_drop(top.coefficient * others, post[case, top.layer, top.index] * others)

@@ -132,8 +132,7 @@ def _flat(model: Any, neurons: Neurons) -> Int[Tensor, "k"]:
 
 def _segments(q: ScoredCache) -> Float[Tensor, "point"]:
     """Return ``log p(w)`` along the straight line from the first stream to the last, readout frozen."""
-    first = q.stream.at("blocks.0.hook_resid_pre", q.places)[:, None]
-    last = q.stream.at(f"blocks.{q.stream.n_layers - 1}.hook_resid_post", q.places)[:, None]
+    first, last = q.stream.base("attn", 0, q.places)[:, None], q.stream.final(q.places)[:, None]
     steps = torch.linspace(0, 1, SEGMENTS + 1).to(first)[:, None]
     points = q.readout.logits(first + steps * (last - first))
     return q.readout.finish(points)[0, :, int(q.target[0])]

@@ -15,6 +15,7 @@ from tl_neuron_attr.incontext.label_values import at_labels, last_attention
 from tl_neuron_attr.incontext.outcomes import Among, Correction, Outcomes
 from tl_neuron_attr.incontext.resampling import Resampled, estimate, percent
 from tl_neuron_attr.model.components import Head
+from tl_neuron_attr.model.hook_points import hooks_of_patterns
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.results.intervals import named_interval
 
@@ -51,8 +52,7 @@ def run_conditions(
     done: Any = None,
 ) -> ConditionOutcomes:
     """Run every condition, under a correction's hooks if there is one; call ``done`` after each."""
-    patterns = {f"blocks.{layer}.attn.hook_pattern" for layer, _ in heads}
-    wanted = sorted({"embed.hook_in", "blocks.0.hook_resid_pre", *patterns})
+    wanted = hooks_of_patterns(layer for layer, _ in heads)
     right: list[Tensor] = []
     attention: list[Tensor] = []
     for prompts in conditions:

@@ -23,6 +23,7 @@ from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.batches import batches
 from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
+from tl_neuron_attr.model.hook_points import resid_post_hook
 from tl_neuron_attr.model.scored_cache import checked_stream
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.tokens import prompt_ids
@@ -93,7 +94,7 @@ class FunctionVector:
         for (own, _), vector in zip(self.heads, self.vectors, strict=True):
             at = own if layer is None else layer
             totals[at] = totals.get(at, torch.zeros_like(vector)) + scale * vector
-        return [(f"blocks.{at}.hook_resid_post", _adder(total)) for at, total in totals.items()]
+        return [(resid_post_hook(at), _adder(total)) for at, total in totals.items()]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -261,6 +262,6 @@ def _match(model: Any, ids: Int[Tensor, "pos"]) -> Float[Tensor, "layer head"]:
     wanted = get_induction_head_detection_pattern(ids[None].cpu()).double()
     _, cache = model.run_with_cache(ids[None], names_filter=needed_by(("attn",)), remove_batch_dim=True)
     stream = Stream(cache, model)
-    layers = [stream.get(f"blocks.{layer}.attn.hook_pattern")[0].double().cpu() for layer in range(stream.n_layers)]
+    layers = [stream.pattern(layer)[0].double().cpu() for layer in range(stream.n_layers)]
     shares = torch.stack([(pattern * wanted).sum((1, 2)) / pattern.sum((1, 2)) for pattern in layers])
     return shares / (wanted.sum(1) > 0).double().mean()

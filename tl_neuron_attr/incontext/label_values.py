@@ -129,7 +129,7 @@ def asked(
 
 def last_attention(stream: Stream, layer: int) -> Float[Tensor, "batch head source"]:
     """Return a layer's attention from the last position."""
-    return stream.get(f"blocks.{layer}.attn.hook_pattern")[:, :, -1]
+    return stream.pattern(layer)[:, :, -1]
 
 
 def at_labels(

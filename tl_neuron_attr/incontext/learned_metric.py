@@ -162,7 +162,7 @@ def _measure_batch(
 ) -> _BatchMeasures:
     at = positions_of_labels(stream, prompts)
     rows = torch.arange(len(prompts), device=at.device)[:, None]
-    streams = [stream.get(f"blocks.{layer}.hook_resid_pre") for layer in layers]
+    streams = [stream.resid_pre(layer) for layer in layers]
     picked = torch.tensor(heads, device=at.device).unbind(1)
     scores, attention = (read(stream.cache, prompts, model=stream.model) for read in (label_scores, label_attention))
     return _BatchMeasures(

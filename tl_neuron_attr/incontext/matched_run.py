@@ -15,6 +15,7 @@ from torch import Tensor
 from tl_neuron_attr.incontext.icl_batches import batch_of, require_alike
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.outcomes import Hook
+from tl_neuron_attr.model.hook_points import TOKENS
 
 
 @dataclass
@@ -35,7 +36,7 @@ class MatchedRun:
 
     @classmethod
     def of(cls, model: Any, prompts: Sequence[IclPrompt]) -> "MatchedRun":
-        """The matched over a batch of prompts.
+        """Return the run that a batch of prompts is to be matched with.
 
         Raises:
             ValueError: If there is no prompt, or the prompts have different labels.
@@ -75,7 +76,7 @@ class MatchedRun:
                 )
             self.seen = True
 
-        return "embed.hook_in", look
+        return TOKENS, look
 
     def row(self, run: int, keys: int) -> int | None:
         """Return which position of a run is the prompts' last one; None if the run only has later ones.

@@ -1,22 +1,23 @@
-"""Bootstrap over prompts of anything made of mean accuracies: the prompts of each right label are drawn anew.
+"""Bootstrap means by right label: the prompts of each label are resampled among themselves.
 
-All that is measured on the same prompts is drawn together, so that a change between two of them has its own interval.
+Unlike :mod:`tl_neuron_attr.results.intervals`, whose draws ignore labels, a draw here keeps the number of prompts of
+each label, and all measures share their draws, so that the change from one to another has its own interval.
 """
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_neuron_attr.results.intervals import RESAMPLES
+from tl_neuron_attr.results.intervals import RESAMPLES, percentile_interval
 
 
 class Resampled:
-    """Mean values of prompts, in all and by right label: the first draw is the prompts themselves.
+    """Mean values over prompts, over all of them and by right label; the first draw is the prompts themselves.
 
     Args:
         gold: The index of each prompt's right label.
-        labels: How many labels there are.
-        seed: Of the draws.
+        labels: The number of labels.
+        seed: The seed of the draws.
 
     Examples:
         >>> sample = Resampled(torch.tensor([0, 0, 1]), 2)
@@ -31,7 +32,7 @@ class Resampled:
         self.weights = [_weights(len(rows), generator) for rows in self.of_label]
 
     def means(self, values: Float[Tensor, "condition prompt"], gold: int | None) -> Float[Tensor, "draw condition"]:
-        """Means over the prompts of one right label, or over all of them."""
+        """Return means over the prompts of one right label, or over all of them."""
         values = values.double().cpu()
         if gold is not None:
             return self.weights[gold] @ values[:, self.of_label[gold]].T
@@ -40,7 +41,7 @@ class Resampled:
 
 
 def estimate(draws: Float[Tensor, "draw"], *, level: float = 0.95) -> tuple[float, float, float]:
-    """The first draw, and the percentile interval of the others; NaN where nothing is left to compare.
+    """Return the first draw and the percentile interval of the others; NaN if none of them is finite.
 
     Examples:
         >>> estimate(torch.tensor([1.0, 0.0, 2.0]), level=1.0)
@@ -49,17 +50,16 @@ def estimate(draws: Float[Tensor, "draw"], *, level: float = 0.95) -> tuple[floa
     others = draws[1:][draws[1:].isfinite()]
     if not len(others):
         return float(draws[0]), float("nan"), float("nan")
-    low, high = others.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=others.dtype)).tolist()
-    return float(draws[0]), low, high
+    return percentile_interval(float(draws[0]), others.double().numpy(), level=level)
 
 
 def percent(before: Float[Tensor, "draw"], after: Float[Tensor, "draw"]) -> Float[Tensor, "draw"]:
-    """How much is gained or lost, in per cent of what there was."""
+    """Return how much is gained or lost, in per cent of what there was."""
     return 100 * (after / before - 1)
 
 
 def _weights(n: int, generator: torch.Generator) -> Float[Tensor, "draw prompt"]:
-    """The share of each prompt in each draw."""
+    """Return the share of each prompt in each draw."""
     if n == 0:
         return torch.zeros(1 + RESAMPLES, 0, dtype=torch.float64)
     drawn = torch.randint(n, (RESAMPLES, n), generator=generator)

@@ -77,6 +77,6 @@ def _to_labels(stream: Stream, prompts: Sequence[IclPrompt]) -> Float[Tensor, "p
     for i, prompt in enumerate(prompts):
         shift = stream.shape[1] - len(prompt)
         at = torch.tensor(prompt.label_positions, device=stream.device) + shift
-        layers = [stream.get(f"blocks.{layer}.attn.hook_pattern")[i, :, -1, at] for layer in range(stream.n_layers)]
+        layers = [stream.pattern(layer)[i, :, -1, at] for layer in range(stream.n_layers)]
         sums.append(torch.stack(layers).sum(-1))
     return torch.stack(sums)

@@ -18,6 +18,7 @@ from tl_neuron_attr.knowledge.attribution import attribute_heads, attribute_laye
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import head_name
+from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
@@ -122,7 +123,7 @@ def paper_values(paper: Paper) -> dict[str, Any]:
 
 def _require_paper_model(model: Any, paper: Paper) -> None:
     """Refuse a model of other sizes than the authors': its numbers would be compared with those of another."""
-    sizes = (len(model.blocks), dimensions.d_model(model), dimensions.d_vocab(model))
+    sizes = (int(model.cfg.n_layers), dimensions.d_model(model), dimensions.d_vocab(model))
     if sizes != _SIZES[paper]:
         shown = "{} layers of width {} and a vocabulary of {}"
         raise ValueError(
@@ -173,7 +174,7 @@ def _attn_neurons(cache: ActivationCache, printed: Mapping[str, Any]) -> Iterato
 def _fitting(cache: ActivationCache, site: Literal["mlp", "attn"]) -> int:
     """Return the number of neurons to search for: at most all that there are."""
     cfg: Any = cache.model.cfg
-    width = cfg.d_mlp if site == "mlp" else cfg.n_heads * cfg.d_head * cache["blocks.0.hook_resid_pre"].shape[1]
+    width = cfg.d_mlp if site == "mlp" else cfg.n_heads * cfg.d_head * Stream(cache).shape[1]
     return min(_SEARCHED, cfg.n_layers * width)
 
 

@@ -13,6 +13,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.cache_checks import require_hooks
 from tl_neuron_attr.model.components import head_name, within
+from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.readable_tokens import ReadableTokens
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.weights import direction, through_head, unembedding
@@ -126,11 +127,13 @@ def position_tokens(
     within("layer", layer, stream.n_layers)
     within("prompt", prompt, stream.shape[0])
     if view == "stream":
-        written = stream.get(f"blocks.{layer}.hook_resid_pre")[prompt]
+        written = stream.resid_pre(layer)[prompt]
     else:
         site = "attn" if view == "key" else "mlp"
-        nothing = torch.zeros_like(stream.get("blocks.0.hook_resid_pre")[prompt])
-        written = sum((stream.get(f"blocks.{below}.hook_{site}_out")[prompt] for below in range(layer)), start=nothing)
+        everywhere = torch.arange(stream.shape[1], device=stream.device)
+        places = Positions(torch.full_like(everywhere, prompt), everywhere)
+        nothing = torch.zeros_like(stream.resid_pre(0)[prompt])
+        written = sum((stream.out(site, below, places) for below in range(layer)), start=nothing)
     ids = stream.tokens()
     tokens = [""] * len(written) if ids is None else prompt_tokens(stream.model, ids[prompt : prompt + 1])[0]
     return _lists(stream.model, written, tuple(f"@{i} {visible(t)}".strip() for i, t in enumerate(tokens)), k)

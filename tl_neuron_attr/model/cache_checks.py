@@ -122,7 +122,7 @@ def require_additive(stream: Stream, readout: Readout, places: Positions) -> Non
     allowed = tolerance(stream.cache["blocks.0.hook_resid_pre"].dtype)
     for layer in range(stream.n_layers):
         _require_block_adds_up(stream, layer, allowed)
-    final = stream.at(f"blocks.{stream.n_layers - 1}.hook_resid_post", places)
+    final = stream.final(places)
     if stream.has("ln_final.hook_normalized"):
         norm = replace(readout.norm, weight=torch.ones_like(readout.norm.weight))
         if not _close(norm(final), stream.at("ln_final.hook_normalized", places), allowed):

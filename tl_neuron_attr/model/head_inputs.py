@@ -43,7 +43,7 @@ def carried_back(
     W_O, W_V = weights.W_O.to(stream.dtype), weights.by_head("v").to(stream.dtype)
     read = torch.einsum("hjd,d->hj", W_O, at_output * sublayer.gain).masked_fill(zeroed, 0)
     by_head = torch.einsum("hdj,hj->hd", W_V, read)
-    pattern = stream.get(f"blocks.{layer}.attn.hook_pattern")[0, :, pos, : pos + 1]
+    pattern = stream.pattern(layer)[0, :, pos, : pos + 1]
     chosen = slice(None) if head is None else slice(head, head + 1)
     at_input = torch.einsum("hs,hd->sd", pattern[chosen], by_head[chosen])
     if not (name := weights.pre_norm["attn"]):

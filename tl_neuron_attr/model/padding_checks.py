@@ -24,7 +24,7 @@ def require_real_positions(stream: Stream, places: Positions, *, given: bool) ->
     """
     padding = _in_right_padding(stream, places, given=given)
     if stream.has("blocks.0.attn.hook_pattern"):
-        pattern = stream.get("blocks.0.attn.hook_pattern")[places.row, :, places.pos]
+        pattern = stream.pattern(0)[places.row, :, places.pos]
         future = torch.arange(pattern.shape[-1], device=pattern.device) > places.pos[:, None]
         padding |= (pattern.sum(1) * future).sum(-1) > 0
         own = pattern[torch.arange(len(places), device=pattern.device), :, places.pos]

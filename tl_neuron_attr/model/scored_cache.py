@@ -100,8 +100,7 @@ class ScoredCache:
 
     def final(self) -> Increase:
         """Return scores of what is added to the final stream."""
-        name = f"blocks.{self.stream.n_layers - 1}.hook_resid_post"
-        return Increase(self.readout, self.stream.at(name, self.places), self.target, self.contrast)
+        return Increase(self.readout, self.stream.final(self.places), self.target, self.contrast)
 
     def groups(self, max_bytes: int) -> Iterator["ScoredCache"]:
         """Yield the prompts in groups whose base distributions fit in ``max_bytes``; one prompt at the least."""

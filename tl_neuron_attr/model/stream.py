@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
+from tl_neuron_attr.model.hook_points import TOKENS, mlp_post_hook, pattern_hook, resid_post_hook, resid_pre_hook
 from tl_neuron_attr.model.positions import Pos, Positions, from_start
 from tl_neuron_attr.model.weights import BlockWeights, is_norm, unembedding
 from tl_neuron_attr.numerics.readout import Norm, Readout
@@ -79,9 +80,7 @@ class Stream:
 
     def tokens(self) -> Int[Tensor, "batch pos"] | None:
         """Return the prompts' token ids; None where the cache was made without ``embed.hook_in``."""
-        if not self.has("embed.hook_in"):
-            return None
-        return self._batch("embed.hook_in")
+        return self._batch(TOKENS) if self.has(TOKENS) else None
 
     def get(self, name: str) -> Tensor:
         """Return a cached activation with a batch dimension, in the dtype scores are computed in."""
@@ -121,7 +120,7 @@ class Stream:
 
         The stream between attention and MLP is computed where the cache was made without it.
         """
-        before = f"blocks.{layer}.hook_resid_pre"
+        before = resid_pre_hook(layer)
         if site == "attn" or self.weights(layer).parallel:
             return self.at(before, places)
         between = f"blocks.{layer}.hook_resid_mid"
@@ -129,9 +128,21 @@ class Stream:
             return self.at(between, places)
         return self.at(before, places) + self.out("attn", layer, places)
 
+    def resid_pre(self, layer: int) -> Float[Tensor, "batch pos d_model"]:
+        """Return the stream that a block reads, at every position."""
+        return self.get(resid_pre_hook(layer))
+
+    def pattern(self, layer: int) -> Float[Tensor, "batch head pos source"]:
+        """Return a block's attention patterns."""
+        return self.get(pattern_hook(layer))
+
+    def final(self, places: Positions) -> Float[Tensor, "batch d_model"]:
+        """Return the stream after the last block at each place."""
+        return self.at(resid_post_hook(self.n_layers - 1), places)
+
     def has_mlp_neurons(self, layer: int) -> bool:
         """Return whether the block's MLP is made of neurons, rather than of routed experts, or is missing."""
-        name, weights = f"blocks.{layer}.mlp.hook_post", self.weights(layer)
+        name, weights = mlp_post_hook(layer), self.weights(layer)
         if not (weights.has_mlp_neurons and self.has(name)):
             return False
         return self._raw(name).shape[-1] == len(weights.directions("mlp"))
@@ -185,7 +196,7 @@ class Stream:
         Where :func:`~tl_neuron_attr.ablate` zeroed a head or neuron for the run, pattern and ``v`` do not show it but
         ``z``, which they make, does: zero.
         """
-        pattern = self._batch(f"blocks.{layer}.attn.hook_pattern")[places.row, :, places.pos].to(self.dtype)
+        pattern = self._batch(pattern_hook(layer))[places.row, :, places.pos].to(self.dtype)
         coefficients = self.attn_values(layer, places) * pattern[:, :, None]
         z = f"blocks.{layer}.attn.hook_z"
         return coefficients.masked_fill((self.at(z, places) == 0)[..., None], 0) if self.has(z) else coefficients
@@ -197,7 +208,7 @@ class Stream:
 
     def mlp_coefficients(self, layer: int, places: Positions) -> Float[Tensor, "batch d_mlp"]:
         """Return the MLP's post-activations (paper 1, Eq. 6)."""
-        return self.at(f"blocks.{layer}.mlp.hook_post", places)
+        return self.at(mlp_post_hook(layer), places)
 
     def readout(self, places: Positions) -> Readout:
         """Return the readout at each place."""

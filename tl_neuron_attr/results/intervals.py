@@ -1,4 +1,8 @@
-"""How sure a mean over prompts is: bootstrap percentile intervals."""
+"""How sure a mean over prompts is: bootstrap percentile intervals.
+
+Prompts are drawn here without regard to labels. :mod:`tl_neuron_attr.incontext.resampling` draws them label by label,
+for all measures together, and takes its percentiles from here.
+"""
 
 import numpy as np
 import pandas as pd
@@ -17,7 +21,7 @@ def interval(values: pd.Series, *, level: float = 0.95, seed: int = 0) -> tuple[
     """
     sample = values.to_numpy(dtype=float)
     drawn = _drawn(len(sample), np.random.default_rng(seed))
-    return _between(sample.mean(), sample[drawn].mean(axis=1), level)
+    return percentile_interval(sample.mean(), sample[drawn].mean(axis=1), level=level)
 
 
 def named_interval(name: str, found: tuple[float, float, float]) -> dict[str, float]:
@@ -28,6 +32,17 @@ def named_interval(name: str, found: tuple[float, float, float]) -> dict[str, fl
         {'prob': 0.5, 'prob_low': 0.25, 'prob_high': 0.75}
     """
     return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+
+
+def percentile_interval(value: float, resampled: Sample, *, level: float = 0.95) -> tuple[float, float, float]:
+    """Return a value and the percentiles of its resamples between which ``level`` of them lie.
+
+    Examples:
+        >>> percentile_interval(1.0, np.array([0.0, 1.0, 2.0]), level=0.5)
+        (1.0, 0.5, 1.5)
+    """
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return float(value), float(low), float(high)
 
 
 def difference_interval(
@@ -41,7 +56,7 @@ def difference_interval(
     """
     rng = np.random.default_rng(seed)
     means = [sample[_drawn(len(sample), rng)].mean(axis=1) for sample in (first, second)]
-    return _between(first.mean() - second.mean(), means[0] - means[1], level)
+    return percentile_interval(first.mean() - second.mean(), means[0] - means[1], level=level)
 
 
 def change_interval(before: Sample, after: Sample, *, level: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
@@ -56,15 +71,9 @@ def change_interval(before: Sample, after: Sample, *, level: float = 0.95, seed:
     drawn = _drawn(len(before), np.random.default_rng(seed))
     with np.errstate(divide="ignore", invalid="ignore"):
         changes = 100 * (after[drawn].mean(axis=1) / before[drawn].mean(axis=1) - 1)
-        return _between(100 * (after.mean() / before.mean() - 1), changes, level)
+        return percentile_interval(100 * (after.mean() / before.mean() - 1), changes, level=level)
 
 
 def _drawn(n: int, rng: np.random.Generator) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """Return which of ``n`` prompts each resample holds."""
+    """Return the prompts that each resample holds, out of ``n``."""
     return rng.integers(0, n, (RESAMPLES, n))
-
-
-def _between(value: float, resampled: Sample, level: float) -> tuple[float, float, float]:
-    """Return a value and the percentiles of its resamples."""
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return float(value), float(low), float(high)

@@ -113,7 +113,7 @@ def attention(cache: ActivationCache, heads: NamedHeads, *, prompt: int = 0) -> 
     stream = Stream(cache)
     heads = required_heads(stream.model, heads)
     within("prompt", prompt, stream.shape[0])
-    patterns = [stream.get(f"blocks.{layer}.attn.hook_pattern")[prompt, head] for layer, head in heads]
+    patterns = [stream.pattern(layer)[prompt, head] for layer, head in heads]
     names = [head_name(layer, head) for layer, head in heads]
     drawn = attention_heads(
         attention=torch.stack(patterns).cpu().round(decimals=_DECIMALS),

@@ -1,0 +1,56 @@
+"""Runs in pairs: each case once, as if it were compared alone."""
+
+import pytest
+import torch
+
+import tl_neuron_attr as tna
+from tests import architectures
+from tl_neuron_attr.cna import Case
+from tl_neuron_attr.cna.paired_runs import paired_comparisons, plain, zeroing
+
+HEAD = (1, 2)
+LENGTHS = (5, 7, 5, 4, 7, 5)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return architectures.build("llama")
+
+
+@pytest.fixture(scope="module")
+def cases():
+    row = architectures.prompts(1)[0].tolist()
+    return [Case(tuple(row[i : i + n] + row[: max(0, i + n - len(row))]), 10 + i) for i, n in enumerate(LENGTHS)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 100])
+def test_every_case_comes_once_and_as_it_is_alone(model, cases, batch_size):
+    seen = []
+    runs = (plain(model), zeroing(model, [HEAD]))
+    for indices, tokens, answers, found in paired_comparisons(
+        *runs, cases, batch_size=batch_size, what="test", progress=False
+    ):
+        assert len(indices) <= batch_size
+        for row, i in enumerate(indices):
+            assert tuple(tokens[row].tolist()) == cases[i].tokens and answers[row] == cases[i].answer
+            ids = torch.tensor([cases[i].tokens])
+            _, cache = model.run_with_cache(ids)
+            with tna.ablate(model, [HEAD]):
+                _, without = model.run_with_cache(ids)
+            alone = tna.compare_neurons(cache, without, cases[i].answer)
+            torch.testing.assert_close(found.change[row], alone.change[0], atol=1e-9, rtol=0)
+        seen += indices
+    assert sorted(seen) == list(range(len(cases)))
+
+
+def test_a_zeroed_run_leaves_the_model_as_it_was(model, cases):
+    tokens = torch.tensor([cases[0].tokens])
+    before = model(tokens)
+    silenced = zeroing(model, [HEAD])(tokens)
+    assert not torch.equal(silenced["unembed.hook_out"], before)
+    assert torch.equal(model(tokens), before)
+
+
+def test_no_case_is_refused(model):
+    with pytest.raises(ValueError, match="cases is empty"):
+        next(paired_comparisons(plain(model), plain(model), [], batch_size=2, what="test", progress=False))
