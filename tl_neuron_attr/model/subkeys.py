@@ -101,7 +101,7 @@ def subkeys(stream: Stream, value: Neurons, pos: Int[Tensor, "batch"], key: Key)
     row = torch.arange(value.score.numel() // max(k, 1), device=stream.device).repeat_interleave(k)
     site, layer, source = value.site.flatten(), value.layer.flatten(), value.source.flatten()
     read = Positions(row, torch.where(site == SITES.index("mlp"), pos[row], source))
-    _require_same_cache(stream, value, Positions(row, pos[row]))
+    require_same_cache(stream, value, Positions(row, pos[row]))
     by_sublayer = [_of_sublayer(stream, value, read, s, la, key) for s, la in _sublayers(site, layer)]
     pairs = torch.stack([read.row, read.pos], dim=1)
     distinct, place_of = pairs.unique(dim=0, return_inverse=True)
@@ -252,8 +252,12 @@ def key_weights(weights: BlockWeights, site: Site, key: Key) -> tuple[str, ...]:
     return ("in",)
 
 
-def _require_same_cache(stream: Stream, value: Neurons, scored: Positions) -> None:
-    """Refuse neurons whose coefficients are not those of the cache at the scored position."""
+def require_same_cache(stream: Stream, value: Neurons, scored: Positions, name: str = "value") -> None:
+    """Refuse neurons whose coefficients are not those of the cache at the scored position.
+
+    Raises:
+        ValueError: Naming the first such neuron, and both coefficients.
+    """
     found = torch.empty_like(value.coefficient.flatten())
     site, layer = value.site.flatten(), value.layer.flatten()
     for s, la in _sublayers(site, layer):
@@ -270,6 +274,6 @@ def _require_same_cache(stream: Stream, value: Neurons, scored: Positions) -> No
     if bool(wrong.any()):
         i = int(wrong.nonzero()[0])
         raise ValueError(
-            f"value is of another cache or position: {value.flat_labels[i]} has coefficient "
-            f"{float(value.coefficient.flatten()[i]):.4f} in value and {float(found[i]):.4f} in cache"
+            f"{name} is of another cache or position: {value.flat_labels[i]} has coefficient "
+            f"{float(value.coefficient.flatten()[i]):.4f} in {name} and {float(found[i]):.4f} in cache"
         )
