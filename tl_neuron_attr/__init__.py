@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from tl_neuron_attr.model.loading import load
     from tl_neuron_attr.model.scored_cache import ScoredCache, scored
     from tl_neuron_attr.results.layer_scores import LayerScores
-    from tl_neuron_attr.results.probability_moved import MovedTokens
     from tl_neuron_attr.results.neurons import Neurons
+    from tl_neuron_attr.results.probability_moved import MovedTokens
     from tl_neuron_attr.results.token_lists import TokenLists
 
 __version__ = "0.1.0"

@@ -18,9 +18,9 @@ from tl_neuron_attr.model.subkeys import require_same_cache
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase, log_sum_exp, read_out, rows_within
 from tl_neuron_attr.numerics.sublayer import SITES
-from tl_neuron_attr.results.probability_moved import MovedTokens
 from tl_neuron_attr.results.neuron_file import PLACE
 from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.probability_moved import MovedTokens
 from tl_neuron_attr.results.token_text import token_text
 
 
