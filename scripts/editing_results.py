@@ -2,9 +2,9 @@
 
 On the bundled model:
 
-1. An adapter of each attention layer is trained on the arithmetic set (3.5): accuracies, Tables 9 and 10.
-2. The deep layers are pruned to the neurons an adapter amplifies, or to random ones, and fine-tuned (3.6): Table 11.
-3. The neurons of the bias of occupations are zeroed (3.7): Table 13, with a guard on everything else.
+1. An adapter of each attention layer is trained on the arithmetic set: accuracies, Tables 9 and 10.
+2. The deep layers are pruned to the neurons an adapter amplifies, or to random ones, and fine-tuned: Table 11.
+3. The neurons of the bias of occupations are zeroed: Table 13, with a guard on everything else.
 
 Seeded; about six minutes on one core. Guards that choose neurons use the tuning split, reported guards the held-out
 split and fresh rows of text.
@@ -52,7 +52,7 @@ def percent(frame: pd.DataFrame, columns: Sequence[Any]) -> pd.DataFrame:
 
 
 def lora(model: Any, train: list[Case], test: list[Case], training: Training) -> tuple[Tables, Mapping[str, Any]]:
-    """Return section 3.5: one adapter per layer."""
+    """Return what one adapter per layer gives: Tables 9 and 10."""
     adapters = {
         f"layer {layer}": cna.train_lora(
             model,
@@ -74,7 +74,7 @@ def lora(model: Any, train: list[Case], test: list[Case], training: Training) ->
         "answers the original gets right": [c for c in test if c.group != NEGATIVE],
         "negative results, which it never does": [c for c in test if c.group == NEGATIVE],
     }
-    tables = {"Accuracy with an adapter in one attention layer, % (section 3.5)": markdown(frame, 1)}
+    tables = {"Accuracy with an adapter in one attention layer, %": markdown(frame, 1)}
     for name, cases in groups.items():
         found = cna.coefficient_increase(model, adapters, sample(cases, min(COMPARED, len(cases))))
         wide = (100 * found.wide()).rename(columns=lambda k: f"top {k}").reset_index()
@@ -94,7 +94,7 @@ def shares(model: Any, cases: Sequence[Case]) -> dict[str, float]:
 
 
 def pruning(model: Any, train: list[Case], test: list[Case], adapters: Mapping[str, Any], training: Training) -> Tables:
-    """Return section 3.6, with the adapter of the lowest training loss; neurons are searched in training cases."""
+    """Return Table 11, with the adapter of the lowest training loss; neurons are searched in training cases."""
     best = min(adapters.values(), key=lambda adapter: sum(adapter.losses[-50:]))
     search = Random(f"search {training.seed}").sample(train, min(SEARCHED, len(train)))
     merged = [replace(case, group="negative" if case.group == NEGATIVE else "not negative") for case in test]
@@ -142,7 +142,7 @@ def guard(model: Any, split: str, seed: int) -> Guard:
 
 
 def bias(model: Any, seed: int) -> tuple[Tables, Any]:
-    """Return section 3.7: the bias of occupations before and after an edit."""
+    """Return Table 13: the bias of occupations before and after an edit."""
     women, men = occupations(0.9, 1), occupations(0, 0.1)
     found_on = pairs(gender.OCCUPATION_TEMPLATES[:1], women, men)
     elsewhere = (*gender.OCCUPATION_TEMPLATES[1:], *gender.NEW_OCCUPATION_TEMPLATES)

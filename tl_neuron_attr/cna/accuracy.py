@@ -1,4 +1,4 @@
-"""Accuracy over a problem set with each head zeroed: the arithmetic heads of paper 3 (section 3.2, Tables 1 to 3)."""
+"""Accuracy over a problem set with each head zeroed: the arithmetic heads of paper 3, Tables 1 to 3."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,15 +36,15 @@ class HeadAccuracy(PrintsAsTable):
     frame: pd.DataFrame
 
     def by_group(self) -> pd.DataFrame:
-        """Return accuracies (Table 1): one row per group and ``"all"``, one column per head, untouched first."""
+        """Return paper 3, Table 1: one row per group and ``"all"``, one column per head, untouched first."""
         return self._wide(self.frame, "group")
 
     def decrease(self) -> pd.DataFrame:
-        """Return the share of the untouched accuracy that zeroing each head takes away (Table 2)."""
+        """Return the share of the untouched accuracy that zeroing each head takes away (paper 3, Table 2)."""
         return _decrease(self.by_group())
 
     def decrease_by_kind(self) -> pd.DataFrame:
-        """Return the same by group and kind of case: memorised and carried digits apart (Table 3)."""
+        """Return the same by group and kind of case: memorised and carried digits apart (paper 3, Table 3)."""
         apart = self.frame[self.frame["kind"] != ""]
         named = apart.assign(group=apart["group"] + " " + apart["kind"])
         return _decrease(self._wide(named, "group"))
@@ -65,7 +65,7 @@ class HeadAccuracy(PrintsAsTable):
         return sorted(named, key=lambda head: float(accuracy[head_name(*head)]))
 
     def table(self, k: int = 5) -> Table:
-        """Return Table 1: the ``k`` heads whose zeroing lowers the accuracy over all cases most."""
+        """Return paper 3, Table 1, for the ``k`` heads whose zeroing lowers the accuracy over all cases most."""
         wide = self.by_group()
         best = [_UNTOUCHED, *(head_name(layer, head) for layer, head in self.ranked()[:k])]
         counts = self.frame[self.frame["head"] == _UNTOUCHED].groupby("group")["cases"].sum()
@@ -94,7 +94,7 @@ def head_accuracy(
     max_bytes: int = MAX_BYTES,
     progress: bool = True,
 ) -> HeadAccuracy:
-    """Zero each head in each case and count the answers that are still right (paper 3, section 3.2).
+    """Zero each head in each case and count the answers that are still right (paper 3, Tables 1 and 18).
 
     An answer is right if it is the likeliest of all tokens.
 

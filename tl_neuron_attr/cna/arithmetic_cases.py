@@ -1,9 +1,9 @@
-"""Cases: token ids and the right next token, made from arithmetic problems as in paper 3, section 3.1.
+"""Cases: token ids and the right next token, made from arithmetic problems as in paper 3, Table 14.
 
 A model that writes numbers digit by digit gives one case per digit: ``15 + 32 =`` -> ``4``, ``15 + 32 = 4`` -> ``7``.
 A digit is *memorised* if no carry (of a subtraction: no borrow) comes in from the digits below it, *carried* otherwise
-(Table 3: "memorize" and "change-one"); of a product or quotient the last digit counts as memorised, the others as
-carried. A number that is one token is carried if any digit of it is.
+(paper 3, Table 3: "memorize" and "change-one"); of a product or quotient the last digit counts as memorised, the others
+as carried. A number that is one token is carried if any digit of it is.
 """
 
 import operator
@@ -29,7 +29,7 @@ TEMPLATES: dict[Op, tuple[str, ...]] = {
     "*": ("The product of {a} and {b} is", "Q: What is {a} times {b}? A:", "{a} times {b} is", "{a} * {b} ="),
     "/": ("The ratio of {a} and {b} is", "Q: What is {a} divides {b}? A:", "{a} divides {b} is", "{a} / {b} ="),
 }
-"""The paper's four prompts of each operation (Table 14)."""
+"""The four prompts of each operation (paper 3, Table 14)."""
 
 _APPLY: dict[Op, Callable[[int, int], int]] = {
     "+": operator.add,
@@ -79,7 +79,7 @@ class Problem:
         return _APPLY[self.op](self.a, self.b)
 
     def carries_into(self, place: int) -> bool:
-        """Return whether a carry or borrow comes into the digit of ``10 ** place`` (Table 3).
+        """Return whether a carry or borrow comes into the digit of ``10 ** place`` (paper 3, Table 3).
 
         Examples:
             >>> Problem(15, "+", 37).carries_into(1), Problem(15, "+", 32).carries_into(1)
@@ -171,7 +171,7 @@ def arithmetic_cases(
     low_first: bool = False,
     prepend_bos: bool | None = None,
 ) -> list[Case]:
-    """Return the cases of problems, one for each token of each answer that is not blank (paper 3, section 3.1).
+    """Return the cases of problems, one for each token of each answer that is not blank (paper 3, Table 14).
 
     Args:
         model: The model, whose tokenizer cuts prompt and answer.

@@ -1,4 +1,4 @@
-"""The arithmetic set that adapters are trained on: numbers below a hundred, negative results too (paper 3, 3.5)."""
+"""The arithmetic set that adapters are trained on: numbers below a hundred, negative results too (paper 3, LoRA)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,7 +33,7 @@ def arithmetic_set(
     written: Written = spaced,
     seed: int = 0,
 ) -> tuple[list[Case], list[Case]]:
-    """Return cases to train an adapter on, and cases of other problems to test it on (paper 3, section 3.5).
+    """Return cases to train an adapter on, and cases of other problems to test it on (paper 3, LoRA).
 
     All problems ``a op b`` with numbers below a hundred; of quotients those that are whole. With the two default
     operations they are 20,000, the size of the paper's set. Where the result is negative, the case's group is

@@ -1,4 +1,4 @@
-"""Finding a bias in neurons and editing it out (paper 3, section 3.7).
+"""Finding a bias in neurons and editing it out (paper 3, Table 12).
 
 A bias is a token that is likelier after one prompt than after another that differs in a word. It is measured by
 
@@ -47,8 +47,8 @@ def bias_neurons(
 ) -> Neurons:
     """Return the ``n`` neurons that make targets likelier after one prompt of a pair than after the other.
 
-    Which prompt a target is biased towards is asked of the model: the one after which it is likelier, on average over
-    the pairs.
+    A target is biased towards the prompt after which the model finds it likelier, on average over the pairs (paper 3,
+    Table 12).
 
     Args:
         model: The model.

@@ -1,4 +1,4 @@
-"""What an edit does to a bias and to everything else the model can do (paper 3, section 3.7, Table 13)."""
+"""What an edit does to a bias and to everything else the model can do (paper 3, Table 13)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _COLUMNS = ("before", "after")
 
 @dataclass(frozen=True, repr=False, eq=False)
 class BiasReport(PrintsAsTable):
-    """A bias and what the model can do, before and after an edit (Table 13).
+    """A bias and what the model can do, before and after an edit (paper 3, Table 13).
 
     Attributes:
         frame: One row per pair and target: ``pair``, ``target``, ``towards`` (which prompt it is biased towards), and

@@ -1,4 +1,4 @@
-"""What fine-tuning did to the coefficients of a model's neurons (paper 3, section 3.5, Tables 9 and 10).
+"""What fine-tuning did to the coefficients of a model's neurons (paper 3, Tables 9 and 10).
 
 The neurons are those that the other model uses more than the original: in each case, the ``k`` of the largest
 

@@ -1,4 +1,4 @@
-"""Comparative neuron analysis: the same neurons in two runs, and what the change did to a prediction (paper 3, 3.3).
+"""Comparative neuron analysis: the same neurons in two runs, and what the change did to a prediction (paper 3, CNA).
 
     change = increase in the one run - increase in the other,
     increase(v) = log p(w | h + v) - log p(w | h)
@@ -49,7 +49,7 @@ def compare_neurons(
     other_model: Any = None,
     max_bytes: int = MAX_BYTES,
 ) -> NeuronComparison:
-    """Return every neuron's increase of log p(target) in two runs, and its change (paper 3, section 3.3).
+    """Return every neuron's increase of log p(target) in two runs, and its change (paper 3, the CNA score).
 
     The runs may differ in model, intervention or tokens, not in the shape of the model nor in that of the prompts: row
     ``b`` of the one is compared with row ``b`` of the other, at the same position.

@@ -1,4 +1,4 @@
-"""The zero-shot vocabulary test: hidden-interpretable neurons found in the weights alone (paper 3, 3.4 and Table 8).
+"""The zero-shot vocabulary test: hidden-interpretable neurons found in the weights alone (paper 3, Table 8).
 
 Every shallow MLP neuron's write direction is transformed by the value and output matrices of each shallow attention
 layer (all its heads) and read out over the vocabulary. A neuron counts if, transformed by any of the layers, more than
@@ -155,7 +155,7 @@ def concept_neurons(
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ZeroShot(PrintsAsTable):
-    """What zeroing the neurons of a concept costs (Table 8).
+    """What zeroing the neurons of a concept costs (paper 3, Tables 8, 17 and 21).
 
     Attributes:
         frame: One row per threshold: ``more_than``, ``neurons``, ``concept`` and ``random``, the share of the untouched

@@ -45,7 +45,7 @@ class FeatureEnhancing(PrintsAsTable):
         inner: By subkey, the part of the root's pre-activation.
         source_tokens: The token at each neuron's position.
         before: The tokens of what each neuron wrote.
-        after: The same, transformed by the attention of its hop (Table 7).
+        after: The same, transformed by the attention of its hop (paper 3, Table 7).
     """
 
     root: Neurons
@@ -105,7 +105,7 @@ class FeatureEnhancing(PrintsAsTable):
 def feature_enhancing(
     cache: ActivationCache, transferring: FeatureTransferring, *, k: int = 20, model: Any = None
 ) -> FeatureEnhancing:
-    """Return the shallow MLP neurons that fed a root most, by the hops that carried what it reads.
+    """Return the shallow MLP neurons that fed a root most, by the hops that carried what it reads (paper 3, Table 7).
 
     All MLP neurons below a hop's attention, at all positions it read, are ranked by the inner product of what they
     wrote with the root's subkeys, gate and up summed, in the sign of all that the hop carried: if the root was

@@ -1,4 +1,4 @@
-"""Feature predicting: the head that matters, and the deep MLP neurons it switches on (paper 3, 3.4, stage c)."""
+"""Feature predicting: the head that matters, and the deep MLP neurons it switches on (paper 3, stage c)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class FeaturePredicting(PrintsAsTable):
     neurons: Neurons
 
     def table(self) -> Table:
-        """Return the neurons of the largest change (Table 4)."""
+        """Return the neurons of the largest change (paper 3, Table 4)."""
         table = self.comparison.table()
         left = f"L{self.head[0]}H{self.head[1]} zeroed: probability {float(self.effects.base_prob):.4f}"
         return Table(table.headings, table.rows[: len(self.neurons)], f"{left} -> {float(self.left):.4f}; in nats")
@@ -68,6 +68,8 @@ def feature_predicting(
     max_bytes: int = MAX_BYTES,
 ) -> FeaturePredicting:
     """Return the head whose zeroing lowers a prediction most, and the MLP neurons whose increase it takes away.
+
+    The neurons are those of paper 3, Table 4.
 
     Args:
         model: The model.
@@ -97,7 +99,7 @@ def feature_predicting(
 
 @dataclass(frozen=True, repr=False, eq=False)
 class MaskKeepCoef(PrintsAsTable):
-    """How much the neurons of the largest change matter, by their number (Table 5).
+    """How much the neurons of the largest change matter, by their number (paper 3, Table 5).
 
     Attributes:
         frame: One row per number of neurons ``k``: ``mask``, ``keep``, ``random`` (shares of the untouched accuracy
@@ -137,7 +139,7 @@ def mask_keep_coef(
     seed: int = 0,
     progress: bool = True,
 ) -> MaskKeepCoef:
-    """Run the mask, keep and coefficient experiment on the neurons a head switches on (paper 3, 3.4 and Table 5).
+    """Run the mask, keep and coefficient experiment on the neurons a head switches on (paper 3, Tables 5, 15 and 19).
 
     In each case, the ``k`` MLP neurons of the largest change are taken, comparing the untouched run with one where
     ``head`` is zeroed. In the untouched model,

@@ -1,4 +1,4 @@
-"""Feature transferring: which positions and layers wrote what the head read (paper 3, section 3.4, stage b).
+"""Feature transferring: which positions and layers wrote what the head read (paper 3, stage b).
 
 The root's subkey ``u`` is a direction of the stream at the scored position. What a head wrote there is linear in the
 streams it read, its pattern and all norms as they were, so ``u`` can be carried back through the head to a direction at

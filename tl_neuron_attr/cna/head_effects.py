@@ -1,4 +1,4 @@
-"""What zeroing each attention head does to a prediction (paper 3, section 3.2)."""
+"""What zeroing each attention head does to a prediction (paper 3, Table 1, for one case)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -99,7 +99,7 @@ def head_effects(
     max_bytes: int = MAX_BYTES,
     progress: bool = True,
 ) -> HeadEffects:
-    """Return the target's probability and log-probability with each head zeroed, one head at a time (paper 3, 3.2).
+    """Return the target's probability and log-probability with each head zeroed, one head at a time (paper 3, Table 1).
 
     A head is zeroed at every position, as setting its rows of ``W_O`` to zero would, and the result is that of one
     whole run for each head. It is faster: many heads share a run, the layers below a head are not run again, and only

@@ -1,4 +1,4 @@
-"""The logic chain: the four stages from the prompt's tokens to the answer, in one call (paper 3, section 3.4)."""
+"""The logic chain: the four stages from the prompt's tokens to the answer, in one call (paper 3, Tables 4 to 8)."""
 
 from dataclasses import dataclass, replace
 from typing import Any

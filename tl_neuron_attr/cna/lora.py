@@ -1,4 +1,4 @@
-"""Low-rank adapters of one attention layer, trained on cases (paper 3, section 3.5).
+"""Low-rank adapters of one attention layer, trained on cases (paper 3, LoRA).
 
     W' = W + (alpha / rank) B A,    A: rank x in,  B: out x rank
 
@@ -118,7 +118,7 @@ def train_lora(
     seed: int = 0,
     progress: bool = True,
 ) -> Adapter:
-    """Train a low-rank adapter of one attention layer on the answers of cases (paper 3, section 3.5), with ``peft``.
+    """Train a low-rank adapter of one attention layer on the answers of cases (paper 3, LoRA), with ``peft``.
 
     Afterwards the model is as it was, also after an exception: ``with adapter.attached(model): ...`` is the adapted
     model.

@@ -51,7 +51,7 @@ class NeuronComparison(PrintsAsTable):
 
     @property
     def change(self) -> Float[Tensor, "*b_layer_neuron"]:
-        """Return the CNA score (3.3) in nats: each neuron's increase in the first run minus that in the other."""
+        """Return the CNA score of paper 3 in nats: each neuron's increase in the first run minus that in the other."""
         return self.increase - self.other_increase
 
     def top(self, k: int, *, largest: bool = True) -> Neurons:

@@ -1,4 +1,4 @@
-"""Prediction enhancing: deep MLP neurons switch each other on (paper 3, section 3.4, stage d).
+"""Prediction enhancing: deep MLP neurons switch each other on (paper 3, stage d).
 
 Neuron ``i`` feeds a neuron ``j`` of a higher layer by the inner product of what ``i`` wrote with ``j``'s subkey: the
 part of ``j``'s pre-activation that comes from ``i``. The edges make an acyclic graph, whose root is the neuron of the
@@ -142,7 +142,7 @@ def prediction_enhancing(
 
 @dataclass(frozen=True, repr=False, eq=False)
 class RootMasking(PrintsAsTable):
-    """What zeroing one low neuron takes from the coefficients of the others (Table 6).
+    """What zeroing one low neuron takes from the coefficients of the others (paper 3, Table 6).
 
     Attributes:
         frame: One row per number of neurons ``k``: ``root`` and ``random``, shares of the others' coefficients lost.
@@ -173,7 +173,7 @@ def root_masking(
     seed: int = 0,
     progress: bool = True,
 ) -> RootMasking:
-    """Zero the root of each case's ``k`` neurons of the largest change (paper 3, section 3.4 and Table 6).
+    """Zero the root of each case's ``k`` neurons of the largest change (paper 3, Tables 6, 16 and 20).
 
     What is measured is the drop of the other neurons' coefficients, as *coef* of
     :func:`~tl_neuron_attr.cna.mask_keep_coef`; the root's own is left out. The control, ours, zeroes a random active

@@ -1,4 +1,4 @@
-"""Keep some MLP neurons of a model and zero or remove the others (paper 3, section 3.6)."""
+"""Keep some MLP neurons of a model and zero or remove the others (paper 3, Table 11)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

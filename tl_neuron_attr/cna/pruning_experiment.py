@@ -1,4 +1,4 @@
-"""Does fine-tuning need more than the neurons it amplifies? Prune the others and fine-tune (paper 3, section 3.6).
+"""Does fine-tuning need more than the neurons it amplifies? Prune the others and fine-tune (paper 3, Table 11).
 
 1. An adapter is trained; in each case the ``top`` MLP neurons that raise the answer most above what they did in the
    original model are taken, by comparative neuron analysis, and united.
@@ -29,7 +29,7 @@ Kept = Mapping[int, Sequence[int]]
 
 @dataclass(frozen=True, repr=False, eq=False)
 class PruningExperiment(PrintsAsTable):
-    """Accuracies of pruned and fine-tuned models (Table 11).
+    """Accuracies of pruned and fine-tuned models (paper 3, Table 11).
 
     Attributes:
         frame: One row per model and group of cases, and the group ``"all"``: ``model``, ``group``, ``cases``,
@@ -78,8 +78,8 @@ def pruning_experiment(
 ) -> PruningExperiment:
     """Prune the deep layers to the neurons that an adapter amplifies, fine-tune, and compare with random neurons.
 
-    Afterwards the model is as it was. The random neurons are as many in each layer as are kept; the paper says only
-    that their number is the same.
+    This is paper 3, Table 11. Afterwards the model is as it was. The random neurons are as many in each layer as are
+    kept; the paper says only that their number is the same.
 
     Args:
         model: The model.

@@ -1,4 +1,4 @@
-"""The two biases of in-context classification, before and after their corrections (paper 2; second-hand).
+"""The two biases of in-context classification, before and after correction (paper 2, Tables 7 and 8; second-hand).
 
 * **Majority label**: the change of accuracy when one demonstration is removed from a balanced prompt. The model
   predicts that demonstration's label less often: accuracy falls where the label is right and rises where it is wrong,

@@ -1,4 +1,4 @@
-"""Heads that serve one label more than the others: the paper's "fooheads" and "barheads" (Table 3; second-hand).
+"""Heads that serve one label more than the others: "fooheads" and "barheads" (paper 2, Table 3; second-hand).
 
 In Llama, zeroing fooheads lowers accuracy where foo is right and raises it where bar is; barheads do the reverse. The
 test is derived here: a head serves a label if zeroing it costs prompts of that label more log-odds of the right answer

@@ -1,4 +1,4 @@
-"""What a head copies from each label: label differences of its value-output vectors (paper 2; second-hand and derived).
+"""What a head copies from each label: label differences of value-output vectors (paper 2, Table 4; second-hand).
 
 The value-output vector of position ``p`` in a head is ``W_O W_V norm(h_p)``; the weighted one is multiplied by the
 head's attention from the last position. The paper compares labels by (second-hand)
@@ -42,9 +42,9 @@ def label_logit_difference(
     """Return logit(label a) - logit(label b) of each head's value-output vector at each label position, in nats.
 
     Vectors are read out with the final norm's scale frozen at the last position, before a softcap on logits if the
-    model has one. The difference is positive if the head writes label a. This is the "logit minus" of paper 2's
-    value-output experiment (second-hand). That it is a logit difference is derived here; that the final norm is frozen
-    follows the authors' other notebooks.
+    model has one. The difference is positive if the head writes label a. This is the "logit minus" of the value-output
+    experiment (paper 2, Table 4; second-hand). That it is a logit difference is derived here; that the final norm is
+    frozen follows the authors' other notebooks.
 
     Args:
         cache: A cache of the prompts, with any padding on the left.

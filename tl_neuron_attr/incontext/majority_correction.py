@@ -1,7 +1,7 @@
 """The correction of majority-label bias: what heads read from the rarer label's demonstrations is added again.
 
-With a softmax, more demonstrations of a label get more attention in total, whatever their texts. Paper 2 (second-hand;
-the formula is our reading of a summary) adds, at the last position,
+With a softmax, more demonstrations of a label get more attention in total, whatever their texts. The paper adds, at the
+last position (paper 2, Table 7; second-hand, the formula is our reading of a summary),
 
     h_T^L  <-  h_T^L + a_c * (N_maj / N_min) * sum_heads sum_{p of the rarer label} alpha_{T,p} W_O W_V norm(h_p)
 
@@ -43,10 +43,10 @@ def majority_correction(
 ) -> list[Hook]:
     """Return hooks that add what heads read from the rarer label's demonstrations, for ``model.hooks(fwd_hooks=...)``.
 
-    This is paper 2's fix of majority-label bias (second-hand; the formula, in this module's text, is our reading). Only
-    the prompts' last position changes: in a generated text, with or without a key-value cache, that is the first new
-    token, the label. If every label has the same number of demonstrations, nothing changes. With more than two labels,
-    each that is rarer than the most frequent one is raised by its own ratio (derived here).
+    This is the fix of majority-label bias (paper 2, Table 7; second-hand; the formula, in this module's text, is our
+    reading). Only the prompts' last position changes: in a generated text, with or without a key-value cache, that is
+    the first new token, the label. If every label has the same number of demonstrations, nothing changes. With more
+    than two labels, each that is rarer than the most frequent one is raised by its own ratio (derived here).
 
     Args:
         model: The model.

@@ -1,4 +1,4 @@
-"""The correction of recency bias: in-context heads attend as if no position were encoded (paper 2; second-hand).
+"""The correction of recency bias: in-context heads attend without positions (paper 2, Table 8; second-hand).
 
 Positions enter queries and keys, so late demonstrations get more attention. The paper removes that influence from the
 attention scores of the in-context heads only and recomputes their outputs. What this means depends on the model; the
@@ -42,7 +42,8 @@ def position_free_attention(
 ) -> list[Hook]:
     """Return hooks under which heads attend without the influence of positions, for ``model.hooks(fwd_hooks=...)``.
 
-    This is paper 2's fix of recency bias (second-hand; this module's text says what it means for each kind of model).
+    This is the fix of recency bias (paper 2, Table 8; second-hand; this module's text says what it means for each kind
+    of model).
     It works on padded batches and while a text is generated, with the same result with and without a key-value cache.
 
     Args:
