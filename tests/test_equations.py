@@ -1,7 +1,7 @@
 """A finger on each numbered equation and table of the papers: searching for its number finds where it is computed.
 
-Papers 1 and 4 are cited by equation: "paper 1, Eq. 13". The numbering of the equations of papers 2 and 3 is not
-known here, so they are cited by table: "paper 3, Table 5". Their formulas stand in the glossary by symbol, beside the name
+Papers 1 and 4 are cited by equation: "paper 1, Eq. 13". The numbering of the equations of papers 2 and 3 is not known
+here, so they are cited by table: "paper 3, Table 5". Their formulas stand in the glossary by symbol, beside the name
 of what computes them.
 """
 
