@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         attribute_mlp_neurons,
     )
     from tl_neuron_attr.knowledge.baselines import baseline_scores
+    from tl_neuron_attr.knowledge.common_neurons import common_neurons
     from tl_neuron_attr.knowledge.flow import Flow, trace
     from tl_neuron_attr.knowledge.moved_tokens import moved_tokens
     from tl_neuron_attr.knowledge.query_neurons import query_layers, query_neurons
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tl_neuron_attr.model.intervene import ablate, ablation_hooks, edit, keep
     from tl_neuron_attr.model.loading import load
     from tl_neuron_attr.model.scored_cache import ScoredCache, scored
+    from tl_neuron_attr.results.common import CommonNeurons
     from tl_neuron_attr.results.layer_scores import LayerScores
     from tl_neuron_attr.results.neurons import Neurons
     from tl_neuron_attr.results.probability_moved import MovedTokens
@@ -39,6 +41,8 @@ _HOME = {
     "attribute_layers": "knowledge.attribution",
     "attribute_mlp_neurons": "knowledge.attribution",
     "baseline_scores": "knowledge.baselines",
+    "CommonNeurons": "results.common",
+    "common_neurons": "knowledge.common_neurons",
     "HeadEffects": "cna",
     "NeuronComparison": "cna",
     "compare_neurons": "cna",
@@ -67,6 +71,7 @@ _HOME = {
 _MODULES = ("cna", "demo", "evaluate", "incontext", "srnn", "vis")
 
 __all__ = [
+    "CommonNeurons",
     "Flow",
     "HeadEffects",
     "LayerScores",
@@ -84,6 +89,7 @@ __all__ = [
     "attribute_mlp_neurons",
     "baseline_scores",
     "cna",
+    "common_neurons",
     "compare_neurons",
     "demo",
     "edit",

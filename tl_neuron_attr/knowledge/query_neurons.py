@@ -22,6 +22,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.value_neurons import ordered
 from tl_neuron_attr.knowledge.vocabulary import with_text
 from tl_neuron_attr.model import cache_checks
+from tl_neuron_attr.model.dimensions import sizes_of
 from tl_neuron_attr.model.positions import Pos
 from tl_neuron_attr.model.scored_cache import ScoredCache, checked_stream
 from tl_neuron_attr.model.stream import Stream
@@ -29,6 +30,7 @@ from tl_neuron_attr.model.subkeys import ILL_CONDITIONED, Key, Subkeys, componen
 from tl_neuron_attr.numerics.flat_index import best_of, locate
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
+from tl_neuron_attr.results.common import CommonNeurons
 from tl_neuron_attr.results.layer_scores import LayerScores
 from tl_neuron_attr.results.neurons import Neurons
 
@@ -106,6 +108,7 @@ def query_neurons(
     key: Key = "both",
     model: Any = None,
     text: bool = True,
+    exclude_common: CommonNeurons | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> Neurons:
     """The ``k`` neurons that switched the value neurons on most: query scores in nats, exact, every neuron considered.
@@ -124,6 +127,7 @@ def query_neurons(
         model: The model that made the cache; ``cache.model`` by default.
         text: False leaves out the tokens that the neurons read and promote, which cost one product of their directions
             with ``W_U``: for many neurons of which none is shown.
+        exclude_common: Neurons to leave out, as :func:`~tl_neuron_attr.common_neurons` found them.
         max_bytes: A cap on the working set.
 
     Returns:
@@ -148,11 +152,12 @@ def query_neurons(
     wanted = ordered(sites)
     stream, rows = weighted_subkeys(cache, value, pos=pos, key=key, model=model, sites=wanted)
     prompts = torch.arange(stream.shape[0], device=stream.device)
+    excluded = 0 if exclude_common is None else exclude_common.count(wanted, stream.shape[1], sizes_of(stream.model))
     found = [
-        _best(stream, _of_prompts(rows, group), group, wanted, k)
+        _best(stream, _of_prompts(rows, group), group, wanted, k + excluded)
         for group in prompts.split(_prompts_within(max_bytes, stream, len(value), wanted))
     ]
-    best = Neurons.joined(found)
+    best = Neurons.joined(found) if exclude_common is None else exclude_common.without(Neurons.joined(found), k)
     return (with_text(best, stream) if text else best).squeeze(batched=value.batched)
 
 

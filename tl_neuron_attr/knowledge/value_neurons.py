@@ -13,12 +13,14 @@ from typing_extensions import Unpack
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.vocabulary import promoted_shown, with_text
 from tl_neuron_attr.model import cache_checks
+from tl_neuron_attr.model.dimensions import sizes_of
 from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring, as_scored
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
 from tl_neuron_attr.numerics.topk import TopK, certified_topk
+from tl_neuron_attr.results.common import CommonNeurons
 from tl_neuron_attr.results.neurons import Neurons
 
 
@@ -32,6 +34,7 @@ def value_neurons(
     sites: Site | Sequence[Site] = ("mlp", "attn"),
     largest: bool = True,
     text: bool = True,
+    exclude_common: CommonNeurons | None = None,
     max_bytes: int = MAX_BYTES,
     **scoring: Unpack[Scoring],
 ) -> Neurons:
@@ -50,6 +53,7 @@ def value_neurons(
         largest: False for the neurons that lower log p(target) most.
         text: False leaves out the tokens that the neurons read and promote, which cost one product of their directions
             with ``W_U``: for many neurons of which none is shown.
+        exclude_common: Neurons to leave out, as :func:`~tl_neuron_attr.common_neurons` found them.
         max_bytes: A cap on the working set; one prompt's base distributions are held at the least.
         **scoring: ``pos``, ``contrast``, ``model``, ``final_bias``: see :func:`~tl_neuron_attr.scored`.
 
@@ -72,7 +76,10 @@ def value_neurons(
     """
     wanted = ordered(sites)
     q = as_scored(cache, target, wanted, max_bytes=max_bytes, **scoring)
-    available = q.stream.neuron_count(wanted)
+    excluded = (
+        0 if exclude_common is None else exclude_common.count(wanted, q.stream.shape[1], sizes_of(q.stream.model))
+    )
+    available = q.stream.neuron_count(wanted) - excluded
     if not 1 <= k <= available:
         raise ValueError(f"k must be between 1 and the {available} neurons of {'/'.join(wanted)}, got {k}")
     if q.readout.transform is not None:
@@ -82,15 +89,17 @@ def value_neurons(
     check = partial(_check, q.stream)
     found: list[Neurons] = []
     noted: list[Tensor] = []
-    shown = promoted_shown(q.stream.model) if text else 0
+    shown = promoted_shown(q.stream.model) if text and not excluded else 0
     for group in q.groups(max_bytes):
         sublayers = list(group.stream.sublayers(group.places, wanted))
         increases = group.increases(wanted)
-        top = certified_topk(increases, sublayers, k, largest=largest, max_bytes=max_bytes, check=check, promoted=shown)
+        top = certified_topk(
+            increases, sublayers, k + excluded, largest=largest, max_bytes=max_bytes, check=check, promoted=shown
+        )
         cache_checks.require_finite(q.stream, top.score, "the scores")
         found.append(_as_neurons(sublayers, top))
         noted += [] if top.promoted is None else [top.promoted]
-    best = Neurons.joined(found)
+    best = Neurons.joined(found) if exclude_common is None else exclude_common.without(Neurons.joined(found), k)
     promoted = torch.cat(noted) if len(noted) == len(found) else None
     return (with_text(best, q.stream, promoted) if text else best).squeeze(batched=q.stream.batched)
 

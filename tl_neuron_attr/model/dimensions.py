@@ -17,6 +17,11 @@ def d_model(model: Any) -> int:
     return model.W_U.shape[0]
 
 
+def sizes_of(model: Any) -> tuple[int, int, int]:
+    """Return the number of layers, the width and the size of the vocabulary."""
+    return len(model.blocks), d_model(model), d_vocab(model)
+
+
 def n_heads(model: Any, layer: int) -> int:
     """Return the number of attention heads of a layer."""
     return len(model.blocks[layer].attn.W_O)
