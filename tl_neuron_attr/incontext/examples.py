@@ -205,7 +205,7 @@ def _from_demo(model: Any, prompt: LabelledPrompt) -> IclPrompt:
 
 
 def _rows(source: str | Path | Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any] | str]:
-    """Rows of a source, or what is wrong with one."""
+    """Yield the rows of a source, or what is wrong with one."""
     if not isinstance(source, str | Path):
         yield from source
         return
@@ -218,7 +218,7 @@ def _rows(source: str | Path | Iterable[Mapping[str, Any]]) -> Iterator[Mapping[
 
 
 def _read(row: Mapping[str, Any] | str, text: str, label: str, names: Sequence[str] | None) -> Example | str:
-    """The example of a row, or what is wrong with it."""
+    """Return the example of a row, or what is wrong with it."""
     if isinstance(row, str):
         return row
     for column in (text, label):

@@ -110,7 +110,7 @@ def as_list(prompts: Prompts) -> Sequence[IclPrompt]:
 def asked(
     cache: ActivationCache, prompts: Sequence[IclPrompt], pair: tuple[int, int], model: Any
 ) -> tuple[ScoredCache, Int[Tensor, "batch label"]]:
-    """A checked question about two labels, and where the prompts' labels stand in the cache.
+    """Return a scored cache of two labels, and the positions of the prompts' labels in it.
 
     Raises:
         ValueError: If the cache holds other prompts or is refused.

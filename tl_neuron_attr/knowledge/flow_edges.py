@@ -33,7 +33,7 @@ class ShallowNeuron:
 
 
 def direct(stream: Stream, value: Neurons) -> Float[Tensor, "layer head source"]:
-    """The scores of attention value neurons, by head and source."""
+    """Return the scores of attention value neurons, by head and source."""
     mine = value.site == SITES.index("attn")
     grid = torch.zeros(stream.n_layers, dimensions.n_heads(stream.model, 0), stream.shape[1]).to(value.score)
     at = (value.layer[mine], value.head[mine], value.source[mine])
@@ -41,7 +41,7 @@ def direct(stream: Stream, value: Neurons) -> Float[Tensor, "layer head source"]
 
 
 def through_heads(stream: Stream, rows: Subkeys, value: Neurons) -> Float[Tensor, "neuron layer head source"]:
-    """The query scores of heads, by source, for each MLP value neuron."""
+    """Return the query scores of heads, by source, for each MLP value neuron."""
     deep = (value.site == SITES.index("mlp")).nonzero()[:, 0]
     mine = rows.only(rows.is_mlp)
     shape = (len(deep), stream.n_layers, dimensions.n_heads(stream.model, 0), stream.shape[1])

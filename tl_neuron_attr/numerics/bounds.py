@@ -49,7 +49,7 @@ def ranges(increases: Sequence[Increase]) -> list[tuple[Float[Tensor, "batch"], 
 
 
 def _lengths(increase: Increase, sublayer: Sublayer) -> Float[Tensor, "batch neuron_source"]:
-    """The length of what each neuron wrote, after the final norm's weight."""
+    """Return the length of what each neuron wrote, after the final norm's weight."""
     norms = increase.readout.norm.apply_unscaled(sublayer.unscaled_directions()).norm(dim=-1)
     return (sublayer.scaled_coefficients().abs() * norms[:, None]).flatten(1)
 

@@ -26,6 +26,6 @@ def locate(
 
 
 def best_of(scores: Float[Tensor, "n"], k: int) -> Int[Tensor, "k"]:
-    """The places of the ``k`` highest scores, highest first, ties by place."""
+    """Return the places of the ``k`` highest scores, highest first, ties by place."""
     candidates = (scores >= scores.topk(k).values[-1]).nonzero()[:, 0]
     return candidates[scores[candidates].sort(descending=True, stable=True).indices[:k]]

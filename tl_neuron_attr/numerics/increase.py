@@ -29,7 +29,7 @@ CANCELLING = 0.1
 """Where ``E_p[exp(x - c)]`` is below this, its rounding error, some 1e-7, would be felt: such rows are summed again."""
 
 WIDTH = 8192
-"""Tokens in a chunk of the vocabulary: 36 vectors of so many contributions fit in a processor core's cache."""
+"""Tokens in a chunk of the vocabulary: 36 vectors of that many contributions fit in a processor core's cache."""
 
 _SUMMED = 2**23
 """Entries whose exponentials are summed at a time: 32 MiB of them."""
@@ -74,7 +74,7 @@ class Increase:
         return self.known["mean"]
 
     def log_p(self, tokens: slice = slice(None)) -> Float[Tensor, "batch n"]:
-        """The base stream's log-probabilities (paper 1, Eq. 2), of some tokens."""
+        """Return the base stream's log-probabilities (paper 1, Eq. 2), of some tokens."""
         return self.transformed(self.logits[:, tokens]) - self.log_normaliser[:, None].to(self.base.dtype)
 
     def target_log_p(self) -> Float[Tensor, "batch"]:
@@ -82,7 +82,7 @@ class Increase:
         return self.transformed(pick(self.logits, self.target)[:, None])[:, 0].double() - self.log_normaliser
 
     def select(self, rows: Int[Tensor, "n"]) -> "Increase":
-        """The given prompts, repeated where they are; what is known of them goes along."""
+        """Return the given prompts, repeated where they are, with all that is known about them."""
         contrast = None if self.contrast is None else self.contrast[rows]
         known = {name: value[rows] for name, value in self.known.items()}
         return Increase(self.readout.select(rows), self.base[rows], self.target[rows], contrast, known)
@@ -100,7 +100,7 @@ class Increase:
         return self.readout.norm.adjoint(difference) * self.readout.gain[:, None]
 
     def of_contributions(self, x: Float[Tensor, "n d_vocab"], rows: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """Scores of logit contributions, whatever their size; contribution ``i`` belongs to prompt ``rows[i]``."""
+        """Return scores of logit contributions of any size; contribution ``i`` belongs to prompt ``rows[i]``."""
         change = self.change(x, self.logits[rows])
         followed = pick(change, self.target[rows])
         if self.contrast is not None:

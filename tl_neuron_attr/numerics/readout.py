@@ -44,11 +44,11 @@ class Norm:
         return self._centre(directions * self.weight)
 
     def __call__(self, vectors: Float[Tensor, "batch *n d_model"]) -> Float[Tensor, "batch *n d_model"]:
-        """The whole norm, row ``b`` divided by the scale of prompt ``b``."""
+        """Apply the whole norm, row ``b`` divided by the scale of prompt ``b``."""
         return self.apply_unscaled(vectors) / self.scale.reshape(-1, *[1] * (vectors.ndim - 1))
 
     def select(self, rows: Int[Tensor, "n"]) -> "Norm":
-        """The norm of the given prompts."""
+        """Return the norm of the given prompts."""
         return replace(self, scale=self.scale[rows])
 
     def _centre(self, vectors: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class Readout:
         return replace(self, norm_bias=torch.zeros_like(self.norm_bias), b_U=torch.zeros_like(self.b_U))
 
     def select(self, rows: Int[Tensor, "n"]) -> "Readout":
-        """The readout of the given prompts."""
+        """Return the readout of the given prompts."""
         return replace(self, norm=self.norm.select(rows))
 
     def columns(self, tokens: Tensor) -> Float[Tensor, "batch d_model"]:

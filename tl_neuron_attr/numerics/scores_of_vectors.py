@@ -14,7 +14,7 @@ from torch import Tensor
 from tl_neuron_attr.numerics.increase import CANCELLING, MAX_BYTES, SAFE, WIDTH, Increase, log_sum_exp, pick, read_out
 
 _ROWS = 1024
-"""Vectors read out together at the most: more of them make the product no faster."""
+"""The most vectors read out together: more of them make the product no faster."""
 
 _NARROWEST = 256
 """Tokens in a chunk at the least, however small ``max_bytes`` is."""
@@ -81,7 +81,7 @@ class _Bases:
         self.gain = torch.cat([each.readout.gain for each in increases])
 
     def followed(self, contributing: Float[Tensor, "n d_model"], at: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """The change of the target's transformed logit, less that of the contrast's if there is one."""
+        """Return the change of the target's transformed logit, less that of the contrast's if there is one."""
         change = self._change_of([each.target for each in self.increases], contributing, at)
         if self.increases[0].contrast is None:
             return change
@@ -134,7 +134,7 @@ class _Bases:
     def _by_logits(
         self, contributing: Float[Tensor, "n d_model"], at: Int[Tensor, "n"], width: int
     ) -> Float[Tensor, "n"]:
-        """The log of the sum of ``exp(x + log p)``, whatever the size of ``x``."""
+        """Return the log of the sum of ``exp(x + log p)``, whatever the size of ``x``."""
         by_chunk = [
             log_sum_exp(change.add_(log_p[at.unique_consecutive(return_inverse=True)[1]]))
             for _, log_p, change in self._chunks(contributing, at, width)
@@ -144,7 +144,7 @@ class _Bases:
     def _chunks(
         self, contributing: Float[Tensor, "n d_model"], at: Int[Tensor, "n"], width: int
     ) -> Iterator[tuple[slice, Float[Tensor, "batch chunk"], Float[Tensor, "n chunk"]]]:
-        """Which tokens; their log-probabilities, one row per base in use; what the vectors change of their logits.
+        """Yield chunks of tokens: their log-probabilities, one row per base in use, and the change of their logits.
 
         Every chunk lies where the one before it lay: fresh memory for each would cost a fifth of the time.
         """
@@ -163,7 +163,7 @@ class _Bases:
     def _change_of(
         self, tokens: list[Int[Tensor, "batch"]], contributing: Float[Tensor, "n d_model"], at: Int[Tensor, "n"]
     ) -> Float[Tensor, "n"]:
-        """What vectors change of the transformed logit of one token per base."""
+        """Return by how much vectors change the transformed logit of one token per base."""
         own = torch.cat(tokens)
         x = (contributing * self.readout.columns(own)[at]).sum(-1)
         if self.readout.transform is None:
@@ -172,7 +172,7 @@ class _Bases:
         return self.increases[0].change(x[:, None], logits[:, None])[:, 0]
 
     def _chunk(self, max_bytes: int) -> tuple[int, int]:
-        """How many vectors and tokens to read out at a time, with three temporaries of their size."""
+        """Return how many vectors and tokens to read out at a time, with three temporaries of their size."""
         fitting = max(1, max_bytes // (4 * self.readout.dtype.itemsize))
         rows = max(1, min(_ROWS, fitting // WIDTH))
         return rows, max(1, min(WIDTH, self.readout.d_vocab, max(_NARROWEST, fitting // rows)))
