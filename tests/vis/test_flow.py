@@ -39,7 +39,7 @@ def test_a_share_out_of_range_is_refused(flow):
 
 def test_several_flows_stand_on_one_page(flow, tmp_path):
     body = vis.flow(flow)._repr_html_() + vis.flow(flow.prune(0.5))._repr_html_()
-    assert body.count("tna-flow:not([data-ready])") == 2
+    assert body.count("tna-layered:not([data-ready])") == 2
 
 
 @needs_browser

@@ -1,5 +1,6 @@
 """The page: what it says, and what it does in a real browser."""
 
+import json
 import re
 
 import pytest
@@ -10,7 +11,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 import tl_neuron_attr as tna
 from tests import architectures
 from tests.vis.browser import needs_browser, opened
-from tl_neuron_attr import demo, vis
+from tl_neuron_attr import demo, evaluate, vis
+
+PROMPT = "Tim Duncan plays the sport of"
 
 HOSTILE = [
     "</script><script>window.hacked=1</script>", "<img src=x onerror='window.hacked=1'>", 
@@ -24,7 +27,7 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def cache():
-    return demo.load().run_with_cache("Tim Duncan plays the sport of")[1]
+    return demo.load().run_with_cache(PROMPT)[1]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def hostile(tmp_path_factory):
 
 def test_the_page_is_self_contained_and_small(cache):
     page = vis.report(cache, " basketball").page()
-    assert len(page.encode()) <= 6e6
+    assert len(page.encode()) <= 2e6
     assert page.count("window.CircuitsVis = CircuitsVis") == 1
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page.replace(str(vis.circuits.bundle()), ""))
 
@@ -53,17 +56,49 @@ def test_the_page_is_the_same_bytes_twice_and_names_the_licence_of_what_it_carri
     assert "Copyright (c) 2022 Alan Cooney" in pages[0]
 
 
+def data_of(view):
+    return json.loads(re.search(r'id="tna-data">(.*?)</script>', str(view.body), re.DOTALL)[1])
+
+
 def test_the_page_holds_what_the_functions_compute(cache):
-    page = vis.report(cache, " basketball", k=12, heads=3).page()
+    view = vis.report(cache, " basketball", k=12, heads=3, queries=5, suppressing=4)
+    data, tables = data_of(view), data_of(view)["tables"]
     value = tna.value_neurons(cache, " basketball", 12)[0]
-    assert re.findall(r'<td class="name \w+">(\S+)</td>', page) == value.labels
-    for score in value.score.tolist():
-        assert f"{score:+.4f}" in page
+    assert [row["neuron"] for row in tables["value"]] == value.labels
+    assert [row["score"] for row in tables["value"]] == pytest.approx(value.score.tolist())
+    query = tna.query_neurons(cache, tna.value_neurons(cache, " basketball", 12), 5)[0]
+    assert [row["neuron"] for row in tables["query"]] == query.labels
+    lowest = tna.value_neurons(cache, " basketball", 4, largest=False)[0]
+    assert [row["neuron"] for row in tables["suppressing"]] == lowest.labels
     layers, heads = tna.attribute_layers(cache, " basketball"), tna.attribute_heads(cache, " basketball")[0]
-    assert f"layer 2, mlp: {float(layers.mlp[0, 2]):+.4f} nats" in page
-    assert f"L3H1: {float(heads[3, 1]):+.4f} nats" in page
+    assert f"layer 2, mlp: {float(layers.mlp[0, 2]):+.4f} nats" in view.body
+    assert f"L3H1: {float(heads[3, 1]):+.4f} nats" in view.body
+    assert data["heads"] == heads.tolist()
     best = [f"L{i // heads.shape[1]}H{i % heads.shape[1]}" for i in heads.flatten().topk(3).indices.tolist()]
-    assert re.findall(r"<tr><td>(L\dH\d)</td><td class=\"bar\">", page) == best
+    assert [row["head"] for row in tables["heads"]] == best
+    assert all(
+        f'<tr data-unit="{unit}"' in view.body for unit in (*best, *(name.split("@")[0] for name in value.labels))
+    )
+
+
+def test_what_the_neurons_cost_is_measured_where_the_run_can_be_repeated(cache):
+    view = vis.report(cache, " basketball", k=3, suppressing=0, queries=0)
+    found = evaluate.verify(
+        demo.load(), PROMPT, tna.value_neurons(cache, " basketball", 3)[0], " basketball", progress=False
+    )
+    assert data_of(view)["without"] == {str(n): pytest.approx(cost) for n, cost in found.joint.items()}
+    assert [row["effect"] for row in data_of(view)["tables"]["value"]] == pytest.approx(found.neurons.effect.tolist())
+    unmeasured = vis.report(cache, " basketball", k=3, suppressing=0, queries=0, measure=False)
+    assert data_of(unmeasured)["without"] is None and "measured" not in unmeasured.body
+    assert "effect" not in data_of(unmeasured)["tables"]["value"][0]
+
+
+def test_a_target_that_is_not_the_first_choice_is_said_to_be_none(cache):
+    assert "ranked" not in vis.report(cache, " basketball", k=2).body
+    body = vis.report(cache, " golf", k=2).body
+    log_probs = tna.scored(cache, " golf").log_probs()[0]
+    rank = int((log_probs > log_probs[demo.load().to_single_token(" golf")]).sum()) + 1
+    assert f"ranked {rank}th, the first choice is <bdi>basketball</bdi>" in re.sub("\\s+", " ", body).replace("2nd", "")
 
 
 def test_without_a_target_the_prediction_is_explained(cache):
@@ -75,10 +110,11 @@ def test_the_contrast_is_named(cache):
     assert "rather than" in body and "golf" in body
 
 
-def test_a_long_prompt_keeps_the_page_small():
+@pytest.mark.parametrize(("length", "most"), [(320, 3e6), (600, 6e6)])
+def test_a_long_prompt_keeps_the_page_small(length, most):
     model = architectures.build("llama", dtype=torch.float32)
-    _, cache = model.run_with_cache(torch.randint(0, 93, (1, 600)))
-    assert len(vis.report(cache, 5).page().encode()) <= 6e6
+    _, cache = model.run_with_cache(torch.randint(0, 93, (1, length)))
+    assert len(vis.report(cache, 5, measure=False).page().encode()) <= most
 
 
 @needs_browser

@@ -16,7 +16,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from tl_neuron_attr.model.components import head_name
@@ -32,6 +31,12 @@ _STYLE: dict[Any, Any] = {
     "font.size": 9.0,
     "hatch.linewidth": 0.6,
 }
+_INK = "#1d2330"
+"""Of signs on a cell: given, so that a dark page, which turns all other text light, leaves them dark."""
+
+_MOST_TICKS = 24
+"""Labels of two digits that stand apart on an axis of the narrowest chart."""
+
 _SVG = "http://www.w3.org/2000/svg"
 _FAINT = 0.04
 """Cells below this share of the largest get no minus sign: they look white, and signs on them would be noise."""
@@ -52,7 +57,8 @@ def layer_chart(attn: Float[Tensor, "layer"], mlp: Float[Tensor, "layer"], *, un
     axes.axhline(0, color="black", linewidth=0.6)
     axes.set_xlabel("layer")
     axes.set_ylabel(f"increase of log p ({unit})")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(-0.6, len(attn) - 0.4)
+    axes.set_xticks(index_ticks(len(attn)))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     return to_svg(figure, titles)
@@ -75,10 +81,10 @@ def head_heatmap(scores: Float[Tensor, "layer head"], *, unit: str = "nats") -> 
             titles[name] = f"{name}: {score:+.4f} {unit}"
             axes.add_patch(cell)
             if score < -_FAINT * largest:
-                axes.text(head, layer, "\u2212", ha="center", va="center", fontsize=8, clip_on=True)
+                axes.text(head, layer, "\u2212", ha="center", va="center", fontsize=8, color=_INK, clip_on=True)
     axes.set(xlim=(-0.5, n_heads - 0.5), ylim=(-0.5, n_layers - 0.5), xlabel="head", ylabel="layer", aspect="equal")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xticks(index_ticks(n_heads))
+    axes.set_yticks(index_ticks(n_layers))
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     bar = figure.colorbar(ScalarMappable(norm, DIVERGING), ax=axes, shrink=0.9, aspect=30)
@@ -87,17 +93,28 @@ def head_heatmap(scores: Float[Tensor, "layer head"], *, unit: str = "nats") -> 
     return to_svg(figure, titles)
 
 
+def index_ticks(n: int) -> list[int]:
+    """Return the ticks of an axis of ``n`` layers or heads: each of them, or as few as have room, and none beyond.
+
+    Examples:
+        >>> index_ticks(18)[-2:], index_ticks(48)[-2:]
+        ([16, 17], [44, 46])
+    """
+    step = next(size * 10**power for power in range(6) for size in (1, 2, 5) if n <= _MOST_TICKS * size * 10**power)
+    return list(range(0, n, step))
+
+
 def to_svg(figure: Figure, titles: Mapping[str, str]) -> Markup:
     """Return the figure as an ``<svg>`` element; a mark whose id is in ``titles`` shows that text when pointed at."""
     drawn = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
-        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
     root = ElementTree.fromstring(drawn.getvalue())
     for mark in root.iter(f"{{{_SVG}}}g"):
         if (title := titles.get(mark.attrib.get("id", ""))) is not None:
             ElementTree.SubElement(mark, f"{{{_SVG}}}title").text = title
-            del mark.attrib["id"]
+            mark.attrib["data-unit"] = mark.attrib.pop("id")
     root.attrib["class"] = "tna-chart"
     return Markup(ElementTree.tostring(root, encoding="unicode"))

@@ -70,7 +70,7 @@ def layered(graph: "nx.DiGraph[str]", headings: Sequence[str], *, share: float, 
     xs = [i * (_WIDTH - box) / max(1, len(columns) - 1) for i in range(len(columns))]
     nodes = _nodes(graph, columns, xs)
     return render(
-        "flow.html.j2",
+        "layered.html.j2",
         name=name,
         heads=list(zip(xs, headings, strict=True)),
         nodes=nodes,
@@ -80,7 +80,7 @@ def layered(graph: "nx.DiGraph[str]", headings: Sequence[str], *, share: float, 
         letters=int(box / 7),
         width=_WIDTH,
         height=_TOP + _ROW * max(map(len, columns)) + 10,
-        script=asset("flow.js"),
+        script=asset("layered.js"),
     )
 
 

@@ -1,5 +1,6 @@
 """The report: one page that tells which layers, heads, source tokens and neurons raised a token's log-probability."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,22 +11,30 @@ from transformer_lens import ActivationCache
 from typing_extensions import Unpack
 
 from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.evaluate.verify import Verified
 from tl_neuron_attr.knowledge.attribution import attribute_head_positions, attribute_heads, attribute_layers
-from tl_neuron_attr.knowledge.flow import trace
+from tl_neuron_attr.knowledge.flow import Flow, trace
+from tl_neuron_attr.knowledge.query_neurons import query_neurons
+from tl_neuron_attr.knowledge.token_words import TokenWords
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.model.components import head_name
 from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring, as_scored
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.sublayer import SITES
 from tl_neuron_attr.results.layer_scores import LayerScores
-from tl_neuron_attr.results.token_text import token_text
+from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.vis.flow import flow
-from tl_neuron_attr.vis.templates import render
+from tl_neuron_attr.vis.head_rows import HeadRow, best_heads, head_rows, lowest_heads
+from tl_neuron_attr.vis.headline import headline
+from tl_neuron_attr.vis.measured import measured
+from tl_neuron_attr.vis.neuron_rows import ANSWERS, NeuronRow, neuron_rows
+from tl_neuron_attr.vis.page_data import page_data, records
+from tl_neuron_attr.vis.prediction import Prediction
+from tl_neuron_attr.vis.templates import asset, render
 from tl_neuron_attr.vis.view import View
-from tl_neuron_attr.vis.views import Head, attention, head_scores, layer_scores, neurons, source_scores, tokens_of
+from tl_neuron_attr.vis.views import attention, head_scores, layer_scores, source_scores, tokens_of
 
-PREDICTIONS = 10
-_DRAWN_PATTERNS = 150_000
+_DRAWN_PATTERNS = 40_000
 """Attention entries drawn at the most: fewer heads, then none, for long prompts."""
 
 
@@ -37,10 +46,13 @@ def report(
     *,
     k: int = 30,
     heads: int = 8,
+    queries: int = 20,
+    suppressing: int = 10,
+    measure: bool = True,
     name: str = "",
     **scoring: Unpack[Scoring],
 ) -> View:
-    """One self-contained page on why the model said ``target``: layers, heads, source tokens, value neurons.
+    """One self-contained page on why the model said ``target``: layers, heads, source tokens, value and query neurons.
 
     Args:
         cache: A cache of one prompt's forward pass, or what :func:`~tl_neuron_attr.scored` made of it, which has its
@@ -48,6 +60,10 @@ def report(
         target: The token followed; the model's own prediction by default.
         k: How many value neurons.
         heads: How many of the best heads are shown in detail.
+        queries: How many query neurons; 0 for none.
+        suppressing: How many of the neurons and heads that lower the target most; 0 for none.
+        measure: Whether to run the prompt again without the value neurons, one by one and together, and to show what
+            that costs: some forward passes, and more memory. Nothing is measured where the run can't be repeated.
         name: What to call the model; the name it was booted with by default.
         **scoring: ``pos``, ``contrast``, ``model``, ``final_bias``: see :func:`~tl_neuron_attr.scored`.
 
@@ -68,86 +84,150 @@ def report(
     q = as_scored(cache, 0 if predicted else target, SITES, **scoring)
     if len(q.places) != 1:
         raise ValueError(f"cache holds {len(q.places)} prompts; a report is of one: cache a single prompt")
-    explained = _Prediction.of(q, predicted)
-    q = replace(q, target=torch.full_like(q.target, explained.target))
-    layers = attribute_layers(q)
-    by_head = attribute_heads(q).reshape(q.stream.n_layers, -1)
-    best = best_heads(by_head, heads)
-    found = value_neurons(q, k=k)
-    traced = trace(q, value=found, heads=2 * heads)
-    tokens = tokens_of(q.stream, 0)
-    sources = attribute_head_positions(q).reshape(*by_head.shape, -1)
+    prediction = Prediction.of(q, predicted=predicted)
+    q = replace(q, target=torch.full_like(q.target, prediction.target))
+    found = _Found.of(q, k=k, heads=heads, queries=queries, suppressing=suppressing, measure=measure)
+    name = name or str(getattr(q.stream.model.cfg, "model_name", ""))
+    tables = _tables(q, found, prediction)
     body = render(
         "report.html.j2",
-        explained=explained,
-        tokens=tokens[: int(q.places.pos[0]) + 1],
-        name=name or str(getattr(q.stream.model.cfg, "model_name", "")),
-        sums=_sums(layers),
-        layers=layer_scores(layers).body,
-        heatmap=head_scores(by_head).body,
-        best=[(head_name(layer, head), float(by_head[layer, head])) for layer, head in best],
-        sources=_sources_view(tokens, sources, best),
-        patterns=_patterns_view(q.stream.cache, best, len(tokens)),
-        flow=flow(traced).body,
-        neurons=neurons(found).body,
-        evaluated=int(torch.as_tensor(found.evaluated).sum()),
+        prediction=prediction,
+        name=name,
+        tokens=found.tokens[: int(q.places.pos[0]) + 1],
         searched=q.stream.neuron_count(("attn", "mlp")),
+        found=found,
+        headline=_headline(prediction, found, tables),
+        answers=[text for _, text in _shown_answers(prediction)],
+        tables=tables,
+        data=page_data(_data(name, prediction, found, tables)),
+        script=asset("page.js"),
+        **_pictures(q, found),
     )
-    return View(
-        body, f"What made the model say {explained.text.strip() or repr(explained.text)}?", scripted=True, whole=True
-    )
+    return View(body, prediction.title, scripted=True, whole=True)
 
 
 @dataclass(frozen=True)
-class _Prediction:
-    """What the model said: the target and its rivals, with their probabilities."""
+class _Found:
+    """All that was computed for a page."""
 
-    target: int
-    text: str
-    contrast: str
-    log_prob: float
-    rank: int
-    best: list[tuple[str, float]]
-    target_at: int | None
+    tokens: tuple[str, ...]
+    layers: LayerScores
+    heads: Float[Tensor, "layer head"]
+    sources: Float[Tensor, "layer head source"]
+    best: list[tuple[int, int]]
+    worst: list[tuple[int, int]]
+    value: Neurons
+    query: Neurons | None
+    suppressing: Neurons | None
+    verified: Verified | None
+    flow: Flow
 
     @classmethod
-    def of(cls, q: ScoredCache, predicted: bool) -> "_Prediction":
-        log_probs = q.log_probs()[0]
-        target = int(log_probs.argmax()) if predicted else int(q.target[0])
-        top = log_probs.topk(min(PREDICTIONS, len(log_probs)))
-        listed = top.indices.tolist()
-        model = q.stream.model
+    def of(cls, q: ScoredCache, *, k: int, heads: int, queries: int, suppressing: int, measure: bool) -> "_Found":
+        """Compute everything from one scored cache."""
+        by_head = attribute_heads(q).reshape(q.stream.n_layers, -1)
+        value = _one(value_neurons(q, k=k))
+        verified = measured(q, value) if measure else None
+        lowest = _one(value_neurons(q, k=suppressing, largest=False)) if suppressing else None
         return cls(
-            target=target,
-            text=token_text(model, target),
-            contrast="" if q.contrast is None else token_text(model, int(q.contrast[0])),
-            log_prob=float(log_probs[target]),
-            rank=int((log_probs > log_probs[target]).sum()) + 1,
-            best=[(token_text(model, t), p) for t, p in zip(listed, top.values.exp().tolist(), strict=True)],
-            target_at=listed.index(target) if target in listed else None,
+            tokens=tokens_of(q.stream, 0),
+            layers=attribute_layers(q),
+            heads=by_head,
+            sources=attribute_head_positions(q).reshape(*by_head.shape, -1),
+            best=best_heads(by_head, heads),
+            worst=lowest_heads(by_head, min(heads, suppressing)),
+            value=value if verified is None else replace(verified.neurons, text=value.text),
+            query=_one(query_neurons(q, value, queries)) if queries else None,
+            suppressing=None if lowest is None else lowest.pick((lowest.score < 0).nonzero()[:, 0].tolist()),
+            verified=verified,
+            flow=trace(q, value=value, heads=2 * heads, queries=queries),
         )
 
     @property
-    def prob(self) -> float:
-        """The target's probability."""
-        return float(torch.tensor(self.log_prob).exp())
+    def evaluated(self) -> int:
+        """How many neurons were scored exactly."""
+        return int(torch.as_tensor(self.value.evaluated).sum())
+
+    @property
+    def sums(self) -> tuple[float, float]:
+        """What attention and the MLPs added in all."""
+        return float(self.layers.attn.sum()), float(self.layers.mlp.sum())
 
 
-def best_heads(scores: Float[Tensor, "layer head"], n: int) -> list[Head]:
-    """The ``n`` heads of the highest score, highest first, or as many as there are."""
-    best = scores.flatten().topk(min(n, scores.numel())).indices.tolist()
-    return [divmod(i, scores.shape[1]) for i in best]
+@dataclass(frozen=True)
+class _Tables:
+    """The rows of a page's tables, by the table's name."""
+
+    heads: dict[str, list[HeadRow]]
+    neurons: dict[str, list[NeuronRow]]
 
 
-def _sums(layers: LayerScores) -> tuple[float, float]:
-    return float(layers.attn.sum()), float(layers.mlp.sum())
+def _tables(q: ScoredCache, found: _Found, prediction: Prediction) -> _Tables:
+    """Return the rows of the page's tables, by name."""
+    words = TokenWords(q.stream.model, q.readout)
+    shown = _shown_answers(prediction)
+    heads = {"heads": found.best, "suppressing heads": found.worst}
+    neurons = {"value": found.value, "suppressing": found.suppressing, "query": found.query}
+    return _Tables(
+        {name: head_rows(q, at, found.sources, found.heads, found.tokens, words) for name, at in heads.items()},
+        {
+            name: [] if of is None else neuron_rows(q, of, words, answers=[] if name == "query" else shown)
+            for name, of in neurons.items()
+        },
+    )
 
 
-def _sources_view(tokens: tuple[str, ...], sources: Float[Tensor, "layer head source"], best: list[Head]) -> Markup:
+def _headline(prediction: Prediction, found: _Found, tables: _Tables) -> Markup:
+    best, words = tables.heads["heads"], tables.neurons["value"][0].promoted.readable
+    return headline(prediction, best, found.value, words, found.layers, found.verified)
+
+
+def _data(name: str, prediction: Prediction, found: _Found, tables: _Tables) -> dict[str, object]:
+    """Return everything on the page as plain data."""
+    return {
+        "model": name,
+        "tokens": found.tokens,
+        "target": prediction.text,
+        "contrast": prediction.contrast or None,
+        "log_prob": prediction.log_prob,
+        "rank": prediction.rank,
+        "answers": [{"token": text, "prob": p} for text, p in prediction.answers],
+        "layers": {"attn": found.layers.attn.flatten().tolist(), "mlp": found.layers.mlp.flatten().tolist()},
+        "heads": found.heads.tolist(),
+        "sources": {head_name(*at): found.sources[at].tolist() for at in found.best},
+        "without": None if found.verified is None else found.verified.joint,
+        "tables": {kind: records(rows) for kind, rows in (*tables.heads.items(), *tables.neurons.items())},
+        "flow": found.flow.to_frame().to_dict("records"),
+    }
+
+
+def _shown_answers(prediction: Prediction) -> list[tuple[int, str]]:
+    """Return the answers whose change is shown: the likeliest but the target, whose change is the score."""
+    listed = zip(prediction.likeliest, prediction.answers, strict=True)
+    return [(token, text) for token, (text, _) in listed if token != prediction.target][:ANSWERS]
+
+
+def _pictures(q: ScoredCache, found: _Found) -> dict[str, Markup]:
+    return {
+        "layers": layer_scores(found.layers).body,
+        "heatmap": head_scores(found.heads).body,
+        "sources": _sources_view(found.tokens, found.sources, found.best),
+        "patterns": _patterns_view(q.stream.cache, found.best, len(found.tokens)),
+        "flow": flow(found.flow).body,
+    }
+
+
+def _one(neurons: Neurons) -> Neurons:
+    return neurons[0] if neurons.batched else neurons
+
+
+def _sources_view(
+    tokens: Sequence[str], sources: Float[Tensor, "layer head source"], best: list[tuple[int, int]]
+) -> Markup:
     rows = torch.stack([sources[layer, head] for layer, head in best])
     return source_scores(tokens, rows, labels=[head_name(layer, head) for layer, head in best]).body
 
 
-def _patterns_view(cache: ActivationCache, best: list[Head], length: int) -> Markup:
+def _patterns_view(cache: ActivationCache, best: list[tuple[int, int]], length: int) -> Markup:
     drawn = best[: _DRAWN_PATTERNS // length**2]
     return attention(cache, drawn).body if drawn else Markup()

@@ -1,6 +1,7 @@
 """The page's markup and style, filled in by Jinja with every value escaped."""
 
 from functools import cache
+from math import floor, log10
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,6 +23,34 @@ def render(template: str, /, **values: object) -> Markup:
     return Markup(_environment().get_template(template).render(**values))
 
 
+def digits(value: float) -> str:
+    """Return a number with three significant digits, as far as four decimals show them.
+
+    Examples:
+        >>> [digits(x) for x in (0.49706, -12.3456, 1234.5, 0.00041, -0.00001)]
+        ['0.497', '-12.3', '1234', '0.0004', '0']
+    """
+    if abs(value) < 10**-_DECIMALS / 2:
+        return "0"
+    places = 2 - floor(log10(abs(value)))
+    return f"{value:.{min(max(places, 0), _DECIMALS)}f}"
+
+
+def nats(value: float) -> str:
+    """Return :func:`digits` with its sign.
+
+    Examples:
+        >>> nats(5.2464), nats(-0.37418)
+        ('+5.25', '-0.374')
+    """
+    shown = digits(value)
+    return shown if shown == "0" or value < 0 else f"+{shown}"
+
+
+_DECIMALS = 4
+"""Scores are exact to about that many."""
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -31,5 +60,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["visible"] = visible
+    environment.filters |= {"visible": visible, "digits": digits, "nats": nats}
     return environment

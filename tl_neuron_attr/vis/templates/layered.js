@@ -1,5 +1,5 @@
 // The threshold and the paths of the node pointed at. Every flow on the page is set up once, by whichever script comes first.
-for (const flow of document.querySelectorAll(".tna-flow:not([data-ready])")) {
+for (const flow of document.querySelectorAll(".tna-layered:not([data-ready])")) {
   flow.dataset.ready = "yes";
   const edges = [...flow.querySelectorAll(".edge")];
   const nodes = [...flow.querySelectorAll(".node")];

@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+import tl_neuron_attr as tna
+from tests import architectures
+from tl_neuron_attr import demo
+from tl_neuron_attr.knowledge.token_words import LISTED, TokenWords
+
+
+@pytest.fixture(scope="module")
+def words():
+    model = demo.load()
+    _, cache = model.run_with_cache("3 + 5 =")
+    return model, TokenWords(model, tna.scored(cache, "8").readout)
+
+
+def test_words_are_told_from_reserved_tokens_and_punctuation(words):
+    model, listing = words
+    found = listing.listed([model.to_single_token(text) for text in ("basketball", "<bos>", "+", "golf")])
+    assert found.is_word == (True, False, False, True)
+    assert found.fragments == 2 and [token.strip() for token in found.readable] == ["basketball", "golf"]
+    assert found.marked[1] == (found.tokens[1], False)
+
+
+def test_what_a_direction_promotes_is_what_the_unembedding_makes_of_it(words):
+    model, listing = words
+    vectors = torch.randn(3, model.cfg.d_model)
+    logits = (vectors * model.ln_final.w) @ model.W_U
+    for found, row in zip(listing.promoted(vectors), logits, strict=True):
+        assert list(found.tokens) == [model.to_single_str_token(i) for i in row.topk(LISTED).indices.tolist()]
+    assert listing.promoted(vectors[:0]) == []
+
+
+def test_without_a_tokenizer_every_token_counts(monkeypatch):
+    model = architectures.build("gpt2", dtype=torch.float32)
+    _, cache = model.run_with_cache(architectures.prompts(1))
+    monkeypatch.setattr(model, "tokenizer", None)
+    found = TokenWords(model, tna.scored(cache, 5).readout).listed([3, 7])
+    assert found.tokens == ("#3", "#7") and found.is_word == (True, True)

@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+import tl_neuron_attr as tna
+from tl_neuron_attr import demo
+from tl_neuron_attr.knowledge.token_words import TokenWords
+from tl_neuron_attr.vis.head_rows import best_heads, head_rows, lowest_heads
+
+PROMPT, TARGET = "Tim Duncan plays the sport of", " basketball"
+
+
+@pytest.fixture(scope="module")
+def rows():
+    model = demo.load()
+    _, cache = model.run_with_cache(PROMPT)
+    q = tna.scored(cache, TARGET)
+    scores, sources = tna.attribute_heads(q)[0], tna.attribute_head_positions(q)[0]
+    tokens = model.to_str_tokens(PROMPT)
+    heads = [*best_heads(scores, 3), *lowest_heads(scores, 3)]
+    return q, cache, scores, sources, head_rows(q, heads, sources, scores, tokens, TokenWords(model, q.readout))
+
+
+def test_the_best_heads_come_first_and_the_lowest_are_below_zero():
+    scores = torch.tensor([[0.5, -2.0], [3.0, 0.0]])
+    assert best_heads(scores, 2) == [(1, 0), (0, 0)]
+    assert lowest_heads(scores, 3) == [(0, 1)]
+    assert len(best_heads(scores, 9)) == 4
+
+
+def test_a_row_says_what_the_head_does_and_where_it_looks(rows):
+    _, cache, scores, sources, found = rows
+    for row in found:
+        assert row.score == float(scores[row.layer, row.head])
+        parts = sources[row.layer, row.head]
+        assert row.from_source == float(parts.max() if row.score >= 0 else parts.min())
+        pattern = cache[f"blocks.{row.layer}.attn.hook_pattern"][0, row.head, -1]
+        assert row.attention == pytest.approx(float(pattern[row.source]))
+    assert found[0].name == f"L{found[0].layer}H{found[0].head}"
+
+
+def test_it_writes_what_its_value_projection_makes_of_that_token(rows):
+    _, cache, _, _, found = rows
+    model = demo.load()
+    for row in found[:2]:
+        attn = model.blocks[row.layer].attn
+        v = cache[f"blocks.{row.layer}.attn.hook_v"][0, row.source, row.head]
+        logits = ((v @ attn.W_O[row.head]) * model.ln_final.w) @ model.W_U
+        assert row.writes.tokens[0] == model.to_single_str_token(int(logits.argmax()))

@@ -1,0 +1,78 @@
+"""What directions of the stream promote and suppress, in words a person can read; fragments of words are counted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_neuron_attr.model.readable_tokens import ReadableTokens
+from tl_neuron_attr.numerics.readout import Readout
+from tl_neuron_attr.results.token_text import token_text
+
+LISTED = 12
+"""Tokens looked at of each list: of twelve, enough are words for a line of them wherever a neuron speaks in words."""
+
+
+@dataclass(frozen=True)
+class WordList:
+    """The first tokens of a ranking, and which of them are words or begin one.
+
+    Examples:
+        >>> words = WordList((" Paris", "ris", " France"), (True, False, True))
+        >>> words.readable, words.fragments
+        ((' Paris', ' France'), 1)
+    """
+
+    tokens: tuple[str, ...]
+    is_word: tuple[bool, ...]
+
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """The words, in order."""
+        return tuple(token for token, word in zip(self.tokens, self.is_word, strict=True) if word)
+
+    @property
+    def fragments(self) -> int:
+        """How many tokens are no words: byte fragments, reserved tokens, punctuation, continuations."""
+        return len(self.tokens) - len(self.readable)
+
+    @property
+    def marked(self) -> list[tuple[str, bool]]:
+        """Each token, and whether it is a word."""
+        return list(zip(self.tokens, self.is_word, strict=True))
+
+
+class TokenWords:
+    """Lists of tokens for a model, each token looked at once. Without a tokenizer every token counts as a word.
+
+    Args:
+        model: The model.
+        readout: The readout whose vocabulary is listed.
+    """
+
+    def __init__(self, model: Any, readout: Readout) -> None:
+        self._model = model
+        self._readout = readout
+        self._is_word = ReadableTokens(model) if model.tokenizer is not None else None
+
+    def logits(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
+        """Return the logits of vectors, up to the final norm's scale, which changes no order."""
+        return self._readout.project(vectors)
+
+    def promoted(self, vectors: Float[Tensor, "n d_model"]) -> list[WordList]:
+        """Return what each vector promotes."""
+        return self.first(self.logits(vectors)) if len(vectors) else []
+
+    def first(self, values: Float[Tensor, "n d_vocab"]) -> list[WordList]:
+        """Return the tokens of the highest values of each row."""
+        ids = values.topk(min(LISTED, values.shape[1])).indices
+        return [self.listed(row) for row in ids]
+
+    def listed(self, ids: Int[Tensor, "k"] | Sequence[int]) -> WordList:
+        """Return the texts of tokens, and which of them are words."""
+        tokens: list[int] = torch.as_tensor(ids).tolist()
+        is_word = tuple(self._is_word is None or self._is_word(token) for token in tokens)
+        return WordList(tuple(token_text(self._model, token) for token in tokens), is_word)

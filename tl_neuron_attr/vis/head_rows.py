@@ -1,0 +1,77 @@
+"""Rows of a page's table of heads: what each reads, what it writes from there, and what that does to the target."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_neuron_attr.knowledge.token_words import TokenWords, WordList
+from tl_neuron_attr.model.components import Head, head_name
+from tl_neuron_attr.model.scored_cache import ScoredCache
+
+
+@dataclass(frozen=True)
+class HeadRow:
+    """One head.
+
+    Attributes:
+        layer: Its layer.
+        head: Its number there.
+        score: What it adds to log p(target), in nats.
+        source: The position whose reading moved the target most in the direction of the score.
+        token: The token there.
+        from_source: The part of the score that comes from there.
+        attention: How much the head attends there.
+        writes: The tokens that what it wrote from there promotes most.
+    """
+
+    layer: int
+    head: int
+    score: float
+    source: int
+    token: str
+    from_source: float
+    attention: float
+    writes: WordList
+
+    @property
+    def name(self) -> str:
+        """``L12H2``."""
+        return head_name(self.layer, self.head)
+
+
+def best_heads(scores: Float[Tensor, "layer head"], n: int, *, largest: bool = True) -> list[Head]:
+    """Return the ``n`` heads of the highest score, highest first (or lowest), or as many as there are."""
+    best = scores.flatten().topk(min(n, scores.numel()), largest=largest).indices.tolist()
+    return [divmod(i, scores.shape[1]) for i in best]
+
+
+def head_rows(
+    q: ScoredCache,
+    heads: Sequence[Head],
+    by_source: Float[Tensor, "layer head source"],
+    scores: Float[Tensor, "layer head"],
+    tokens: Sequence[str],
+    words: TokenWords,
+) -> list[HeadRow]:
+    """Return the rows of some heads of one prompt."""
+    rows: list[HeadRow] = []
+    at = int(q.places.pos[0])
+    for layer, head in heads:
+        from_each, score = by_source[layer, head], float(scores[layer, head])
+        source = int((from_each if score >= 0 else -from_each).argmax())
+        attention = q.stream.pattern(layer)[0, head, at, source]
+        write = q.stream.sublayer("attn", layer, q.places).head_writes()[0, head, source]
+        rows.append(
+            HeadRow(
+                layer, head, score, source, tokens[source], float(from_each[source]), float(attention),
+                words.promoted(write[None])[0],
+            )
+        )  # fmt: skip
+    return rows
+
+
+def lowest_heads(scores: Float[Tensor, "layer head"], n: int) -> list[Head]:
+    """Return the ``n`` heads that lower the target most, those below zero only."""
+    return [at for at in best_heads(scores, n, largest=False) if float(scores[at]) < 0]

@@ -1,0 +1,158 @@
+"""Rows of a page's tables of neurons: what each did to the likeliest answers, and the words it stands for.
+
+A neuron of a real model often promotes fragments and raises the target all the same, since the target lies far up in
+what it promotes: so the target's rank among all tokens for that neuron is shown, and what its write did to the
+log-probability of each likely answer (paper 1, Eq. 13, with each answer in the target's place).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_neuron_attr.knowledge.token_words import TokenWords, WordList
+from tl_neuron_attr.model.scored_cache import ScoredCache
+from tl_neuron_attr.model.weights import direction
+from tl_neuron_attr.numerics.increase import Increase, log_sum_exp
+from tl_neuron_attr.numerics.sublayer import SITES
+from tl_neuron_attr.results.neurons import Neurons
+
+_CHUNK = 64
+"""Neurons read out at a time: 64 MiB of logits of the largest vocabularies."""
+
+ANSWERS = 3
+"""Likely answers other than the target whose change is shown."""
+
+
+@dataclass(frozen=True)
+class NeuronRow:
+    """One neuron.
+
+    Attributes:
+        rank: Its place in the table, from 1.
+        name: Its label.
+        site: ``"attn"`` or ``"mlp"``.
+        source: The position an attention neuron reads; -1 for an MLP neuron.
+        token: The token there.
+        coefficient: How far it moved along its direction.
+        score: Its score, in nats.
+        share: The score's size relative to the largest of the table.
+        effect: What taking it out costs, in nats, where it was measured.
+        promoted: The tokens it promotes most.
+        suppressed: The tokens it lowers most.
+        target_rank: The target's place among all tokens for this neuron, 1 for the one it promotes most.
+        answers: What it adds to the log-probability of likely answers, in nats; of value neurons only.
+    """
+
+    rank: int
+    name: str
+    site: str
+    source: int
+    token: str
+    coefficient: float
+    score: float
+    share: float
+    effect: float | None
+    promoted: WordList
+    suppressed: WordList
+    target_rank: int
+    answers: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """What it is known by on the page: its name without the position it reads."""
+        return self.name.split("@")[0]
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether score and measured effect differ in sign."""
+        return self.effect is not None and self.effect * self.score < 0
+
+
+def neuron_rows(
+    q: ScoredCache, neurons: Neurons, words: TokenWords, *, answers: Sequence[tuple[int, str]] = ()
+) -> list[NeuronRow]:
+    """Return one row per neuron of one prompt.
+
+    Args:
+        q: What the neurons were found in.
+        neurons: The neurons.
+        words: Makes lists of tokens.
+        answers: Token ids and texts whose change is shown; none for neurons that do not write at the scored position.
+    """
+    if not len(neurons):
+        return []
+    largest = max(float(neurons.score.abs().max()), 1e-12)
+    chunks = [range(start, min(start + _CHUNK, len(neurons))) for start in range(0, len(neurons), _CHUNK)]
+    return [
+        row
+        for chunk in chunks
+        for row in _rows(q, neurons.pick(list(chunk)), words, answers, first=chunk.start + 1, largest=largest)
+    ]
+
+
+def _rows(
+    q: ScoredCache,
+    neurons: Neurons,
+    words: TokenWords,
+    answers: Sequence[tuple[int, str]],
+    *,
+    first: int,
+    largest: float,
+) -> list[NeuronRow]:
+    logits = words.logits(_writes(q, neurons))
+    target = logits.gather(1, q.target.expand(len(logits))[:, None])
+    ranks = ((logits > target).sum(1) + 1).tolist()
+    promoted, suppressed = words.first(logits), words.first(-logits)
+    changes = _changes(q, neurons, [token for token, _ in answers]) if answers else torch.zeros(len(neurons), 0)
+    effects = [None] * len(neurons) if neurons.effect is None else neurons.effect.tolist()
+    return [
+        NeuronRow(
+            rank=first + i,
+            name=name,
+            site=SITES[int(neurons.site[i])],
+            source=int(neurons.source[i]),
+            token="" if neurons.text is None else neurons.text.source(0, int(neurons.source[i])),
+            coefficient=float(neurons.coefficient[i]),
+            score=float(neurons.score[i]),
+            share=abs(float(neurons.score[i])) / largest,
+            effect=effects[i],
+            promoted=promoted[i],
+            suppressed=suppressed[i],
+            target_rank=ranks[i],
+            answers=tuple((text, float(changes[i, j])) for j, (_, text) in enumerate(answers)),
+        )
+        for i, name in enumerate(neurons.flat_labels)
+    ]
+
+
+def _writes(q: ScoredCache, neurons: Neurons) -> Float[Tensor, "n d_model"]:
+    """Return each neuron's direction in the stream, turned round where its coefficient is negative."""
+    columns = zip(*(neurons.flat(name) for name in ("site", "layer", "head", "index", "coefficient")), strict=True)
+    model = q.stream.model
+    return torch.stack([
+        direction(model, SITES[s], layer, head, index) * (-1 if c < 0 else 1) for s, layer, head, index, c in columns
+    ])  # fmt: skip
+
+
+def _changes(q: ScoredCache, neurons: Neurons, tokens: list[int]) -> Float[Tensor, "n target"]:
+    """Return what each value neuron adds to the log-probability of each token, in nats."""
+    found = torch.zeros(len(neurons), len(tokens))
+    for s, layer in {(int(s), int(la)) for s, la in zip(neurons.site, neurons.layer, strict=True)}:
+        mine = ((neurons.site == s) & (neurons.layer == layer)).nonzero()[:, 0]
+        sublayer = q.stream.sublayer(SITES[s], layer, q.places)
+        index, source = neurons.index[mine], neurons.source[mine].clamp_min(0)
+        if SITES[s] == "attn":
+            index = index + neurons.head[mine] * (sublayer.width // sublayer.heads)
+        written = sublayer.writes(torch.zeros_like(mine), index, source)
+        found[mine.cpu()] = _moved(q.increase(SITES[s], layer), written, tokens).to(found)
+    return found
+
+
+def _moved(increase: Increase, written: Float[Tensor, "n d_model"], tokens: list[int]) -> Float[Tensor, "n target"]:
+    """Return what vectors added to one base stream change of the log-probabilities of some tokens."""
+    logits = increase.logits.expand(len(written), -1)
+    change = increase.change(increase.readout.contributions(written[None])[0], logits)
+    return change[:, tokens] - log_sum_exp(change + increase.log_p())[:, None].to(change)
