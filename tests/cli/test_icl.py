@@ -65,7 +65,6 @@ def test_a_model_at_chance_gets_the_report_that_says_so(run, tmp_path):
 @pytest.mark.parametrize(
     "args, message",
     [
-        (("--per-label", "1"), "--prompts and --per-label must be at least 2, got 300 and 1"),
         (("--data", "/no/such.csv"), "no file of examples at /no/such.csv"),
         (("--labels", "foo", "unheard-of", *QUICK), "unheard-of"),
         (("--layers", "9", "--prompts", "24"), "layers must lie between 0 and 4"),
@@ -77,3 +76,9 @@ def test_bad_input_is_one_line_and_exit_code_1(run, tmp_path, args, message):
     last = err.splitlines()[-1]
     assert code == 1 and out == "" and message in last and last.startswith("tl-neuron-attr: ")
     assert not page.exists()
+
+
+@pytest.mark.parametrize("option", ["--per-label", "--prompts"])
+def test_one_prompt_or_demonstration_is_too_few(run, option):
+    code, out, err = run(option, "1")
+    assert (code, out) == (2, "") and f"Invalid value for '{option}': 1 is not in the range x>=2" in err

@@ -5,6 +5,7 @@ import torch
 
 import tl_neuron_attr as tna
 from tests import architectures
+from tl_neuron_attr.model import loading
 
 
 def test_the_bundled_model_and_a_directory(tmp_path):
@@ -21,3 +22,26 @@ def test_the_bundled_model_and_a_directory(tmp_path):
 def test_a_wrong_name_is_told_every_kind():
     with pytest.raises(OSError, match=r"'/no/such/folder' could not be loaded: .*gguf.* or one of demo, smollm2-135m"):
         tna.load("/no/such/folder")
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nope", "~/nope", "a/b/c", "no such model"])
+def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(name, monkeypatch):
+    monkeypatch.setattr(
+        loading.TransformerBridge, "boot_transformers", lambda *_, **__: pytest.fail("the hub was asked")
+    )
+    with pytest.raises(FileNotFoundError, match="there is no such path"):
+        tna.load(name)
+
+
+def test_a_file_that_is_no_gguf_file_is_told_apart(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(NotADirectoryError, match=r"is a file and no \.gguf file: give the directory it lies in"):
+        tna.load(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("device, message", [("cuda:0", "torch finds no CUDA device"), ("gpu", "no device of torch")])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(device, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(loading, "provenance", lambda _: pytest.fail("the model was looked at"))
+    with pytest.raises(ValueError, match=f"device='{device}' .*{message}"):
+        tna.load("demo", device=device)

@@ -42,7 +42,7 @@ def test_a_frame_has_one_row_per_neuron(found):
     assert row.effect == pytest.approx(float(found.attn_neurons[1, 2, 3, 4]))
     row = frame.query("site == 'mlp' and prompt == 0 and layer == 1 and index == 6").iloc[0]
     assert row.effect == pytest.approx(float(found.mlp_neurons[0, 1, 6]))
-    assert (frame.query("site == 'mlp'")["head"] == -1).all()
+    assert frame.query("site == 'mlp'")["head"].isna().all() and frame.query("site == 'attn'")["head"].notna().all()
 
 
 def test_estimates_of_one_prompt_have_the_same_frame_as_in_a_batch(found):

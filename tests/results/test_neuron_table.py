@@ -1,5 +1,6 @@
 """Neurons as tables and frames: names, source tokens, one row per neuron."""
 
+import pandas as pd
 import torch
 
 from tests import architectures
@@ -82,7 +83,13 @@ def test_the_source_token_is_the_prompts(one):
     words = [f"w{i}" for i in architectures.prompts()[0].tolist()]
     frame = one.to_frame()
     for source, token in zip(frame["source"], frame["source_token"], strict=True):
-        assert token == (words[source] if source >= 0 else "")
+        assert token == ("" if source is pd.NA else words[source])
+
+
+def test_a_frame_has_na_where_there_is_no_head_or_source():
+    frame = neuron_frame(COLUMNS, 4, None, batched=False)
+    assert frame["head"].tolist() == [pd.NA, 0, 3, pd.NA] and frame["source"].tolist() == [pd.NA, 1, pd.NA, pd.NA]
+    assert str(frame["head"].dtype) == str(frame["source"].dtype) == "Int64"
 
 
 def test_the_frame_has_a_row_a_neuron_and_prompt(batch):

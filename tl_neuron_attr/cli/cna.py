@@ -1,80 +1,115 @@
-"""The commands ``tl-neuron-attr cna`` and ``tl-neuron-attr heads``."""
+"""The commands ``cna`` and ``heads``: how an answer came about, and what each head is worth to it."""
 
-import argparse
-from pathlib import Path
-from typing import Any
+from argparse import Namespace
 
-from tl_neuron_attr.cli.options import add_prompt, load_model, prediction, ready_page, tokens_of, warn_of_spelling
+import click
 
-
-def add_cna(commands: Any) -> None:
-    """Add both commands to what ``add_subparsers`` returned."""
-    chain = commands.add_parser("cna", help="how the answer came about, from the tokens on: a table and one HTML page")
-    add_prompt(chain)
-    chain.add_argument("--head", type=head, help="L3H2 or 3,2; default: the head whose zeroing costs most")
-    chain.add_argument("-k", type=int, default=30, help="how many deep neurons (30)")
-    chain.add_argument("--shallow", type=int, default=20, help="how many shallow neurons (20)")
-    chain.add_argument("--html", type=Path, default=Path("cna.html"), help="where the page goes (cna.html)")
-    chain.set_defaults(run=run_chain)
-
-    heads = commands.add_parser("heads", help="print what is left of the prediction with each head zeroed")
-    add_prompt(heads)
-    heads.add_argument("--pos", type=int, default=-1, help="the position scored (-1)")
-    heads.add_argument("--format", choices=("table", "csv", "json"), default="table")
-    heads.add_argument("--html", type=Path, help="also draw a heat map there")
-    heads.set_defaults(run=run_heads)
+from tl_neuron_attr.cli.explained import explain, load_model, prompt_of, tokens_of_prompt
+from tl_neuron_attr.cli.options import (
+    command,
+    count_option,
+    format_option,
+    option,
+    page_option,
+    position_option,
+    prompt_options,
+)
+from tl_neuron_attr.cli.output import print_csv, print_json, ready_page, rows_of, show, write_page
 
 
 def head(text: str) -> tuple[int, int]:
     """Return a head as the user writes it: ``L3H2`` or ``3,2``.
 
     Raises:
-        ValueError: If it is neither.
+        click.BadParameter: If it is neither.
 
     Examples:
         >>> head("L3H2"), head("3,2")
         ((3, 2), (3, 2))
     """
-    layer, number = text.strip().upper().removeprefix("L").replace("H", ",").split(",")
-    return int(layer), int(number)
+    try:
+        layer, number = text.strip().upper().removeprefix("L").replace("H", ",").split(",")
+        return int(layer), int(number)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no head: write L3H2 or 3,2") from None
 
 
-def run_chain(args: argparse.Namespace) -> int:
-    """Run ``cna``."""
+def cna_command() -> click.Command:
+    """Return ``cna``."""
+    return command(
+        "cna",
+        _chain,
+        summary="Print how the answer came about, and write a page of it.",
+        options=[
+            *prompt_options(),
+            option(
+                "--head",
+                type=head,
+                show_default="the head whose zeroing costs most",
+                help="the head followed: L3H2 or 3,2",
+            ),
+            count_option("-k", default=30, help="how many deep neurons"),
+            count_option("--shallow", default=20, help="how many shallow neurons"),
+            *page_option("cna.html"),
+        ],
+        examples=[
+            'tl-neuron-attr cna "3 + 5 ="',
+            'tl-neuron-attr cna "6 * 7 =" --head L3H2 --html chain.html --open',
+        ],
+    )
+
+
+def heads_command() -> click.Command:
+    """Return ``heads``."""
+    return command(
+        "heads",
+        _heads,
+        summary="Print what zeroing each head does to the prediction.",
+        options=[*prompt_options(), position_option(), format_option(), *page_option()],
+        examples=[
+            'tl-neuron-attr heads "3 + 5 ="',
+            'tl-neuron-attr heads "Tim Duncan plays the sport of" --target " basketball" --html heads.html',
+        ],
+    )
+
+
+def _chain(args: Namespace) -> int:
     from tl_neuron_attr.cna import logic_chain
     from tl_neuron_attr.vis import logic_chain as page
 
+    text = prompt_of(args)
     ready_page(args.html)
     model = load_model(args)
-    tokens = tokens_of(model, args)
-    warn_of_spelling(model, model(tokens), args)
-    chain = logic_chain(model, tokens, args.target, head=args.head, k=args.k, shallow=args.shallow)
-    print(chain)
-    print(f"wrote {page(chain, name=str(model.cfg.model_name)).save(args.html).resolve()}")
+    tokens = tokens_of_prompt(model, text, args)
+    target, explained = explain(model, text, tokens, model(tokens), args.target, args)
+    print(explained)
+    chain = logic_chain(model, tokens, target, head=args.head, k=args.k, shallow=args.shallow)
+    show(chain)
+    write_page(args, page(chain, name=explained.model))
     return 0
 
 
-def run_heads(args: argparse.Namespace) -> int:
-    """Run ``heads``."""
+def _heads(args: Namespace) -> int:
     from tl_neuron_attr.cna import head_effects
 
-    if args.html is not None:
-        ready_page(args.html)
+    text = prompt_of(args)
+    ready_page(args.html)
     model = load_model(args)
-    tokens = tokens_of(model, args)
-    logits = model(tokens)
-    warn_of_spelling(model, logits, args)
-    target = prediction(logits, args.pos) if args.target is None else args.target
-    effects = head_effects(model, tokens[0], target, pos=args.pos)
+    tokens = tokens_of_prompt(model, text, args)
+    target, explained = explain(model, text, tokens, model(tokens), args.target, args)
+    effects = head_effects(model, tokens[0], target, pos=args.pos, progress=not args.quiet)
     frame = effects.to_frame().drop(columns="prompt").sort_values("drop", ascending=False)
-    if args.format == "table":
-        print(effects)
+    if args.format == "json":
+        print_json({**explained.columns(), "heads": rows_of(frame)})
     elif args.format == "csv":
-        print(frame.to_csv(index=False), end="")
+        print_csv(frame, explained.columns())
     else:
-        print(frame.to_json(orient="records", indent=2))
+        print(explained)
+        show(effects)
     if args.html is not None:
         from tl_neuron_attr.vis import head_effects as heat_map
+        from tl_neuron_attr.vis.view import titled
 
-        heat_map(effects).save(args.html)
+        title = f"What zeroing each head does to {explained.target}"
+        write_page(args, titled(heat_map(effects), title, str(explained)))
     return 0

@@ -1,12 +1,14 @@
 """The command ``tl-neuron-attr icl``: in-context heads and the two biases, as tables and one page."""
 
-import argparse
-import sys
+from argparse import Namespace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tl_neuron_attr.cli.options import add_model, load_model, ready_page
+import click
+
+from tl_neuron_attr.cli.explained import load_model
+from tl_neuron_attr.cli.options import command, count_option, flag, model_options, option, path_option
+from tl_neuron_attr.cli.output import note, ready_page, show, write_page
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
@@ -19,67 +21,82 @@ PICTURED, DRAWN = 100, 8
 """How many prompts the page's pictures average over, and how many heads they show: as many as a screen holds."""
 
 
-def add_icl(commands: Any) -> None:
-    """Add the command to what ``add_subparsers`` returned."""
-    icl = commands.add_parser("icl", help="in-context classification: heads, accuracy without them, the two biases")
-    icl.add_argument("--data", type=Path, help="CSV or JSONL of texts and classes; default: the bundled model's world")
-    icl.add_argument("--text", default="text", help="the column of the texts (text)")
-    icl.add_argument("--label", default="label", help="the column of the classes (label)")
-    icl.add_argument("--labels", nargs=2, default=("foo", "bar"), metavar="WORD", help="the label words (foo bar)")
-    icl.add_argument("--separator", default=" : ", help="between a text and its label (' : ')")
-    icl.add_argument("--end", default=" ", help="between a label and the next text (' ')")
-    icl.add_argument("--per-label", type=int, default=2, help="demonstrations of each label (2)")
-    icl.add_argument("--prompts", type=int, default=300, help="prompts for each of the two steps (300)")
-    icl.add_argument("--heads", type=int, help="how many heads are looked for (12, at most a fifth of all)")
-    icl.add_argument("--layers", type=int, nargs="+", help="layers looked at; default: all")
-    icl.add_argument("--min-attention", type=float, default=0.0, help="least attention to labels a head must pay (0)")
-    icl.add_argument("--search", type=int, default=0, help="largest set of heads searched for (0: no search)")
-    icl.add_argument(
-        "--among", choices=("vocabulary", "labels"), default="vocabulary", help="what an answer competes with"
+def icl_command() -> click.Command:
+    """Return ``icl``."""
+    return command(
+        "icl",
+        _icl,
+        summary="Find in-context heads and measure the two biases.",
+        options=[
+            path_option("--data", show_default="the bundled model's world", help="CSV or JSONL of texts and classes"),
+            option("--text", default="text", help="the column of the texts"),
+            option("--label", default="label", help="the column of the classes"),
+            option("--labels", nargs=2, default=("foo", "bar"), metavar="WORD WORD", help="the label words"),
+            option("--separator", default=" : ", help="between a text and its label"),
+            option("--end", default=" ", help="between a label and the next text"),
+            count_option(
+                "--per-label",
+                least=2,
+                default=2,
+                help="demonstrations of each label; one is removed",
+            ),
+            count_option("--prompts", least=2, default=300, help="prompts for each of the two steps"),
+            count_option("--heads", show_default="12, at most a fifth of all", help="how many heads to find"),
+            option("--layers", type=int, multiple=True, show_default="all", help="a layer looked at; may be repeated"),
+            option("--min-attention", type=float, default=0.0, help="least attention to labels a head must pay"),
+            count_option("--search", least=0, default=0, help="largest set of heads searched for; 0 for no search"),
+            option(
+                "--among",
+                type=click.Choice(("vocabulary", "labels")),
+                default="vocabulary",
+                help="what an answer competes with",
+            ),
+            option("--a-c", type=float, default=0.03, help="size of the majority correction"),
+            option("--seed", type=int, default=0, help="draws the prompts and the random heads"),
+            path_option("--out", show_default="no page is written", help="file of the page; missing folders are made"),
+            flag("--open", help="open the page in a browser"),
+            *model_options(),
+        ],
+        examples=[
+            "tl-neuron-attr icl --prompts 100 --out icl.html",
+            "tl-neuron-attr icl --data reviews.csv --text review --label sentiment --model gpt2-large --out icl.html",
+        ],
     )
-    icl.add_argument("--a-c", type=float, default=0.03, help="size of the majority correction (0.03)")
-    icl.add_argument("--seed", type=int, default=0)
-    icl.add_argument("--out", type=Path, help="where a page goes; default: none is written")
-    add_model(icl, default="the bundled model")
-    icl.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run ``icl``: find heads on one half of the prompts, measure the biases on the other."""
+def _icl(args: Namespace) -> int:
+    """Find heads on one half of the prompts, measure the biases on the other."""
     from tl_neuron_attr import incontext
     from tl_neuron_attr.results.table import Table
 
-    if args.prompts < 2 or args.per_label < 2:
-        raise ValueError(
-            f"--prompts and --per-label must be at least 2, got {args.prompts} and {args.per_label}: a demonstration "
-            "is removed, and its label needs another"
-        )
-    if args.out is not None:
-        ready_page(args.out)
+    ready_page(args.out)
     model = load_model(args)
     prompts = _prompts(model, args)
     found = incontext.in_context_heads(
-        model, prompts[: args.prompts], n=args.heads, layers=args.layers, min_attention=args.min_attention,
-        search=args.search, among=args.among, seed=args.seed,
+        model, prompts[: args.prompts], n=args.heads, layers=list(args.layers) or None,
+        min_attention=args.min_attention, search=args.search, among=args.among, seed=args.seed,
+        progress=not args.quiet,
     )  # fmt: skip
-    print(found)
+    show(found)
     report = None
     if found.does_task:
         for frame in (found.zeroed, found.search):
             if not frame.empty:
-                print(Table(list(frame.columns), frame.to_numpy().tolist()))
+                show(Table(list(frame.columns), frame.to_numpy().tolist()))
         raised = partial(incontext.majority_correction, model, heads=found.heads, a_c=args.a_c)
         report = incontext.icl_biases(
-            model, prompts[args.prompts :], found.heads, majority=raised, among=args.among, seed=args.seed
-        )
-        print(report)
+            model, prompts[args.prompts :], found.heads, majority=raised, among=args.among, seed=args.seed,
+            progress=not args.quiet,
+        )  # fmt: skip
+        show(report)
     if args.out is not None:
-        page = _page(model, found, report, prompts[args.prompts :][:PICTURED])
-        print(f"wrote {page.save(args.out).resolve()}")
+        write_page(args, _page(model, found, report, prompts[args.prompts :][:PICTURED], args), args.out)
     return 0
 
 
-def _page(model: Any, found: "InContextHeads", report: "IclBiases | None", prompts: "list[IclPrompt]") -> "View":
+def _page(
+    model: Any, found: "InContextHeads", report: "IclBiases | None", prompts: "list[IclPrompt]", args: Namespace
+) -> "View":
     """Return the page: the heads, and what they read, copy and compare in ``prompts`` where there are any."""
     from tl_neuron_attr import incontext, vis
 
@@ -96,11 +113,13 @@ def _page(model: Any, found: "InContextHeads", report: "IclBiases | None", promp
         shift=incontext.attention_shift(model, prompts, heads),
         biases=report,
         name=name,
-        **_towers(model, cache, prompts, heads),
+        **_towers(model, cache, prompts, heads, args),
     )
 
 
-def _towers(model: Any, cache: "ActivationCache", prompts: "list[IclPrompt]", heads: "list[Head]") -> dict[str, Any]:
+def _towers(
+    model: Any, cache: "ActivationCache", prompts: "list[IclPrompt]", heads: "list[Head]", args: Namespace
+) -> dict[str, Any]:
     """Return the sections on scores; say so on stderr and return none where the architecture hides them."""
     from tl_neuron_attr import incontext, vis
 
@@ -112,11 +131,11 @@ def _towers(model: Any, cache: "ActivationCache", prompts: "list[IclPrompt]", he
             "split": vis.tower_split(incontext.two_towers(cache, prompts, layer=layer, head=head)),
         }
     except ValueError as error:
-        print(f"left out of the page: what the towers compare ({error})", file=sys.stderr)
+        note(args, f"left out of the page: what the towers compare ({error})")
         return {}
 
 
-def _prompts(model: Any, args: argparse.Namespace) -> "list[IclPrompt]":
+def _prompts(model: Any, args: Namespace) -> "list[IclPrompt]":
     """Return twice as many prompts as asked for, of the data given or of the bundled world."""
     from tl_neuron_attr import demo, incontext
 
@@ -126,7 +145,7 @@ def _prompts(model: Any, args: argparse.Namespace) -> "list[IclPrompt]":
         return incontext.from_demo(model, drawn)
     file = incontext.read_examples(args.data, text=args.text, label=args.label)
     for problem in file.problems:
-        print(f"left out: {problem}", file=sys.stderr)
+        note(args, f"left out: {problem}")
     return incontext.icl_prompts(
         model, file.examples, 2 * args.prompts, k=k, labels=args.labels, counts=counts, separator=args.separator,
         end=args.end, seed=args.seed,

@@ -1,126 +1,199 @@
-"""Options that several commands share, and what they stand for: a model, a prompt, a prediction, a page."""
+"""Options that several commands share, and how a command is made; nothing here imports torch at its top.
 
-import argparse
-import os
+Help and completion come at once that way: a command imports what it needs when it runs.
+"""
+
+import re
 import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import click
 
-from tl_neuron_attr.model.tokens import prompt_ids
+PROGRAM = "tl-neuron-attr"
+_DTYPES = ("float32", "float64", "bfloat16", "float16")
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+"""What every command's help has in common; wider lines are hard to read."""
+_FORMATS = ("table", "csv", "json")
+_INTERRUPTED = 130
+"""What a shell reports for a program that Ctrl-C ended."""
+_BUNDLED = "the bundled model"
 
-DTYPES = ("float32", "float64", "bfloat16", "float16")
-_FAR_LIKELIER = 10
-"""How many times likelier another spelling must be before the user is warned: less could be the model's own doubt."""
 
+def command(
+    name: str,
+    run: Callable[[Namespace], int],
+    *,
+    summary: str,
+    options: Sequence[click.Parameter],
+    examples: Sequence[str],
+    when_stopped: str = "nothing was written; run it again",
+) -> click.Command:
+    """Return a command that passes its options to ``run`` as a namespace and shows whatever goes wrong as one line.
 
-def prediction(logits: torch.Tensor, pos: int) -> int:
-    """Return the likeliest next token at a position of the only prompt.
-
-    Raises:
-        IndexError: If there is no such position.
+    Args:
+        name: What the user types.
+        run: Does the work and returns the exit code.
+        summary: What the command does: its line in the list of commands, and the first of its help.
+        options: Beside ``--quiet``, which every command has.
+        examples: Lines to copy, at least two.
+        when_stopped: What is left after Ctrl-C, and how to go on.
     """
-    length = logits.shape[1]
-    if not -length <= pos < length:
-        raise IndexError(f"--pos must lie between {-length} and {length - 1} for this prompt, got {pos}")
-    return int(logits[0, pos].argmax())
+    parameters = [*options, flag("-q", "--quiet", help="print results only: no notes, no progress, no 'wrote ...'")]
 
+    def callback(**given: Any) -> int:
+        return _one_line_errors(run, Namespace(**given), parameters, when_stopped)
 
-def load_model(args: argparse.Namespace, default: str = "demo") -> Any:
-    """Return the model that ``--model`` names, else the default one."""
-    from tl_neuron_attr.model.loading import load
-
-    return load(args.model or default, device=args.device, dtype=getattr(torch, args.dtype))
-
-
-def add_prediction(command: argparse.ArgumentParser) -> None:
-    """Add the options that say which prediction is explained."""
-    add_prompt(command)
-    command.add_argument("--contrast", help="score log p(target) - log p(contrast)")
-    command.add_argument("--pos", type=int, default=-1, help="the position scored (-1)")
-    command.add_argument("-k", type=int, default=30, help="how many neurons (30)")
-
-
-def add_prompt(command: argparse.ArgumentParser) -> None:
-    """Add the options of a prompt, its target and the model that reads it."""
-    command.add_argument("--prompt", required=True, help="the text before the token asked about; - reads it from stdin")
-    command.add_argument("--target", help='one token, leading space included: " basketball"; default: the prediction')
-    command.add_argument("--no-bos", action="store_true", help="do not put the tokenizer's BOS token first")
-    add_model(command, default="the bundled model")
-
-
-def add_model(command: argparse.ArgumentParser, *, default: str) -> None:
-    """Add the options of a model."""
-    command.add_argument(
-        "--model",
-        help="a packaged model (`tl-neuron-attr models` lists them), a .gguf file, a directory, or a name on the hub; "
-        f"default: {default}",
+    lines = "\n".join(f"  {line}" for line in examples)
+    return click.Command(
+        name,
+        params=parameters,
+        callback=callback,
+        help=summary,
+        epilog=f"\b\nExamples:\n{lines}",
+        context_settings=CONTEXT,
     )
-    command.add_argument("--dtype", choices=DTYPES, default="float32")
-    command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 
-def tokens_of(model: Any, args: argparse.Namespace) -> torch.Tensor:
-    """Return the token ids of ``--prompt``, the tokenizer's BOS first unless ``--no-bos`` is given.
+def option(*names: str, **settings: Any) -> click.Option:
+    """Return an option whose help shows its default."""
+    return click.Option(names, show_default=settings.pop("show_default", True), **settings)
 
-    Raises:
-        ValueError: If the prompt, or standard input in its place, is empty.
+
+def flag(*names: str, **settings: Any) -> click.Option:
+    """Return an option that is given or not, and takes no value."""
+    return click.Option(names, is_flag=True, show_default=False, **settings)
+
+
+def count_option(*names: str, least: int = 1, **settings: Any) -> click.Option:
+    """Return an option that takes a number of things."""
+    return option(*names, type=click.IntRange(min=least), **settings)
+
+
+def path_option(*names: str, **settings: Any) -> click.Option:
+    """Return an option that takes a path."""
+    return option(*names, type=click.Path(path_type=Path), **settings)
+
+
+def page_option(default: str | None = None) -> list[click.Parameter]:
+    """Return the options of a page: where it goes, and whether a browser opens it."""
+    where = "no page is written" if default is None else True
+    return [
+        path_option("--html", default=default, show_default=where, help="file of the page; missing folders are made"),
+        flag("--open", help="open the page in a browser"),
+    ]
+
+
+def format_option() -> click.Option:
+    """Return the option that says how results are printed."""
+    return option("--format", type=click.Choice(_FORMATS), default="table", help="how the result is printed")
+
+
+def model_options(default: str = _BUNDLED) -> list[click.Parameter]:
+    """Return the options of a model."""
+    return [
+        option(
+            "--model",
+            show_default=default,
+            shell_complete=_model_names,
+            help="a packaged model (`tl-neuron-attr models` lists them), a .gguf file, a directory, or a name on the "
+            "Hugging Face hub",
+        ),
+        option("--dtype", type=click.Choice(_DTYPES), default="float32", help="type of the weights"),
+        option("--device", show_default="cuda where there is one, else cpu", help="where the model runs"),
+    ]
+
+
+def prompt_options() -> list[click.Parameter]:
+    """Return the prompt, its target, the position scored, and the model."""
+    return [
+        click.Argument(["text"], metavar="[PROMPT]", required=False),
+        option("--prompt", show_default=False, help="the prompt, if not given as an argument; - reads it from stdin"),
+        path_option("--prompt-file", show_default=False, help="a UTF-8 file that holds the prompt"),
+        option(
+            "--target",
+            show_default="the model's own prediction",
+            help='the token explained, with its leading space where the tokenizer marks one: " basketball"',
+        ),
+        flag("--no-bos", help="do not put the tokenizer's BOS token first"),
+        *model_options(),
+    ]
+
+
+def prediction_options() -> list[click.Parameter]:
+    """Return the options that say which prediction is explained, and by how many neurons."""
+    return [
+        *prompt_options(),
+        option("--contrast", show_default="none", help="score log p(target) - log p(contrast)"),
+        position_option(),
+        count_option("-k", default=30, help="how many neurons"),
+    ]
+
+
+def position_option() -> click.Option:
+    """Return the option that says which position is scored."""
+    return option("--pos", type=int, default=-1, help="the position scored; negative ones count from the end")
+
+
+def in_shell_words(message: str, parameters: Sequence[click.Parameter]) -> str:
+    """Return a message of the library with its arguments named as options: one line.
+
+    Examples:
+        >>> in_shell_words("pos is on padding: pass pos=, the last real one", [position_option()])
+        '--pos is on padding: pass --pos, the last real one'
     """
-    text, source = args.prompt, "--prompt"
-    if text == "-":
-        text, source = sys.stdin.read().removesuffix("\n"), "standard input"
-    if not text:
-        raise ValueError(f"{source} is empty")
-    return prompt_ids(model, text, prepend_bos=False if args.no_bos else None)[None]
+    text = " ".join(message.split())
+    for parameter in parameters:
+        if isinstance(parameter, click.Option) and parameter.name:
+            name, shown = re.escape(parameter.name), parameter.opts[-1]
+            text = re.sub(rf"(?<![\w-]){name}=(?=[\s,;.:)]|$)", shown, text)
+            text = re.sub(rf"(?<![\w-]){name}(?==\S)", shown, text)
+            text = re.sub(rf"(?:(?<=^)|(?<=: )|(?<=; )){name}(?= (?:must|is|lies|has)\b)", shown, text)
+    return text
 
 
-def warn_of_spelling(model: Any, logits: torch.Tensor, args: argparse.Namespace) -> None:
-    """Say so on stderr where the target with its leading space added or taken away is far likelier.
-
-    Raises:
-        IndexError: If there is no position ``--pos``.
-    """
-    given = args.target
-    if not given:
-        return
-    other = given.removeprefix(" ") if given.startswith(" ") else f" {given}"
-    ids = [model.tokenizer.encode(text, add_special_tokens=False) for text in (given, other)]
-    if any(len(tokens) != 1 for tokens in ids):
-        return
-    pos = getattr(args, "pos", -1)
-    prediction(logits, pos)
-    probs = logits[0, pos].detach().double().softmax(-1)
-    ours, theirs = (float(probs[tokens[0]]) for tokens in ids)
-    if theirs > _FAR_LIKELIER * ours:
-        print(
-            f"note: --target {given!r} has probability {ours:.2g} here and {other!r} {theirs:.2g}: did you mean that?",
-            file=sys.stderr,
-        )
-
-
-def ready_page(path: Path) -> Path:
-    """Make the folder of a page and return its path; called before the work, so that no result is lost.
-
-    Raises:
-        OSError: If the page cannot be written there.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder and the page needs a file name: {path / 'page.html'}")
-    ready_folder(path.parent)
-    return path
-
-
-def ready_folder(path: Path) -> Path:
-    """Make a folder of results and return its path.
-
-    Raises:
-        OSError: If there is a file of that name on the way, or the folder cannot be written.
-    """
+def _one_line_errors(
+    run: Callable[[Namespace], int], args: Namespace, parameters: Sequence[click.Parameter], when_stopped: str
+) -> int:
+    """Run a command; with ``--debug`` the errors themselves are raised."""
+    debug = click.get_current_context().find_root().params.get("debug", False)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise NotADirectoryError(f"{path} cannot be made a folder: a file has its name or a parent's") from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise PermissionError(f"{path} cannot be written: choose another place")
-    return path
+        code = run(args)
+        sys.stdout.flush()  # a reader that left is noticed here, not when Python exits
+        return code
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: stopped; {when_stopped.format(**vars(args))}", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader has seen enough: `| head`
+        _drop_output()
+        return 0
+    except click.ClickException:
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        message = in_shell_words(str(error), parameters)
+        print(f"{PROGRAM}: {type(error).__name__}: {message}", file=sys.stderr)
+        return 1
+
+
+def _drop_output() -> None:
+    """Send what is still in the buffer nowhere: Python flushes it at its exit, and would complain."""
+    import os
+
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # not a real file: a test's
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  # Python flushes it at its exit
+
+
+def _model_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[Any]:
+    """Return the short names of models for a shell that completes ``--model``, then files."""
+    from click.shell_completion import CompletionItem
+
+    from tl_neuron_attr.model.packaged_models import PACKAGED_MODELS
+
+    names = [CompletionItem(name) for name in ("demo", *PACKAGED_MODELS) if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]

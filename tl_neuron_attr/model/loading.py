@@ -1,5 +1,6 @@
 """Load a model by name: the bundled one, a packaged one, a GGUF file, a directory, a name on the hub."""
 
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,9 @@ from tl_neuron_attr.model.gguf_conversion import converted_file, converted_packa
 from tl_neuron_attr.model.packaged_models import PACKAGED_MODELS
 
 BUNDLED = Path(__file__).resolve().parents[1] / "demo" / "weights"
+
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+"""What the hub takes for a name; it is looked up there, with retries, only if it can be one."""
 
 
 @typechecked
@@ -34,8 +38,10 @@ def load(
         dtype: Their type; float32.
 
     Raises:
-        OSError: If the model cannot be found, with what can be done; if the cache directory cannot be written.
-        ValueError: If a GGUF file is damaged, not the published one, or of an architecture transformers cannot read.
+        OSError: If the model cannot be found, with what can be done: a path that does not exist at once, without
+            looking for it on the hub; if the cache directory cannot be written.
+        ValueError: If a GGUF file is damaged, not the published one, or of an architecture transformers cannot read;
+            or the device does not exist here.
         ImportError: If a GGUF file needs the package ``gguf``, which is not installed.
 
     Examples:
@@ -43,6 +49,7 @@ def load(
         >>> model.to_string(model("Tim Duncan plays the sport of")[0, -1].argmax())
         'basketball'
     """
+    _require_device(device)
     folder = _folder_of(str(name))
     local = Path(folder)
     source = provenance(local)
@@ -54,11 +61,7 @@ def load(
                 dtype=dtype or torch.float32,
             )
         except OSError as error:
-            raise OSError(
-                f"model {str(name)!r} could not be loaded: give a directory with config.json, weights and tokenizer, a "
-                f".gguf file, a name on the Hugging Face hub that this machine can reach, or one of demo, "
-                f"{', '.join(PACKAGED_MODELS)} ({str(error).splitlines()[0]})"
-            ) from error
+            raise OSError(_not_loaded(name, str(error).splitlines()[0])) from error
     if local == BUNDLED:
         model.cfg.model_name = "tl_neuron_attr demo"
     elif source is not None:
@@ -73,9 +76,36 @@ def _folder_of(name: str) -> str:
         return str(BUNDLED)
     if name in PACKAGED_MODELS:
         return str(converted_package(name))
+    path = Path(name).expanduser()
     if name.lower().endswith(".gguf"):
-        return str(converted_file(Path(name).expanduser()))
+        return str(converted_file(path))
+    if path.is_dir():
+        return str(path)
+    if path.exists():
+        raise NotADirectoryError(f"model {name!r} is a file and no .gguf file: give the directory it lies in")
+    if not _HUB_NAME.fullmatch(name):
+        raise FileNotFoundError(_not_loaded(name, "there is no such path, and no name on the hub is written so"))
     return name
+
+
+def _not_loaded(name: str | Path, reason: str) -> str:
+    return (
+        f"model {str(name)!r} could not be loaded: give a directory with config.json, weights and tokenizer, a .gguf "
+        f"file, a name on the Hugging Face hub that this machine can reach, or one of demo, "
+        f"{', '.join(PACKAGED_MODELS)} ({reason})"
+    )
+
+
+def _require_device(device: str | torch.device | None) -> None:
+    """Refuse a device that torch does not know or that this machine does not have."""
+    try:
+        kind = torch.device(device or "cpu").type
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r} is no device of torch: write cpu, cuda or cuda:0") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device={str(device)!r} cannot be used: torch finds no CUDA device here; leave it out, or write cpu"
+        )
 
 
 @contextmanager

@@ -60,7 +60,7 @@ class EffectEstimates(PrintsAsTable):
         return Table(("layer", "attn", "mlp"), rows, f"estimated effects in nats, by {self.method}")
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row per prompt, site, layer, head and neuron: its estimate, all positions summed, in nats."""
+        """One row per prompt, site, layer, head (NA for MLP) and neuron: its estimate over all positions, in nats."""
         import pandas as pd
 
         frames: list[pd.DataFrame] = []
@@ -69,5 +69,6 @@ class EffectEstimates(PrintsAsTable):
             at = torch.cartesian_prod(*(torch.arange(n) for n in grid.shape)).T.numpy()
             columns = dict(zip(("prompt", "layer", "head", "index"), at, strict=True))
             frame = pd.DataFrame({"site": site, **columns, "effect": grid.flatten().cpu().numpy()})
-            frames.append(frame.assign(head=-1) if site == "mlp" else frame)
+            head = frame["head"].astype("Int64")
+            frames.append(frame.assign(head=head.mask(head >= 0) if site == "mlp" else head))
         return pd.concat(frames, ignore_index=True)

@@ -71,10 +71,12 @@ def neuron_table(columns: _Columns, k: int, text: NeuronText | None) -> Table:
 
 
 def neuron_frame(columns: _Columns, k: int, text: NeuronText | None, *, batched: bool) -> "pd.DataFrame":
-    """Return one row per neuron, ``k`` per prompt, with everything the table shows."""
+    """Return one row per neuron, ``k`` per prompt, with everything the table shows; NA for what a neuron lacks."""
     import pandas as pd
 
     frame = pd.DataFrame({**columns, "site": [SITES[i] for i in columns["site"]]})
+    for name in ("head", "source"):
+        frame[name] = frame[name].astype("Int64").mask(frame[name] < 0)
     frame.insert(0, "neuron", neuron_labels(columns))
     frame.insert(0, "rank", [i % k + 1 for i in range(len(frame))])
     if batched:

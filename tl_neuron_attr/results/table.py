@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 from tabulate import tabulate
 
 from tl_neuron_attr.results.equality import same_fields
+
+Side = Literal["left", "right"]
+"""Where the cells of a column stand."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,17 @@ class Table:
     def _repr_html_(self) -> str:
         return self.html()
 
-    def _render(self, style: str) -> str:
+    def cells(self) -> tuple[list[list[str]], list[Side]]:
+        """Return what every cell shows, and the side that each column's cells stand on: numbers on the right."""
         signed = any(_is_float(cell) and cell < 0 for row in self.rows for cell in row)
         spec = "+.4f" if signed else ".4f"
-        cells = [[_shown(cell, spec) for cell in row] for row in self.rows]
-        sides = [
-            "right" if all(_is_number(text) for text in column if text) else "left"
-            for column in zip(*cells, strict=True)
-        ]
-        return tabulate(cells, self.headings, tablefmt=style, disable_numparse=True, colalign=sides or None)
+        shown = [[_shown(cell, spec) for cell in row] for row in self.rows]
+        columns = zip(*shown, strict=True) if shown else [()] * len(self.headings)
+        return shown, ["right" if all(_is_number(text) for text in column if text) else "left" for column in columns]
+
+    def _render(self, style: str) -> str:
+        cells, sides = self.cells()
+        return tabulate(cells, self.headings, tablefmt=style, disable_numparse=True, colalign=sides if cells else None)
 
 
 def _shown(cell: object, spec: str) -> str:

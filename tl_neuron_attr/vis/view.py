@@ -1,6 +1,6 @@
 """A view: a piece of HTML that shows itself in a notebook and saves itself as one page that needs no network."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
@@ -52,3 +52,13 @@ class View:
 
     def __repr__(self) -> str:
         return f"View({self.title!r}): shown in a notebook; .save(path) writes a page"
+
+
+def titled(view: View, title: str, lead: str) -> View:
+    """Return a view that says what it shows: a heading and one line stand over it.
+
+    Examples:
+        >>> titled(View(Markup("<svg></svg>"), "heads"), "Heads", "3 < 5").body
+        Markup('<h1>Heads</h1><p>3 &lt; 5</p><svg></svg>')
+    """
+    return replace(view, body=Markup("<h1>{}</h1><p>{}</p>").format(title, lead) + view.body, title=title, whole=True)

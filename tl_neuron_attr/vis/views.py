@@ -140,7 +140,7 @@ def neurons(found: Neurons) -> View:
     if found.batched and len(found.score) > 1:
         raise ValueError(f"neurons are of {len(found.score)} prompts; show one of them: neurons[0]")
     one = found[0] if found.batched else found
-    frame = one.to_frame()
+    frame = one.to_frame().fillna({"source": -1})
     largest = max(float(one.score.abs().max()), 1e-12)
     rows = [{**row, "share": abs(row["score"]) / largest} for row in frame.to_dict("records")]
     return View(render("neurons.html.j2", rows=rows), "neurons")

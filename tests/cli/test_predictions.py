@@ -1,0 +1,145 @@
+"""``report``, ``neurons``, ``query`` and ``trace`` as a user meets them."""
+
+import json
+
+import pytest
+
+import tl_neuron_attr as tna
+from tests import architectures
+from tl_neuron_attr import demo
+
+PROMPT = ("--prompt", "Tim Duncan plays the sport of")
+
+
+def test_report_writes_one_page_and_says_where(run, tmp_path):
+    page = tmp_path / "page.html"
+    code, out, _ = run("report", *PROMPT, "--target", " basketball", "--html", str(page))
+    assert code == 0 and out.startswith('"basketball" (p ') and out.endswith(f"\nwrote {page}\n")
+    text = page.read_text(encoding="utf-8")
+    assert "What made the model say" in text and "basketball" in text and len(text) <= 6e6
+
+
+def test_the_models_own_prediction_is_the_default_target(run):
+    given = run("neurons", *PROMPT, "--target", " basketball", "-k", "3")
+    assert run("neurons", *PROMPT, "-k", "3") == given
+    assert given[0] == 0 and "promotes" in given[1]
+
+
+def test_csv_and_json_hold_the_same_neurons(run):
+    _, csv, _ = run("neurons", *PROMPT, "-k", "4", "--format", "csv", "--site", "mlp")
+    _, text, _ = run("neurons", *PROMPT, "-k", "4", "--format", "json", "--site", "mlp")
+    rows = json.loads(text)["neurons"]
+    assert [line.split(",")[1] for line in csv.splitlines()[1:]] == [row["neuron"] for row in rows]
+    assert {row["site"] for row in rows} == {"mlp"} and len(rows) == 4
+
+
+def test_suppressing_neurons_score_below_zero(run):
+    _, text, _ = run("neurons", *PROMPT, "-k", "4", "--format", "json", "--suppressing")
+    assert all(row["score"] < 0 for row in json.loads(text)["neurons"])
+
+
+def test_contrast_and_position_change_what_is_asked(run):
+    plain = run("neurons", *PROMPT, "--target", " basketball", "-k", "3")
+    assert run("neurons", *PROMPT, "--target", " basketball", "-k", "3", "--contrast", " golf") != plain
+    assert run("neurons", *PROMPT, "--target", " basketball", "-k", "3", "--pos", "2") != plain
+    assert run("neurons", *PROMPT, "--target", " basketball", "-k", "3", "--no-bos") != plain
+
+
+def test_a_directory_is_loaded_as_a_model(run, tmp_path):
+    architectures.BUILDERS["llama"]().save_pretrained(tmp_path)
+    architectures.tokenizer().save_pretrained(tmp_path)
+    code, out, _ = run("neurons", "--prompt", "w1 w2 w3", "--target", "w5", "-k", "2", "--model", str(tmp_path))
+    assert code == 0 and "L" in out
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (("--target", "a b"), "must be one token, it is 2"),
+        (("--pos", "99"), "must lie between -7 and 6"),
+        (("-k", "99999999"), "-k must be between 1 and"),
+        (("--model", "/no/such/folder"), "model '/no/such/folder' could not be loaded"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_1(run, tmp_path, args, message):
+    page = tmp_path / "page.html"
+    for command in (("neurons", *PROMPT), ("report", *PROMPT, "--html", str(page))):
+        code, out, err = run(*command, *args)
+        assert code == 1 and out.count("\n") < 2 and message in err and len(err.splitlines()) == 1
+    assert not page.exists()
+
+
+def test_an_empty_prompt_is_named(run):
+    assert run("neurons", "--prompt", "")[0::2] == (1, "tl-neuron-attr: ValueError: --prompt is empty\n")
+
+
+def test_a_missing_folder_is_made(run, tmp_path):
+    page = tmp_path / "a" / "b" / "page.html"
+    assert run("report", *PROMPT, "-k", "3", "--html", str(page))[0] == 0 and page.exists()
+
+
+def test_every_bundled_kind_of_prompt_can_be_asked(run):
+    for prompt in (demo.facts()[0], demo.arithmetic("+")[7], demo.in_context(1, 4)[0], demo.occupations()[0]):
+        assert run("neurons", "--prompt", prompt.text, "--target", prompt.answer, "-k", "1")[0] == 0
+
+
+def test_neurons_of_a_file_are_those_of_each_prompt_alone(run, tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(
+        '{"prompt": "3 + 5 ="}\n{"prompt": "Tim Duncan plays the sport of", "target": "golf", "type": "sport"}\n'
+        '{"prompt": ""}\n{"promt": "3"}\n{'
+    )
+    code, out, err = run("neurons", "--prompts", str(path), "-k", "3", "--format", "json")
+    found = json.loads(out)
+    alone = [
+        json.loads(run("neurons", *prompt, "-k", "3", "--format", "json")[1])
+        for prompt in (("3 + 5 =",), (*PROMPT, "--target", "golf"))
+    ]
+    assert code == 0 and found == alone
+    assert [line.split(", ", 1)[1] for line in err.splitlines()] == [
+        "line 3: field 'prompt' must be a text that is not empty, got ''",
+        "line 4: field 'prompt' is missing",
+        "line 5: not JSON (Expecting property name enclosed in double quotes at column 2)",
+    ]
+    lines = run("neurons", "--prompts", str(path), "-k", "3", "--format", "csv", "-q")[1].splitlines()
+    assert len(lines) == 1 + 6 and sum("rank,neuron" in line for line in lines) == 1
+    table = run("neurons", "--prompts", str(path), "-k", "3", "-q")
+    assert table[2] == "" and [line for line in table[1].splitlines() if " after " in line][1].startswith('"golf" (p ')
+
+
+def test_a_prompt_and_a_file_of_prompts_are_too_much(run, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "3 + 5 ="}')
+    code, out, err = run("neurons", "3 + 5 =", "--prompts", str(tmp_path / "prompts.jsonl"))
+    assert (code, out) == (2, "") and "give --prompts or a prompt, not both" in err
+
+
+def test_query_prints_what_the_function_gives(run):
+    _, cache = demo.load().run_with_cache(PROMPT[1])
+    value = tna.value_neurons(cache, "basketball", k=12)
+    query = tna.query_neurons(cache, value, 4, sites="mlp")
+    code, out, _ = run("query", *PROMPT, "--value", "12", "-k", "4", "--site", "mlp")
+    assert code == 0 and out.split("\n", 1)[1] == f"{query[0]}\n"
+    rows = json.loads(run("query", *PROMPT, "--value", "12", "-k", "4", "--format", "json")[1])["neurons"]
+    expected = tna.query_neurons(cache, value, 4)[0]
+    assert [row["neuron"] for row in rows] == expected.labels
+    assert [row["score"] for row in rows] == pytest.approx(expected.score.tolist())
+
+
+def test_trace_prints_what_the_function_gives_and_draws_it(run, tmp_path):
+    _, cache = demo.load().run_with_cache(PROMPT[1])
+    flow = tna.trace(cache, "basketball", k=12, heads=4, queries=5)
+    sizes = ("-k", "12", "--heads", "4", "--queries", "5")
+    code, out, _ = run("trace", *PROMPT, *sizes, "--html", str(tmp_path / "flow.html"))
+    assert code == 0 and out.split("\n", 1)[1] == f"{flow}\nwrote {tmp_path / 'flow.html'}\n"
+    assert "<h1>From the tokens to basketball</h1>" in (tmp_path / "flow.html").read_text(encoding="utf-8")
+    edges = json.loads(run("trace", *PROMPT, *sizes, "--format", "json")[1])["edges"]
+    assert len(edges) == flow.graph.number_of_edges() and edges[0]["weight"] > edges[-1]["weight"]
+    assert run("trace", *PROMPT, *sizes, "--format", "csv")[1].startswith("from,to,kind,weight,prompt,target,p,")
+
+
+def test_json_has_null_for_what_a_neuron_lacks(run):
+    rows = json.loads(run("neurons", *PROMPT, "--format", "json")[1])["neurons"]
+    assert {row["site"] for row in rows} == {"mlp", "attn"}
+    for row in rows:
+        lacks = row["site"] == "mlp"
+        assert (row["head"] is None) == (row["source"] is None) == lacks

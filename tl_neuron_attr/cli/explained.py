@@ -1,0 +1,173 @@
+"""Which prediction a command explains: read from its options, said in the first line of what it prints."""
+
+import json
+import sys
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tl_neuron_attr.cli.output import note
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+_FAR_LIKELIER = 10
+"""How many times likelier another spelling must be before the user is warned: less could be the model's own doubt."""
+_SHOWN = 72
+"""Characters of a prompt in the first line: what fits on a line of a terminal beside the rest."""
+_COLUMNS = ("prompt", "target", "p", "rank", "pos", "contrast", "model")
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A prediction as the first line and the columns of a result name it.
+
+    Attributes:
+        prompt: The prompt.
+        target: The text of the token explained.
+        p: Its probability at the position scored.
+        rank: 1 for the likeliest token.
+        pos: The position scored, counted from the start, BOS included.
+        contrast: The text of the token compared with, if there is one.
+        model: The model's name.
+        before: The text up to the position scored.
+        likeliest: The likeliest token and its probability.
+    """
+
+    prompt: str
+    target: str
+    p: float
+    rank: int
+    pos: int
+    contrast: str | None
+    model: str
+    before: str
+    likeliest: tuple[str, float]
+
+    def __str__(self) -> str:
+        """Return ``" 8" (p 0.9996, rank 1) after "3 + 5 ="``; the likeliest token too where that is another."""
+        first = "" if self.rank == 1 else f"; first is {_quoted(self.likeliest[0])}, p {self.likeliest[1]:.4g}"
+        against = "" if self.contrast is None else f" against {_quoted(self.contrast)}"
+        shown = self.before if len(self.before) <= _SHOWN else f"...{self.before[-_SHOWN:]}"
+        return f"{_quoted(self.target)} (p {self.p:.4g}, rank {self.rank}{first}){against} after {_quoted(shown)}"
+
+    def columns(self) -> dict[str, Any]:
+        """Return what goes with a result in JSON, and with every row in CSV."""
+        named = {name: getattr(self, name) for name in _COLUMNS}
+        return {"target_rank" if name == "rank" else name: value for name, value in named.items()}  # rows have a rank
+
+
+def prompt_of(args: Namespace) -> str:
+    """Return the prompt that the options give.
+
+    Raises:
+        click.UsageError: If there is none, or more than one.
+        ValueError: If it is empty, or its file is not UTF-8.
+        FileNotFoundError: If there is no such file.
+    """
+    given = {"PROMPT": args.text, "--prompt": args.prompt, "--prompt-file": args.prompt_file}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) != 1:
+        found = f"got {' and '.join(named)}" if named else "got none"
+        raise click.UsageError(f"give one prompt, as PROMPT, --prompt or --prompt-file; {found}")
+    text, source = given[named[0]], named[0]
+    if source == "--prompt-file":
+        from tl_neuron_attr.results.rows import read_utf8
+
+        text, source = read_utf8(Path(text)).removesuffix("\n"), str(text)
+    elif text == "-":
+        text, source = sys.stdin.read().removesuffix("\n"), "standard input"
+    if not text:
+        raise ValueError(f"{source} is empty")
+    return text
+
+
+def load_model(args: Namespace, default: str = "demo") -> Any:
+    """Return the model that ``--model`` names, else the default one."""
+    import torch
+
+    from tl_neuron_attr.model.loading import load
+
+    return load(args.model or default, device=args.device, dtype=getattr(torch, args.dtype))
+
+
+def tokens_of_prompt(model: Any, text: str, args: Namespace) -> "Int[Tensor, '1 pos']":
+    """Return the token ids of a prompt, the tokenizer's BOS first unless ``--no-bos`` is given."""
+    from tl_neuron_attr.model.tokens import prompt_ids
+
+    return prompt_ids(model, text, prepend_bos=False if args.no_bos else None)[None]
+
+
+def explain(
+    model: Any,
+    text: str,
+    tokens: "Int[Tensor, '1 pos']",
+    logits: "Float[Tensor, '1 pos d_vocab']",
+    target: str | None,
+    args: Namespace,
+) -> tuple[int, Explained]:
+    """Return the token explained and how to say so; a note where the target's other spelling is far likelier.
+
+    Args:
+        model: The model.
+        text: The prompt.
+        tokens: Its token ids.
+        logits: Of the model's run on them.
+        target: The token as the user wrote it, None for the model's own prediction.
+        args: The command's options.
+
+    Raises:
+        ValueError: If the target or the contrast is not one token.
+        IndexError: If there is no position ``--pos``.
+    """
+    from tl_neuron_attr.model.targets import token_id
+    from tl_neuron_attr.results.token_text import token_text
+
+    pos = _from_start(getattr(args, "pos", -1), tokens.shape[1])
+    p = logits[0, pos].detach().double().softmax(-1)
+    likeliest = int(p.argmax())
+    token = likeliest if target is None else token_id(model, target, "--target")
+    given = getattr(args, "contrast", None)
+    contrast = None if given is None else token_text(model, token_id(model, given, "--contrast"))
+    if target is not None:
+        _note_spelling(model, p, target, args)
+    before = text if pos == tokens.shape[1] - 1 else model.tokenizer.decode(tokens[0, : pos + 1])
+    return token, Explained(
+        prompt=text,
+        target=token_text(model, token),
+        p=float(p[token]),
+        rank=1 + int((p > p[token]).sum()),
+        pos=pos,
+        contrast=contrast,
+        model=str(model.cfg.model_name),
+        before=before,
+        likeliest=(token_text(model, likeliest), float(p[likeliest])),
+    )
+
+
+def _from_start(pos: int, length: int) -> int:
+    if not -length <= pos < length:
+        raise IndexError(f"--pos must lie between {-length} and {length - 1} for this prompt, got {pos}")
+    return pos % length
+
+
+def _note_spelling(model: Any, p: "Float[Tensor, 'd_vocab']", given: str, args: Namespace) -> None:
+    """Say so on stderr where the target with its leading space added or taken away is far likelier."""
+    other = given.removeprefix(" ") if given.startswith(" ") else f" {given}"
+    ids = [model.tokenizer.encode(text, add_special_tokens=False) for text in (given, other)]
+    if any(len(tokens) != 1 for tokens in ids):
+        return
+    ours, theirs = (float(p[tokens[0]]) for tokens in ids)
+    if theirs > _FAR_LIKELIER * ours:
+        note(
+            args,
+            f"note: --target {given!r} has probability {ours:.2g} here and {other!r} {theirs:.2g}: did you mean that?",
+        )
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,267 @@
+"""The commands on one prediction: ``report``, ``neurons``, ``query`` and ``trace``."""
+
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tl_neuron_attr.cli.explained import Explained, explain, load_model, prompt_of, tokens_of_prompt
+from tl_neuron_attr.cli.options import (
+    command,
+    count_option,
+    flag,
+    format_option,
+    option,
+    page_option,
+    path_option,
+    prediction_options,
+)
+from tl_neuron_attr.cli.output import note, print_csv, print_json, ready_page, rows_of, show, write_page
+
+if TYPE_CHECKING:
+    from transformer_lens import ActivationCache
+
+    from tl_neuron_attr.knowledge.flow import Flow
+    from tl_neuron_attr.model.scored_cache import ScoredCache
+    from tl_neuron_attr.results.neurons import Neurons
+
+_SITES = click.Choice(("mlp", "attn", "both"))
+
+
+def report_command() -> click.Command:
+    """Return ``report``."""
+    return command(
+        "report",
+        _report,
+        summary="Write one HTML page on a prediction.",
+        options=[
+            *prediction_options(),
+            count_option("--heads", default=8, help="how many heads are shown in detail"),
+            *page_option("report.html"),
+        ],
+        examples=[
+            'tl-neuron-attr report "Tim Duncan plays the sport of" --target " basketball"',
+            'tl-neuron-attr report "The capital of France is" --model gemma3-270m --html paris.html --open',
+        ],
+    )
+
+
+def neurons_command() -> click.Command:
+    """Return ``neurons``."""
+    return command(
+        "neurons",
+        _neurons,
+        summary="Print the neurons that raise the target most: value neurons.",
+        options=[
+            *prediction_options(),
+            path_option(
+                "--prompts",
+                show_default=False,
+                help="a JSONL or CSV file with the field prompt, and target where it is not the model's own prediction",
+            ),
+            option("--site", type=_SITES, default="both", help="which neurons are searched"),
+            flag("--suppressing", help="the neurons that lower the target most"),
+            format_option(),
+        ],
+        examples=[
+            'tl-neuron-attr neurons "3 + 5 =" -k 10 --format csv',
+            "tl-neuron-attr neurons --prompts facts.jsonl --model smollm2-135m --format json > neurons.json",
+        ],
+    )
+
+
+def query_command() -> click.Command:
+    """Return ``query``."""
+    return command(
+        "query",
+        _query,
+        summary="Print the neurons that switched those on: query neurons.",
+        options=[
+            *prediction_options(),
+            count_option("--value", default=30, help="how many value neurons are followed"),
+            option("--site", type=_SITES, default="both", help="which query neurons are searched"),
+            _key_option(),
+            format_option(),
+        ],
+        examples=[
+            'tl-neuron-attr query "Tim Duncan plays the sport of" --target " basketball"',
+            'tl-neuron-attr query "3 + 5 =" --value 10 --site mlp --format csv',
+        ],
+    )
+
+
+def trace_command() -> click.Command:
+    """Return ``trace``."""
+    return command(
+        "trace",
+        _trace,
+        summary="Print what passes from the tokens to the answer.",
+        options=[
+            *prediction_options(),
+            count_option("--heads", default=12, help="how many heads, those through which most passes"),
+            count_option("--queries", default=20, help="how many query neurons between tokens and heads"),
+            _key_option(),
+            format_option(),
+            *page_option(),
+        ],
+        examples=[
+            'tl-neuron-attr trace "Tim Duncan plays the sport of" --html flow.html',
+            'tl-neuron-attr trace "The capital of France is" --target " Paris" --model smollm2-135m --format json',
+        ],
+    )
+
+
+def _key_option() -> click.Option:
+    keys = click.Choice(("both", "gate", "up"))
+    return option("--key", type=keys, default="both", help="which of a gated MLP neuron's two keys is followed")
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A prompt that was run, and what is explained of it."""
+
+    cache: "ActivationCache"
+    scored: "ScoredCache"
+    explained: Explained
+
+
+def _run(model: Any, text: str, target: str | None, args: Namespace) -> _Scored:
+    from tl_neuron_attr.model.scored_cache import scored
+
+    tokens = tokens_of_prompt(model, text, args)
+    logits, cache = model.run_with_cache(tokens)
+    token, explained = explain(model, text, tokens, logits, target, args)
+    return _Scored(cache, scored(cache, token, pos=args.pos, contrast=args.contrast), explained)
+
+
+def _report(args: Namespace) -> int:
+    from tl_neuron_attr.vis import report
+
+    text = prompt_of(args)
+    ready_page(args.html)
+    run = _run(load_model(args), text, args.target, args)
+    print(run.explained)
+    write_page(args, report(run.scored, k=args.k, heads=args.heads))
+    return 0
+
+
+def _neurons(args: Namespace) -> int:
+    from tl_neuron_attr.knowledge.value_neurons import value_neurons
+
+    texts = list(_prompts(args))
+    model = load_model(args)
+    found: list[tuple[Explained, Neurons]] = []
+    for text, target in _with_progress(texts, args):
+        run = _run(model, text, target, args)
+        value = value_neurons(run.scored, k=args.k, sites=_sites(args), largest=not args.suppressing)[0]
+        found.append((run.explained, value))
+    _print_neurons(found, args)
+    return 0
+
+
+def _query(args: Namespace) -> int:
+    from tl_neuron_attr.knowledge.query_neurons import query_neurons
+    from tl_neuron_attr.knowledge.value_neurons import value_neurons
+
+    run = _run(load_model(args), prompt_of(args), args.target, args)
+    value = value_neurons(run.scored, k=args.value, text=False)
+    found = query_neurons(run.scored, value, args.k, sites=_sites(args), key=args.key)[0]
+    _print_neurons([(run.explained, found)], args)
+    return 0
+
+
+def _trace(args: Namespace) -> int:
+    from tl_neuron_attr.knowledge.flow import trace
+
+    text = prompt_of(args)
+    ready_page(args.html)
+    run = _run(load_model(args), text, args.target, args)
+    flow = trace(run.scored, k=args.k, heads=args.heads, queries=args.queries, key=args.key)
+    _print_flow(flow, run.explained, args)
+    if args.html is not None:
+        from tl_neuron_attr.vis import flow as picture
+        from tl_neuron_attr.vis.view import titled
+
+        write_page(args, titled(picture(flow), f"From the tokens to {run.explained.target}", str(run.explained)))
+    return 0
+
+
+def _print_flow(flow: "Flow", explained: Explained, args: Namespace) -> None:
+    frame = flow.to_frame()
+    if args.format == "json":
+        print_json({**explained.columns(), "edges": rows_of(frame)})
+    elif args.format == "csv":
+        print_csv(frame, explained.columns())
+    else:
+        print(explained)
+        show(flow)
+
+
+def _print_neurons(found: "list[tuple[Explained, Neurons]]", args: Namespace) -> None:
+    """Print neurons of one prompt, or of each of a file."""
+    if args.format == "json":
+        whole = [{**explained.columns(), "neurons": rows_of(neurons.to_frame())} for explained, neurons in found]
+        print_json(whole if getattr(args, "prompts", None) else whole[0])
+    elif args.format == "csv":
+        for i, (explained, neurons) in enumerate(found):
+            print_csv(neurons.to_frame(), explained.columns(), header=i == 0)
+    else:
+        for i, (explained, neurons) in enumerate(found):
+            print(f"\n{explained}" if i else explained)
+            show(neurons)
+
+
+def _prompts(args: Namespace) -> "Iterator[tuple[str, str | None]]":
+    """Yield each prompt with its target, None for the model's own prediction.
+
+    Raises:
+        ValueError: If no line of the file can be used.
+    """
+    if args.prompts is None:
+        yield prompt_of(args), args.target
+        return
+    if any(given is not None for given in (args.text, args.prompt, args.prompt_file)):
+        raise click.UsageError("give --prompts or a prompt, not both")
+    yield from _read_prompts(args.prompts, args)
+
+
+def _read_prompts(path: Path, args: Namespace) -> "list[tuple[str, str | None]]":
+    from tl_neuron_attr.results.rows import read_rows
+
+    read: list[tuple[str, str | None]] = []
+    for line, row in read_rows(path):
+        if problem := row if isinstance(row, str) else _problem(row):
+            note(args, f"left out: {path}, line {line}: {problem}")
+        elif not isinstance(row, str):
+            read.append((row["prompt"], row.get("target") or args.target))
+    if not read:
+        raise ValueError(f'{path} holds no prompt: one line is an object such as {{"prompt": "3 + 5 ="}}')
+    return read
+
+
+def _problem(row: Any) -> str:
+    """Return what is wrong with a line of prompts, or the empty string."""
+    from tl_neuron_attr.results.rows import unwritable
+
+    for name in ("prompt", "target"):
+        value = row.get(name)
+        if value is None and (name == "target" or name not in row):
+            continue
+        if not isinstance(value, str) or not value:
+            return f"field {name!r} must be a text that is not empty, got {value!r}"
+        if problem := unwritable(value):
+            return f"field {name!r}: {problem}"
+    return "" if row.get("prompt") else "field 'prompt' is missing"
+
+
+def _with_progress(texts: "list[tuple[str, str | None]]", args: Namespace) -> "Iterator[tuple[str, str | None]]":
+    from tqdm import tqdm
+
+    yield from tqdm(texts, desc="prompts", unit="prompt", delay=2, disable=args.quiet or len(texts) == 1)
+
+
+def _sites(args: Namespace) -> Any:
+    return ("mlp", "attn") if args.site == "both" else (args.site,)

@@ -1,0 +1,96 @@
+"""The commands ``study`` and ``reproduce``: many prompts at once, and the authors' printed numbers."""
+
+from argparse import Namespace
+
+import click
+
+from tl_neuron_attr.cli.explained import load_model
+from tl_neuron_attr.cli.options import command, count_option, flag, model_options, option, path_option
+from tl_neuron_attr.cli.output import note, ready_folder, show, write_page
+
+_SIZES = {
+    "value_attn": "attention value neurons zeroed",
+    "value_mlp": "MLP value neurons zeroed",
+    "query": "query neurons zeroed",
+    "shared": "best neurons of a prompt among which shared ones are counted",
+    "heads": "share of all heads zeroed for other types",
+}
+_FITTING = "what fits the model"
+
+
+def study_command() -> click.Command:
+    """Return ``study``."""
+    sizes = [
+        option(f"--{name.replace('_', '-')}", type=float if name == "heads" else int, show_default=_FITTING, help=what)
+        for name, what in _SIZES.items()
+    ]
+    return command(
+        "study",
+        _study,
+        summary="Find where types of knowledge live, for many prompts.",
+        options=[
+            path_option(
+                "--prompts", show_default="the bundled model's facts", help="JSONL or CSV of prompt, target, type"
+            ),
+            path_option("--out", required=True, help="folder of the results; an unfinished study goes on there"),
+            count_option("--per-type", show_default="all", help="at most so many prompts of each type"),
+            *sizes,
+            flag("--open", help="open the page in a browser"),
+            *model_options(),
+        ],
+        examples=[
+            "tl-neuron-attr study --out study --per-type 5",
+            "tl-neuron-attr study --prompts facts.jsonl --model smollm2-135m --out study",
+        ],
+        when_stopped="the prompts done so far are kept in {out}: the same command goes on there",
+    )
+
+
+def reproduce_command() -> click.Command:
+    """Return ``reproduce``."""
+    return command(
+        "reproduce",
+        _reproduce,
+        summary="Compare the authors' printed numbers with ours.",
+        options=[
+            click.Argument(["paper"], type=click.Choice(("gpt2-large", "llama-7b"))),
+            option("--tolerance", type=float, default=0.02, help="difference that counts as agreement, in nats"),
+            *model_options(default="the authors' model, from the hub or its local cache"),
+        ],
+        examples=[
+            "tl-neuron-attr reproduce gpt2-large",
+            "tl-neuron-attr reproduce llama-7b --model ~/models/llama-7b --dtype float16 --device cuda",
+        ],
+    )
+
+
+def _study(args: Namespace) -> int:
+    from dataclasses import replace
+
+    from tl_neuron_attr import evaluate
+    from tl_neuron_attr.vis import study as page
+
+    ready_folder(args.out)
+    prompts = evaluate.facts()
+    if args.prompts is not None:
+        file = evaluate.read_prompts(args.prompts)
+        prompts = evaluate.by_type(file.prompts)
+        for problem in file.problems:
+            note(args, f"left out: {problem}")
+    model = load_model(args)
+    given = {name: getattr(args, name) for name in _SIZES if getattr(args, name) is not None}
+    sizes = replace(evaluate.Sizes.fitting(model), **given)
+    limited = {kind: group[: args.per_type] for kind, group in prompts.items()}
+    found = evaluate.knowledge_study(model, limited, sizes=sizes, out=args.out, progress=not args.quiet)
+    show(found)
+    write_page(args, page(found, name=model.cfg.model_name), args.out / "study.html")
+    return 0
+
+
+def _reproduce(args: Namespace) -> int:
+    from tl_neuron_attr.knowledge.reproduce import BOOT_NAMES, reproduce
+
+    model = load_model(args, BOOT_NAMES[args.paper])
+    result = reproduce(model, paper=args.paper, tolerance=args.tolerance)
+    show(result)
+    return 0 if result.agrees else 1
