@@ -66,6 +66,15 @@ def test_a_file_leans_only_on_rooms_before_its_own(path):
     assert not up, f"{path} imports from a later room: {up}"
 
 
+@pytest.mark.parametrize("path", [p for p in files() if room_of(module_of(p)) in ROOMS[:-1]], ids=module_of)
+def test_only_the_command_goes_through_the_packages_face(path):
+    """``__init__`` hands on names of every floor, so what it stands on cannot lean on it."""
+    named = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = {a.name for node in named if isinstance(node, ast.Import) for a in node.names}
+    modules |= {node.module or "" for node in named if isinstance(node, ast.ImportFrom)}
+    assert "tl_neuron_attr" not in modules
+
+
 def test_no_file_imports_itself_by_way_of_others():
     graph = {module: inner_imports(path) for module, path in MODULES.items()}
     reached: dict[str, set[str]] = {}

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_neuron_attr import demo
 from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.demo import knowledge
 from tl_neuron_attr.demo.hashing import fraction
 from tl_neuron_attr.model.batches import of_tokens
 from tl_neuron_attr.model.targets import token_id
@@ -130,7 +130,7 @@ def by_type(prompts: Iterable[StudyPrompt]) -> dict[str, list[StudyPrompt]]:
 
 
 @typechecked
-def study_facts(kinds: Sequence[str] = demo.KINDS, *, per_type: int = 20) -> dict[str, list[StudyPrompt]]:
+def study_facts(kinds: Sequence[str] = knowledge.KINDS, *, per_type: int = 20) -> dict[str, list[StudyPrompt]]:
     """Return facts of the bundled model's world, in pairs of subject and template that it was not trained on.
 
     Raises:
@@ -142,7 +142,7 @@ def study_facts(kinds: Sequence[str] = demo.KINDS, *, per_type: int = 20) -> dic
     """
     found: dict[str, list[StudyPrompt]] = {}
     for kind in kinds:
-        mixed = sorted(demo.facts(kind, split="held_out"), key=lambda fact: fraction("study", fact.text))
+        mixed = sorted(knowledge.facts(kind, split="held_out"), key=lambda fact: fraction("study", fact.text))
         found[kind] = [StudyPrompt(fact.text, fact.answer, kind) for fact in mixed[:per_type]]
     return found
 

@@ -4,13 +4,13 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from torch import Tensor
 
-import tl_neuron_attr
 from tl_neuron_attr.evaluate.examine import Sizes
 from tl_neuron_attr.evaluate.prompts import StudyPrompt
 from tl_neuron_attr.evaluate.results import read_frame, write_frame
@@ -103,5 +103,5 @@ def _manifest(model: Any, prompts: Sequence[StudyPrompt], sizes: Sizes, seed: in
         "prompts": hashlib.sha256(text.encode()).hexdigest()[:32],
         "sizes": asdict(sizes),
         "seed": seed,
-        "version": tl_neuron_attr.__version__,
+        "version": version("tl_neuron_attr"),
     }
