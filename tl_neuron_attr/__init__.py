@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tl_neuron_attr.knowledge.query_neurons import query_layers, query_neurons
     from tl_neuron_attr.knowledge.value_neurons import value_neurons
     from tl_neuron_attr.knowledge.vocabulary import position_tokens, top_tokens, transformed_tokens
+    from tl_neuron_attr.model.answer import answer
+    from tl_neuron_attr.model.answer_tokens import Answer, AnyOf, any_of
     from tl_neuron_attr.model.intervene import ablate, ablation_hooks, edit, keep
     from tl_neuron_attr.model.loading import load
     from tl_neuron_attr.model.scored_cache import ScoredCache, scored
@@ -49,6 +51,10 @@ _HOME = {
     "head_effects": "cna",
     "Flow": "knowledge.flow",
     "trace": "knowledge.flow",
+    "answer": "model.answer",
+    "Answer": "model.answer_tokens",
+    "AnyOf": "model.answer_tokens",
+    "any_of": "model.answer_tokens",
     "ablate": "model.intervene",
     "ablation_hooks": "model.intervene",
     "edit": "model.intervene",
@@ -71,6 +77,8 @@ _HOME = {
 _MODULES = ("cna", "demo", "evaluate", "incontext", "srnn", "vis")
 
 __all__ = [
+    "Answer",
+    "AnyOf",
     "CommonNeurons",
     "Flow",
     "HeadEffects",
@@ -82,6 +90,8 @@ __all__ = [
     "TokenLists",
     "ablate",
     "ablation_hooks",
+    "answer",
+    "any_of",
     "attribute_attn_neurons",
     "attribute_head_positions",
     "attribute_heads",

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import synthetic
+from tl_neuron_attr.numerics.answer_sums import AnswerSums
 from tl_neuron_attr.numerics.topk import FEWEST, _Walk, certified_topk, gradients_of
 
 sizes = st.sampled_from([1e-3, 0.3, 3.0])
@@ -115,3 +116,56 @@ def test_a_score_within_the_rounding_of_the_next_bound_is_not_certain():
         assert walk.next().sort().values.tolist() == [0, 1, 2]
         walk.take(torch.tensor([100.0, 99.0, 99.0], dtype=torch.float64), torch.zeros(3, 0, dtype=torch.long))
         assert walk.certified() == certain
+
+
+SUMS = {
+    "an answer of three tokens, one of two": ([0, 0, 0, 1, 1], [0, 1], [1, 1]),
+    "an answer against another": ([0, 0, 0, 1, 1], [0, 0], [1, -1]),
+    "one of three answers": ([0, 0, 1, 1, 2], [0, 0, 0], [1, 1, 1]),
+    "one of two answers against one of two, in two prompts": ([0, 1, 2, 3, 4], [0, 0, 0, 0, 1], [1, 1, -1, -1, 1]),
+}
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("capped", [False, True])
+@pytest.mark.parametrize("name", SUMS)
+@settings(max_examples=15)
+@given(seed=synthetic.seeds, size=sizes, k=st.integers(1, 20))
+def test_the_best_over_several_places_are_those_of_every_score_added_up(name, capped, largest, seed, size, k):
+    answer, result, sign = SUMS[name]
+    sums = AnswerSums(torch.tensor(answer), torch.tensor(result), torch.tensor(sign))
+    increases, subs = synthetic.case(seed, batch=len(answer), size=size)
+    readout = replace(increases[0].readout, transform=soft_cap if capped else None)
+    increases = [replace(each, readout=readout, known={}) for each in increases]
+    by_place = flat_scores(increases, subs)
+    log_p = torch.cat(
+        [i.target_log_p()[:, None].expand(-1, s.width * s.sources) for i, s in zip(increases, subs, strict=True)], dim=1
+    )
+    scores = torch.stack([added_up(r, by_place, log_p, sums) for r in range(len(sums))])
+    k = min(k, scores.shape[1])
+    top = certified_topk(increases, subs, k, largest=largest, sums=sums)
+    expected = scores.sort(dim=1, descending=largest, stable=True)
+    torch.testing.assert_close(top.score, expected.values[:, :k], atol=1e-9, rtol=0)
+    torch.testing.assert_close(scores.gather(1, top.flat), top.score, atol=1e-9, rtol=0)
+    places = sums.result_of_place
+    torch.testing.assert_close(by_place.gather(1, top.flat[places]), top.by_place, atol=1e-9, rtol=0)
+
+
+def added_up(result, by_place, log_p, sums):
+    """Probabilities of whole answers before and after, by plain products."""
+    total = 0
+    for sign in (1, -1):
+        before, after = [], []
+        for a in ((sums.result == result) & (sums.sign == sign)).nonzero().flatten():
+            mine = sums.answer == a
+            before.append(log_p[mine].sum(0))
+            after.append((log_p + by_place)[mine].sum(0))
+        if before:
+            total = total + sign * (torch.stack(after).logsumexp(0) - torch.stack(before).logsumexp(0))
+    return total
+
+
+def test_few_neurons_are_evaluated_for_an_answer_where_bounds_are_tight():
+    increases, subs = synthetic.case(11, batch=3, size=1e-3)
+    sums = AnswerSums(torch.zeros(3, dtype=torch.long), torch.tensor([0]), torch.tensor([1]))
+    assert certified_topk(increases, subs, 1, sums=sums).evaluated.max() <= 3

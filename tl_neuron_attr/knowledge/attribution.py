@@ -5,6 +5,7 @@ in nats, float32 (float64 if the model is), on the model's device.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring, as_scored
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.every_neuron import neuron_scores
-from tl_neuron_attr.numerics.increase import MAX_BYTES, read_out
+from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase, read_out
 from tl_neuron_attr.numerics.scores_of_vectors import scores_of_vectors
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
 from tl_neuron_attr.results.layer_scores import LayerScores
@@ -58,8 +59,8 @@ def attribute_layers(
         'L1'
     """
     q = as_scored(cache, target, max_bytes=max_bytes, **scoring)
-    scores = q.finish(torch.cat([_sublayer_scores(group, max_bytes) for group in q.groups(max_bytes)]))
-    return LayerScores(attn=scores[..., 0], mlp=scores[..., 1])
+    scores = _scores(q, SITES, None, max_bytes, _sublayer_scores)
+    return LayerScores(attn=scores[..., ::2], mlp=scores[..., 1::2])
 
 
 @typechecked
@@ -137,7 +138,7 @@ def attribute_mlp_neurons(
         torch.Size([1, 1])
     """
     q = as_scored(cache, target, ("mlp",), max_bytes=max_bytes, **scoring)
-    return q.finish(_every_neuron(q, "mlp", layers, max_bytes)[..., 0])
+    return _scores(q, ("mlp",), layers, max_bytes, partial(_every_neuron, "mlp", layers))[..., 0]
 
 
 @typechecked
@@ -162,18 +163,35 @@ def attribute_attn_neurons(
         5
     """
     q = as_scored(cache, target, ("attn",), max_bytes=max_bytes, **scoring)
-    scores = _every_neuron(q, "attn", layers, max_bytes)
+    scores = _scores(q, ("attn",), layers, max_bytes, partial(_every_neuron, "attn", layers))
     heads = q.stream.sublayer("attn", 0, q.places).heads
-    return q.finish(scores.unflatten(2, (heads, -1)).transpose(3, 4))
+    return scores.unflatten(-2, (heads, -1)).transpose(-1, -2)
 
 
-def _sublayer_scores(q: ScoredCache, max_bytes: int) -> Float[Tensor, "batch layer 2"]:
-    """Scores of whole sublayers, in the order of :data:`SITES`.
+def _scores(
+    q: ScoredCache,
+    sites: Sequence[Site],
+    layers: Sequence[int] | None,
+    max_bytes: int,
+    of_places: Callable[[ScoredCache, list[Increase], int], Float[Tensor, "place n *m"]],
+) -> Float[Tensor, "*b_n"]:
+    """Return what ``of_places`` gives, some places at a time, added up to the user's results."""
+    found: list[Tensor] = []
+    base: list[Tensor] = []
+    for group in q.groups(max_bytes):
+        increases = group.increases(sites, layers)
+        found.append(of_places(group, increases, max_bytes))
+        if not q.additive:
+            base.append(torch.stack([each.target_log_p() for each in increases], dim=1))
+    return q.finish(torch.cat(found), torch.cat(base) if base else None)
+
+
+def _sublayer_scores(q: ScoredCache, increases: list[Increase], max_bytes: int) -> Float[Tensor, "place n"]:
+    """Scores of whole sublayers, in the order of the stream.
 
     What a sublayer read plus what it wrote is what the next one read, bit for bit, unless blocks are parallel or the
     cache is of half precision. There the score is a difference of two base log-probabilities, and costs no product.
     """
-    increases = q.increases(SITES)
     outs = [q.stream.out(site, layer, q.places) for layer in range(q.stream.n_layers) for site in SITES]
     following = [*increases[1:], q.final()]
     chained = [
@@ -190,19 +208,19 @@ def _sublayer_scores(q: ScoredCache, max_bytes: int) -> Float[Tensor, "batch lay
         found = scores_of_vectors([increases[i] for i in rest], [outs[i][:, None] for i in rest], max_bytes=max_bytes)
         for i, score in zip(rest, found, strict=True):
             scores[i] = score
-    return torch.cat(scores, dim=1).unflatten(1, (-1, len(SITES)))
+    return torch.cat(scores, dim=1)
 
 
 def _of_heads(
     q: ScoredCache, vectors: Callable[[Sublayer], Float[Tensor, "batch *n d_model"]], max_bytes: int
 ) -> Tensor:
     """Scores of what heads wrote, all layers in one pass over ``W_U``."""
-    found: list[Tensor] = []
-    for group in q.groups(max_bytes):
+
+    def of_places(group: ScoredCache, increases: list[Increase], max_bytes: int) -> Float[Tensor, "place layer *n"]:
         written = [vectors(sublayer) for sublayer in group.checked_sublayers(("attn",))]
-        scores = scores_of_vectors(group.increases(("attn",)), written, max_bytes=max_bytes)
-        found.append(torch.stack(scores, dim=1))
-    return q.finish(torch.cat(found))
+        return torch.stack(scores_of_vectors(increases, written, max_bytes=max_bytes), dim=1)
+
+    return _scores(q, ("attn",), None, max_bytes, of_places)
 
 
 def _summed(sublayer: Sublayer) -> Float[Tensor, "batch head d_model"]:
@@ -210,13 +228,9 @@ def _summed(sublayer: Sublayer) -> Float[Tensor, "batch head d_model"]:
 
 
 def _every_neuron(
-    q: ScoredCache, site: Site, layers: Sequence[int] | None, max_bytes: int
-) -> Float[Tensor, "batch layer neuron source"]:
-    found: list[Tensor] = []
-    for group in q.groups(max_bytes):
-        sublayers = list(group.checked_sublayers((site,), layers))
-        increases = group.increases((site,), layers)
-        read_out(increases)
-        scores = [neuron_scores(i, s, max_bytes=max_bytes) for i, s in zip(increases, sublayers, strict=True)]
-        found.append(torch.stack(scores, dim=1))
-    return torch.cat(found)
+    site: Site, layers: Sequence[int] | None, q: ScoredCache, increases: list[Increase], max_bytes: int
+) -> Float[Tensor, "place layer neuron source"]:
+    sublayers = list(q.checked_sublayers((site,), layers))
+    read_out(increases)
+    scores = [neuron_scores(i, s, max_bytes=max_bytes) for i, s in zip(increases, sublayers, strict=True)]
+    return torch.stack(scores, dim=1)

@@ -59,8 +59,11 @@ def baseline_scores(
         max_bytes: A cap on the working set.
         **scoring: ``pos``, ``model``, ``final_bias``: see :func:`~tl_neuron_attr.scored`.
 
+    Of an answer of several tokens each method's scores are summed over the tokens, but for ``prob_increase``, which is
+    of the whole answer's probability.
+
     Raises:
-        ValueError: If the cache or the target is invalid, or there is a contrast.
+        ValueError: If the cache or the target is invalid, or there is a contrast, or several right answers.
         IndexError: If a position or token id is out of range.
 
     Examples:
@@ -70,13 +73,20 @@ def baseline_scores(
         tensor(True)
     """
     q = as_scored(cache, target, ("mlp",), max_bytes=max_bytes, **scoring)
-    if q.contrast is not None:
-        raise ValueError("contrast: the eight methods score one token; leave it out")
-    scores = [
-        torch.stack([_METHODS[score](group, s, max_bytes) for s in group.checked_sublayers(("mlp",))], dim=1)
-        for group in q.groups(max_bytes)
-    ]
-    return q.finish(torch.cat(scores))
+    if q.contrast is not None or (q.sums is not None and len(q.sums.result) > len(q)):
+        raise ValueError(
+            "the eight methods score one token or one answer: leave out the contrast, or the other answers"
+        )
+    increase = score == "prob_increase" and q.sums is not None
+    method = _METHODS["log_prob_increase" if increase else score]
+    found: list[Tensor] = []
+    base: list[Tensor] = []
+    for group in q.groups(max_bytes):
+        found.append(torch.stack([method(group, s, max_bytes) for s in group.checked_sublayers(("mlp",))], dim=1))
+        if increase:
+            base.append(torch.stack([each.target_log_p() for each in group.increases(("mlp",))], dim=1))
+    scores = q.finish(torch.cat(found))
+    return q.finish(torch.cat(base)).exp()[..., None].to(scores.dtype) * scores.expm1() if increase else scores
 
 
 def _log_prob_increase(q: ScoredCache, sublayer: Sublayer, max_bytes: int) -> Scores:

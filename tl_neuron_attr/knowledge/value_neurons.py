@@ -2,10 +2,11 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 from typing_extensions import Unpack
@@ -90,18 +91,25 @@ def value_neurons(
     found: list[Neurons] = []
     noted: list[Tensor] = []
     shown = promoted_shown(q.stream.model) if text and not excluded else 0
-    for group in q.groups(max_bytes):
+    for group in q.groups(max_bytes, whole=True):
         sublayers = list(group.stream.sublayers(group.places, wanted))
         increases = group.increases(wanted)
         top = certified_topk(
-            increases, sublayers, k + excluded, largest=largest, max_bytes=max_bytes, check=check, promoted=shown
+            increases,
+            sublayers,
+            k + excluded,
+            largest=largest,
+            max_bytes=max_bytes,
+            check=check,
+            promoted=shown,
+            sums=group.sums,
         )
         cache_checks.require_finite(q.stream, top.score, "the scores")
-        found.append(_as_neurons(sublayers, top))
+        found.append(_as_neurons(group, sublayers, top))
         noted += [] if top.promoted is None else [top.promoted]
     best = Neurons.joined(found) if exclude_common is None else exclude_common.without(Neurons.joined(found), k)
     promoted = torch.cat(noted) if len(noted) == len(found) else None
-    return (with_text(best, q.stream, promoted) if text else best).squeeze(batched=q.stream.batched)
+    return (with_text(best, q.stream, promoted, rows=q.rows) if text else best).squeeze(batched=q.batched)
 
 
 def _check(
@@ -114,14 +122,43 @@ def _check(
     cache_checks.require_neurons_add_up(stream, sublayer, along, written)
 
 
-def _as_neurons(sublayers: Sequence[Sublayer], top: TopK) -> Neurons:
+def _as_neurons(q: ScoredCache, sublayers: Sequence[Sublayer], top: TopK) -> Neurons:
     coefficients = torch.cat([s.coefficients.flatten(1) for s in sublayers], dim=1)
-    return Neurons.of_sublayers(
-        sublayers,
-        top.flat,
-        coefficient=coefficients.gather(1, top.flat),
-        score=top.score,
-        evaluated=top.evaluated,
+    if q.sums is None or top.by_place is None:
+        return Neurons.of_sublayers(
+            sublayers,
+            top.flat,
+            coefficient=coefficients.gather(1, top.flat),
+            score=top.score,
+            evaluated=top.evaluated,
+        )
+    by_place = coefficients.gather(1, top.flat[q.result_of_place])
+    strongest = torch.stack(
+        [by_place[mine].gather(0, top.by_place[mine].abs().argmax(0)[None])[0] for mine in _members(q)]
+    )
+    found = Neurons.of_sublayers(sublayers, top.flat, coefficient=strongest, score=top.score, evaluated=top.evaluated)
+    return _with_tokens(q, found, by_place, top.by_place)
+
+
+def _members(q: ScoredCache) -> list[Int[Tensor, "place"]]:
+    """The places of each result."""
+    return [(q.result_of_place == result).nonzero()[:, 0] for result in range(len(q))]
+
+
+def _with_tokens(
+    q: ScoredCache, neurons: Neurons, coefficient: Float[Tensor, "place k"], score: Float[Tensor, "place k"]
+) -> Neurons:
+    """Return neurons with what each token of the answer adds to their scores, where they are sums over tokens."""
+    places = q.token_places
+    if q.sums is None or places is None:
+        return neurons
+    behind = (places < 0)[..., None]
+    signed = score * q.sums.sign_of_place[:, None]
+    shares = signed[places] if q.additive else neurons.score[:, None]
+    return replace(
+        neurons,
+        token_score=shares.masked_fill(behind, 0),
+        token_coefficient=coefficient[places].masked_fill(behind, torch.nan),
     )
 
 

@@ -163,9 +163,18 @@ def neuron_text(
     return NeuronText(() if ids is None else prompt_tokens(model, ids), found)
 
 
-def with_text(neurons: Neurons, stream: Stream, promoted: Int[Tensor, "*b k best"] | None = None) -> Neurons:
-    """Return neurons found in ``stream`` with their text."""
-    return replace(neurons, text=neuron_text(stream.model, neurons, stream.tokens(), promoted))
+def with_text(
+    neurons: Neurons,
+    stream: Stream,
+    promoted: Int[Tensor, "*b k best"] | None = None,
+    *,
+    rows: Int[Tensor, "batch"] | None = None,
+) -> Neurons:
+    """Return neurons found in ``stream`` with their text; ``rows`` are the prompts' in the cache, all by default."""
+    ids = stream.tokens()
+    if ids is not None and rows is not None:
+        ids = ids[rows]
+    return replace(neurons, text=neuron_text(stream.model, neurons, ids, promoted))
 
 
 def require_k(model: Any, k: int) -> None:

@@ -12,11 +12,13 @@ from typing_extensions import Unpack
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model import cache_checks
+from tl_neuron_attr.model.answer_places import PlacedAnswer, in_cache, places_of
 from tl_neuron_attr.model.components import within
 from tl_neuron_attr.model.padding_checks import require_real_positions
 from tl_neuron_attr.model.positions import Pos, Positions
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.targets import Target, token_ids
+from tl_neuron_attr.model.targets import Target, has_answers, token_ids
+from tl_neuron_attr.numerics.answer_sums import AnswerSums
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase
 from tl_neuron_attr.numerics.readout import Readout
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
@@ -47,27 +49,82 @@ class ScoredCache:
 
     Attributes:
         stream: The cache's stream.
-        places: The position scored, one per prompt.
+        places: The positions scored: one per prompt, or one per token of an answer.
         readout: The readout frozen there.
-        target: The token followed, one per prompt.
+        target: The token followed at each place.
         contrast: The token it is compared with, if any.
         max_bytes: A cap on what is kept.
+        sums: How the scores of an answer's tokens add up; None where each place is a result of its own.
+        batched: Whether results have a batch dimension.
     """
 
     stream: Stream
     places: Positions
     readout: Readout
-    target: Int[Tensor, "batch"]
-    contrast: Int[Tensor, "batch"] | None
+    target: Int[Tensor, "place"]
+    contrast: Int[Tensor, "place"] | None
     max_bytes: int = MAX_BYTES
+    sums: AnswerSums | None = None
+    batched: bool = True
     _increases: dict[tuple[Site, int], Increase] = field(default_factory=dict, init=False)
     _checked: set[tuple[Site, bool]] = field(default_factory=set, init=False)
 
     def __repr__(self) -> str:
         """``ScoredCache(2 prompts at [6, 4], target [5, 11])``."""
-        prompts = f"{len(self.places)} prompt{'s' * (len(self.places) > 1)}"
+        prompts = f"{len(self)} prompt{'s' * (len(self) > 1)}"
         contrast = "" if self.contrast is None else f", contrast {self.contrast.tolist()}"
         return f"ScoredCache({prompts} at {self.places.pos.tolist()}, target {self.target.tolist()}{contrast})"
+
+    def __len__(self) -> int:
+        """How many results there are: one per prompt."""
+        return len(self.places) if self.sums is None else len(self.sums)
+
+    @property
+    def result_of_place(self) -> Int[Tensor, "place"]:
+        """The result that each place counts for."""
+        own = torch.arange(len(self.places), device=self.target.device)
+        return own if self.sums is None else self.sums.result_of_place
+
+    @property
+    def rows(self) -> Int[Tensor, "result"]:
+        """The cache's row that each result is of; of several, the one its first answer is in."""
+        first = torch.searchsorted(self.result_of_place, torch.arange(len(self), device=self.target.device))
+        return self.places.row[first]
+
+    @property
+    def token_places(self) -> Int[Tensor, "result token"] | None:
+        """The places that scores are shared out to: of each token, -1 behind the last; None where they cannot be.
+
+        Several right answers of one token each are followed at one place; their score is no sum otherwise.
+        """
+        if self.additive:
+            return torch.nn.utils.rnn.pad_sequence(
+                [(self.result_of_place == r).nonzero()[:, 0] for r in range(len(self))],
+                batch_first=True,
+                padding_value=-1,
+            )
+        first = torch.searchsorted(self.result_of_place, torch.arange(len(self), device=self.target.device))
+        of_place = first[self.result_of_place]
+        alike = (self.places.row[of_place] == self.places.row) & (self.places.pos[of_place] == self.places.pos)
+        return first[:, None] if bool(alike.all()) else None
+
+    @property
+    def per_token(self) -> "ScoredCache":
+        """Each token of the answers as a result of its own: a batch of one row per token; the rows sum to the whole.
+
+        Raises:
+            ValueError: If several answers are followed, whose scores are no sum over tokens, or a contrast of answers.
+
+        Examples:
+            >>> import tl_neuron_attr as tna
+            >>> both = tna.answer(tna.demo.load(), "Tim Duncan plays the sport of", " basketball .")
+            >>> layers = tna.attribute_layers(both.per_token)
+            >>> bool(torch.allclose(layers.mlp.sum(0), tna.attribute_layers(both).mlp, atol=1e-5))
+            True
+        """
+        if self.sums is not None and len(self.sums) < len(self.sums.result):
+            raise ValueError("per_token is of one answer per prompt: this one follows several, or one against another")
+        return self._of_places(torch.arange(len(self.places), device=self.target.device))
 
     def require(self, sites: Sequence[Site], *, reads: bool = False) -> None:
         """Check, once, that the cache has what ``sites`` need; with ``reads``, the norms in front of them too.
@@ -85,8 +142,7 @@ class ScoredCache:
 
         Those of one call are read out together, when the first of them is needed.
         """
-        wanted = range(self.stream.n_layers) if layers is None else layers
-        return [self.increase(site, layer) for layer in wanted for site in SITES if site in sites]
+        return [self.increase(site, layer) for layer in self._named(layers) for site in SITES if site in sites]
 
     def increase(self, site: Site, layer: int) -> Increase:
         """Return scores of what is added to the stream that one sublayer read."""
@@ -102,26 +158,43 @@ class ScoredCache:
         """Return scores of what is added to the final stream."""
         return Increase(self.readout, self.stream.final(self.places), self.target, self.contrast)
 
-    def groups(self, max_bytes: int) -> Iterator["ScoredCache"]:
-        """Yield the prompts in groups whose base distributions fit in ``max_bytes``; one prompt at the least."""
+    def groups(self, max_bytes: int, *, whole: bool = False) -> Iterator["ScoredCache"]:
+        """Yield the places in groups whose base distributions fit in ``max_bytes``; one place at the least.
+
+        With ``whole``, all places of a result stay together, one result at the least.
+        """
+        count = len(self) if whole else len(self.places)
         kept = self._fitting(self.max_bytes) >= len(self.places)
-        if (kept and self._fitting(max_bytes) >= len(self.places)) or len(self.places) == 1:
+        if (kept and self._fitting(max_bytes) >= len(self.places)) or count == 1:
             yield self
             return
-        prompts = torch.arange(len(self.places), device=self.target.device)
-        for rows in prompts.split(max(1, self._fitting(max_bytes))):
-            yield self.select(rows)
+        each = -(-len(self.places) // count)
+        for rows in torch.arange(count, device=self.target.device).split(max(1, self._fitting(max_bytes) // each)):
+            yield self.select(rows) if whole else self._of_places(rows)
 
-    def select(self, prompts: Int[Tensor, "n"]) -> "ScoredCache":
-        """Return what is scored in the given prompts."""
-        contrast = None if self.contrast is None else self.contrast[prompts]
-        return replace(
+    def select(self, results: Int[Tensor, "n"]) -> "ScoredCache":
+        """Return what is scored for some results, given in ascending order."""
+        if self.sums is None:
+            return self._of_places(results)
+        places, sums = self.sums.select(results)
+        return replace(self._of_places(places), sums=sums)
+
+    def _of_places(self, places: Int[Tensor, "n"]) -> "ScoredCache":
+        """Return some places, each a result of its own; base distributions of all places are shared."""
+        contrast = None if self.contrast is None else self.contrast[places]
+        chosen = replace(
             self,
-            places=self.places.select(prompts),
-            readout=self.readout.select(prompts),
-            target=self.target[prompts],
+            places=self.places.select(places),
+            readout=self.readout.select(places),
+            target=self.target[places],
             contrast=contrast,
+            sums=None,
+            batched=True,
         )
+        if len(places) == len(self.places):
+            chosen._increases.update(self._increases)
+            chosen._checked.update(self._checked)
+        return chosen
 
     def checked_sublayers(self, sites: Sequence[Site], layers: Sequence[int] | None = None) -> Iterator[Sublayer]:
         """Yield sublayers whose neurons are known to sum to what the sublayer wrote (paper 1, Eq. 5 and 7).
@@ -130,6 +203,58 @@ class ScoredCache:
             IndexError: If a layer is out of range or named twice.
             ValueError: If a sublayer's neurons do not add up.
         """
+        for layer in self._named(layers):
+            for site in sites:
+                sublayer = self.stream.sublayer(site, layer, self.places)
+                along = sublayer.out / sublayer.out.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+                cache_checks.require_neurons_add_up(self.stream, sublayer, along, sublayer.project_onto(along))
+                yield sublayer
+
+    def log_probs(self) -> Float[Tensor, "place d_vocab"]:
+        """Return the model's own log-probabilities at each place scored, in nats (paper 1, Eq. 2)."""
+        return self.final().log_p()
+
+    def without_final_bias(self) -> "ScoredCache":
+        """Return the same with the final norm's bias left out of the base, as the authors' GPT-2 notebook does."""
+        return replace(self, readout=replace(self.readout, norm_bias=torch.zeros_like(self.readout.norm_bias)))
+
+    @property
+    @torch.no_grad()
+    def log_prob(self) -> Float[Tensor, "*b"]:
+        """The model's own log-probability of what is followed, in nats; of a contrast, the difference."""
+        final = self.final()
+        own = final.target_log_p()
+        if final.contrast is not None:
+            own = own - replace(final, target=final.contrast).target_log_p()
+        added = (own if self.sums is None else self.sums.log_probs(own)).to(self.stream.dtype)
+        return added if self.batched else added[0]
+
+    @property
+    def additive(self) -> bool:
+        """Whether the scores of results are sums over places; not so where there are several right answers."""
+        return self.sums is None or self.sums.additive
+
+    def finish(
+        self, scores: Float[Tensor, "place *n"], base: Float[Tensor, "place *m"] | None = None
+    ) -> Float[Tensor, "*b_n"]:
+        """Return the scores of results, as the user's cache is shaped: without a batch dimension if it has none.
+
+        Args:
+            scores: The scores of places, which add up to those of results.
+            base: Each target's log-probability in the base streams, with leading axes of ``scores``; only where
+                results are not :attr:`additive`.
+
+        Raises:
+            ValueError: If a score is not finite, naming the tensor it came from.
+        """
+        cache_checks.require_finite(self.stream, scores, "the scores")
+        if base is not None:
+            base = base.reshape(*base.shape, *[1] * (scores.ndim - base.ndim))
+        added = scores if self.sums is None else self.sums(scores, base)
+        return added if self.batched else added[0]
+
+    def _named(self, layers: Sequence[int] | None) -> Sequence[int]:
+        """Return the layers named, each once, or all."""
         wanted = range(self.stream.n_layers) if layers is None else layers
         if not wanted:
             raise ValueError("layers is empty: name at least one, or leave it out for all")
@@ -137,25 +262,7 @@ class ScoredCache:
             within("layers", layer, self.stream.n_layers)
         if len(set(wanted)) < len(wanted):
             raise IndexError(f"layers names a layer twice: {list(wanted)}")
-        for layer in wanted:
-            for site in sites:
-                sublayer = self.stream.sublayer(site, layer, self.places)
-                along = sublayer.out / sublayer.out.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-                cache_checks.require_neurons_add_up(self.stream, sublayer, along, sublayer.project_onto(along))
-                yield sublayer
-
-    def log_probs(self) -> Float[Tensor, "batch d_vocab"]:
-        """Return the model's own log-probabilities at the scored position, in nats (paper 1, Eq. 2)."""
-        return self.final().log_p()
-
-    def finish(self, scores: Float[Tensor, "batch *n"]) -> Float[Tensor, "*b_n"]:
-        """Return scores as the user's cache is shaped: without a batch dimension if it has none.
-
-        Raises:
-            ValueError: If a score is not finite, naming the tensor it came from.
-        """
-        cache_checks.require_finite(self.stream, scores, "the scores")
-        return scores if self.stream.batched else scores[0]
+        return wanted
 
     def _fitting(self, max_bytes: int) -> int:
         """How many prompts' base distributions, one per sublayer, take at most half of ``max_bytes``."""
@@ -183,8 +290,10 @@ def scored(
 
     Args:
         cache: A cache of a forward pass, with or without a batch dimension.
-        target: The token followed: an id, a string that is one token, or one of them per prompt.
-        pos: The position scored, one for all prompts or one each; the last by default.
+        target: The token followed: an id, a string that is one token, a set of them (:func:`~tl_neuron_attr.any_of`),
+            the answer the cache's text ends with (:class:`~tl_neuron_attr.Answer`), or one of these per prompt.
+        pos: The position scored, one for all prompts or one each; the last by default. Of an answer, the position
+            before it.
         contrast: If given, scores are of ``log p(target) - log p(contrast)``.
         model: The model that made the cache; ``cache.model`` by default.
         final_bias: False leaves the final norm's bias out of the base, as the authors' GPT-2 notebook does.
@@ -203,11 +312,27 @@ def scored(
         >>> tna.attribute_mlp_neurons(basketball).max() > 1  # nats
         tensor(True)
     """
-    stream, places, readout = checked_stream(cache, (), pos=pos, model=model)
-    if not final_bias:
-        readout = replace(readout, norm_bias=torch.zeros_like(readout.norm_bias))
-    other = None if contrast is None else token_ids(stream, contrast, "contrast")
-    return ScoredCache(stream, places, readout, token_ids(stream, target), other, max_bytes)
+    if has_answers(target, contrast):
+        stream = Stream(cache, model)
+        _require(stream, (), False)
+        found = scored_answers(stream, in_cache(stream, target, contrast, pos), max_bytes, batched=stream.batched)
+    else:
+        stream, places, readout = checked_stream(cache, (), pos=pos, model=model)
+        other = None if contrast is None else token_ids(stream, contrast, "contrast")
+        ids = token_ids(stream, target)
+        found = ScoredCache(stream, places, readout, ids, other, max_bytes, batched=stream.batched)
+    return found if final_bias else found.without_final_bias()
+
+
+def scored_answers(stream: Stream, placed: Sequence[PlacedAnswer], max_bytes: int, *, batched: bool) -> ScoredCache:
+    """Return what is scored where answers are placed in a stream that has all hooks.
+
+    Raises:
+        ValueError: If the stream does not hold the answers, or does not add up.
+    """
+    places, target, sums = places_of(stream, placed)
+    readout = _readout(stream, places, given=True)
+    return ScoredCache(stream, places, readout, target, None, max_bytes, sums, batched)
 
 
 def as_scored(
@@ -275,10 +400,15 @@ def checked_stream(
     stream, pos = Stream(cache, model), -1 if pos is None else pos
     _require(stream, tuple(sites), reads)
     where = stream.positions(pos)
-    require_real_positions(stream, where, given=not (isinstance(pos, int) and pos == -1))
-    readout = stream.readout(where)
-    cache_checks.require_additive(stream, readout, where)
-    return stream, where, readout
+    return stream, where, _readout(stream, where, given=not (isinstance(pos, int) and pos == -1))
+
+
+def _readout(stream: Stream, places: Positions, *, given: bool) -> Readout:
+    """Return the readout at places that are real and where the stream adds up."""
+    require_real_positions(stream, places, given=given)
+    readout = stream.readout(places)
+    cache_checks.require_additive(stream, readout, places)
+    return readout
 
 
 def _require(stream: Stream, sites: tuple[Site, ...], reads: bool) -> None:

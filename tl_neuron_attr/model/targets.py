@@ -7,10 +7,37 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tl_neuron_attr.model.answer_tokens import Answer, AnyOf
 from tl_neuron_attr.model.stream import Stream
 
-Target = int | str | Sequence[int | str] | Int[Tensor, "batch"]
-"""A token id, a string that is one token, or one of either for each prompt."""
+Target = int | str | Answer | AnyOf | Sequence[int | str | Answer | AnyOf] | Int[Tensor, "batch"]
+"""A token id, a string that is one token, an answer, a set of right answers, or one of these for each prompt."""
+
+
+def has_answers(*targets: Target | None) -> bool:
+    """Return whether a target is an answer or a set of them, for one prompt or for all."""
+    return any(
+        isinstance(each, Answer | AnyOf)
+        for target in targets
+        for each in (target if isinstance(target, Sequence) and not isinstance(target, str) else [target])
+    )
+
+
+def per_prompt(model: Any, target: Target, batch: int, name: str = "target") -> list[Answer | AnyOf]:
+    """Return ``target`` as an answer, or a set of them, for each of ``batch`` prompts; a token is a set of one.
+
+    Raises:
+        ValueError, IndexError, TypeError: As :func:`one_each`.
+    """
+    if isinstance(target, Sequence) and not isinstance(target, str):
+        if len(target) != batch:
+            raise ValueError(f"{name} must hold one token or answer for each of the {batch} prompts, got {len(target)}")
+        return [each for one in target for each in per_prompt(model, one, 1, name)]
+    if isinstance(target, AnyOf):
+        return [target] * batch
+    if isinstance(target, Answer):
+        return [Answer.of(model, target, name)] * batch
+    return [AnyOf((token,)) for token in one_each(model, target, batch, name).tolist()]
 
 
 def token_ids(stream: Stream, target: Target, name: str = "target") -> Int[Tensor, "batch"]:
@@ -29,10 +56,14 @@ def one_each(model: Any, target: Target, batch: int, name: str = "target") -> In
     d_vocab = model.W_U.shape[1]
     if isinstance(target, (int, str)) and not isinstance(target, bool):
         ids = [token_id(model, target, name)] * batch
+    elif has_answers(target):
+        raise ValueError(
+            f"{name} must be one token here, got {target!r}: answers are scored in what tna.answer or tna.scored made"
+        )
     elif isinstance(target, Tensor) and not target.is_floating_point() and target.ndim <= 1:
         ids = target.reshape(-1).tolist() * (batch if target.ndim == 0 else 1)
     elif isinstance(target, Sequence):
-        ids = [token_id(model, each, name) for each in target]
+        ids = [token_id(model, each, name) for each in target if not isinstance(each, Answer | AnyOf)]
     else:
         raise TypeError(
             f"{name} must be a token id, a string that is one token, or one of them per prompt, got {target!r}"
@@ -80,4 +111,4 @@ def _other_spelling(model: Any, target: str) -> str:
     other = word if target != word else f" {word}"
     if word and len(ids := _encoded(model, other)) == 1 and ids[0] != model.tokenizer.unk_token_id:
         return f"{other!r} is one token, pass that"
-    return "pass one of them, or an id"
+    return "pass one of them, an id, or all of them by tna.answer(model, prompt, ...)"

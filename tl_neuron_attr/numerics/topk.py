@@ -15,6 +15,9 @@ Phase 3  score neurons exactly in the order of their bounds, until the k-th best
 What Phase 3 returns is the exact top k: no neuron left out can pass its bound. A neuron whose coefficient is zero
 scores exactly zero and is never evaluated. For the most suppressing neurons all signs are reversed.
 
+Where a result has several places (the tokens of an answer), the bounds of its places bound their sum, and those of
+several answers the log of their summed probability; see ``answer_sums.py``.
+
 Two cases need no search. A contrast makes the score linear, so that Phase 2 is exact; a model that caps its logits has
 no such bound, so that every neuron is scored.
 """
@@ -26,6 +29,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_neuron_attr.numerics.answer_sums import AnswerSums
 from tl_neuron_attr.numerics.bounds import psi_bounds
 from tl_neuron_attr.numerics.every_neuron import neuron_scores
 from tl_neuron_attr.numerics.flat_index import best_of, locate
@@ -53,12 +57,14 @@ class TopK:
         score: Their exact scores, best first, ties by place.
         evaluated: How many neurons were scored exactly to be sure.
         promoted: The tokens whose logits each raises most, where they were asked for; -1 where they are not known.
+        by_place: The score of each at every place of its result, where a result has several.
     """
 
     flat: Int[Tensor, "batch k"]
     score: Float[Tensor, "batch k"]
     evaluated: Int[Tensor, "batch"]
     promoted: Int[Tensor, "batch k best"] | None = None
+    by_place: Float[Tensor, "place k"] | None = None
 
 
 def certified_topk(
@@ -70,6 +76,7 @@ def certified_topk(
     max_bytes: int = MAX_BYTES,
     check: Check | None = None,
     promoted: int = 0,
+    sums: AnswerSums | None = None,
 ) -> TopK:
     """Return the exact top ``k`` over the neurons of ``sublayers``, in nats.
 
@@ -81,10 +88,11 @@ def certified_topk(
         max_bytes: A cap on the working set.
         check: Called with each sublayer before anything is scored.
         promoted: How many promoted tokens to note of each neuron scored in Phase 3.
+        sums: How the places of the increases add up to results, where a result has several.
     """
     if increases[0].readout.transform is not None:
         scores = [neuron_scores(i, s, max_bytes=max_bytes) for i, s in zip(increases, sublayers, strict=True)]
-        return _ranked(torch.cat([s.flatten(1) for s in scores], dim=1), k, largest)
+        return _ranked(increases, sublayers, torch.cat([s.flatten(1) for s in scores], dim=1), k, largest, sums)
 
     # Phase 1: the gradient of log p(target) in every stream a sublayer reads
     gradients = gradients_of(increases)
@@ -96,11 +104,14 @@ def certified_topk(
             check(sublayer, g, along)
     jensen = torch.cat([along.flatten(1) for along in written], dim=1)
     if increases[0].linear:
-        return _ranked(jensen, k, largest)
-    bounds = jensen if largest else torch.cat(psi_bounds(increases, sublayers), dim=1) - jensen
+        return _ranked(increases, sublayers, jensen, k, largest, sums)
+    if sums is not None:
+        bounds = _bounds_of_results(increases, sublayers, jensen, largest, sums)
+    else:
+        bounds = jensen if largest else torch.cat(psi_bounds(increases, sublayers), dim=1) - jensen
 
     # Phase 3: exact scores, in the order of the bounds
-    return _search(increases, sublayers, bounds, k, 1 if largest else -1, max_bytes, promoted)
+    return _search(increases, sublayers, bounds, k, 1 if largest else -1, max_bytes, promoted, sums)
 
 
 def gradients_of(increases: Sequence[Increase]) -> list[Float[Tensor, "batch d_model"]]:
@@ -133,6 +144,39 @@ def exact_scores(
     return scores_at(increases, writes, where * batch + rows, max_bytes=max_bytes, promoted=promoted)
 
 
+def _bounds_of_results(
+    increases: Sequence[Increase],
+    sublayers: Sequence[Sublayer],
+    jensen: Float[Tensor, "place neuron_source"],
+    largest: bool,
+    sums: AnswerSums,
+) -> Float[Tensor, "result neuron_source"]:
+    """Bounds of results, or of their negatives where the smallest are looked for.
+
+    Each place's bound is widened by its own rounding, as a sum may be far smaller than what was added.
+    """
+    sign = 1 if largest else -1
+    raised = (sums.sign_of_place == sign)[:, None]
+    lowest = jensen if bool(raised.all()) else jensen - torch.cat(psi_bounds(increases, sublayers), dim=1)
+    bounds = torch.where(raised, jensen, lowest)
+    rounding = 16 * torch.finfo(bounds.dtype).eps * (1 + bounds.abs())
+    return sign * _added(increases, sublayers, bounds + torch.where(raised, rounding, -rounding), sums)
+
+
+def _added(
+    increases: Sequence[Increase],
+    sublayers: Sequence[Sublayer],
+    values: Float[Tensor, "place neuron_source"],
+    sums: AnswerSums,
+) -> Float[Tensor, "result neuron_source"]:
+    """Values of every neuron at places, added up to results."""
+    if sums.additive:
+        return sums(values)
+    by_sublayer = values.split([s.width * s.sources for s in sublayers], dim=1)
+    base = [each.target_log_p()[:, None] for each in increases]
+    return torch.cat([sums(v, b) for v, b in zip(by_sublayer, base, strict=True)], dim=1)
+
+
 def _search(
     increases: Sequence[Increase],
     sublayers: Sequence[Sublayer],
@@ -141,48 +185,100 @@ def _search(
     sign: int,
     max_bytes: int,
     promoted: int,
+    sums: AnswerSums | None,
 ) -> TopK:
     """Phase 3: the top ``k`` of ``sign`` times the scores, none of which is above its bound."""
     coefficients = torch.cat([s.coefficients.flatten(1) for s in sublayers], dim=1)
-    walks = [_Walk.start(bound, c == 0, k, promoted) for bound, c in zip(bounds, coefficients, strict=True)]
-    while open_walks := [(row, walk) for row, walk in enumerate(walks) if not walk.certified()]:
+    results = [_Result.of(increases, sublayers, row, sums) for row in range(len(bounds))]
+    walks = [
+        _Walk.start(bound, (coefficients[result.places] == 0).all(0), k, promoted, len(result.places))
+        for bound, result in zip(bounds, results, strict=True)
+    ]
+    while open_walks := [(result, walk) for result, walk in zip(results, walks, strict=True) if not walk.certified()]:
         chosen = [walk.next() for _, walk in open_walks]
-        rows = torch.cat([torch.full_like(flat, row) for (row, _), flat in zip(open_walks, chosen, strict=True)])
-        flat, sizes = torch.cat(chosen), [len(each) for each in chosen]
+        rows = torch.cat([r.places.repeat_interleave(len(f)) for (r, _), f in zip(open_walks, chosen, strict=True)])
+        flat = torch.cat([f.repeat(len(r.places)) for (r, _), f in zip(open_walks, chosen, strict=True)])
         tokens = flat.new_full((len(flat), promoted), -1)
         noted = tokens if promoted else None
-        scores = sign * exact_scores(increases, sublayers, rows, flat, max_bytes=max_bytes, promoted=noted)
-        for (_, walk), part, best in zip(open_walks, scores.split(sizes), tokens.split(sizes), strict=True):
-            walk.take(part, best)
+        scores = exact_scores(increases, sublayers, rows, flat, max_bytes=max_bytes, promoted=noted)
+        sizes = [len(r.places) * len(f) for (r, _), f in zip(open_walks, chosen, strict=True)]
+        for (result, walk), own, best in zip(open_walks, scores.split(sizes), tokens.split(sizes), strict=True):
+            by_place = own.reshape(len(result.places), -1)
+            strongest = best.reshape(*by_place.shape, promoted)[by_place.abs().argmax(0), range(by_place.shape[1])]
+            walk.take(sign * result.score(by_place, walk.pending), strongest, by_place)
     best = [walk.best() for walk in walks]
     return TopK(
-        flat=torch.stack([flat for flat, _, _ in best]),
-        score=sign * torch.stack([score for _, score, _ in best]),
+        flat=torch.stack([flat for flat, *_ in best]),
+        score=sign * torch.stack([score for _, score, *_ in best]),
         evaluated=torch.tensor([walk.evaluated for walk in walks]),
-        promoted=torch.stack([tokens for _, _, tokens in best]) if promoted else None,
+        promoted=torch.stack([tokens for _, _, tokens, _ in best]) if promoted else None,
+        by_place=None if sums is None else torch.cat([by_place for *_, by_place in best]),
     )
 
 
-def _ranked(scores: Float[Tensor, "batch neuron_source"], k: int, largest: bool) -> TopK:
+def _ranked(
+    increases: Sequence[Increase],
+    sublayers: Sequence[Sublayer],
+    scores: Float[Tensor, "place neuron_source"],
+    k: int,
+    largest: bool,
+    sums: AnswerSums | None,
+) -> TopK:
     """The top ``k`` of scores that are all known."""
-    flat = torch.stack([best_of(row if largest else -row, k) for row in scores])
-    return TopK(flat, scores.gather(1, flat), torch.full((len(scores),), scores.shape[1]))
+    added = scores if sums is None else _added(increases, sublayers, scores, sums)
+    flat = torch.stack([best_of(row if largest else -row, k) for row in added])
+    by_place = None if sums is None else scores.gather(1, flat[sums.result_of_place])
+    return TopK(
+        flat, added.gather(1, flat), torch.full((len(added),), added.shape[1], device=flat.device), by_place=by_place
+    )
+
+
+@dataclass(frozen=True)
+class _Result:
+    """One result's places, and how they add up; ``base`` are their log-probabilities, by sublayer."""
+
+    sublayers: Sequence[Sublayer]
+    places: Int[Tensor, "place"]
+    sums: AnswerSums | None
+    base: Float[Tensor, "place n"] | None
+
+    @classmethod
+    def of(
+        cls, increases: Sequence[Increase], sublayers: Sequence[Sublayer], row: int, sums: AnswerSums | None
+    ) -> "_Result":
+        """Return the result ``row``."""
+        this = torch.tensor([row], device=increases[0].base.device)
+        if sums is None:
+            return cls(sublayers, this, None, None)
+        places, own = sums.select(this)
+        base = None if own.additive else torch.stack([each.target_log_p()[places] for each in increases], dim=1)
+        return cls(sublayers, places, own, base)
+
+    def score(self, by_place: Float[Tensor, "place n"], flat: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """Return the scores of the neurons ``flat`` from their scores at every place."""
+        if self.sums is None:
+            return by_place[0]
+        base = None if self.base is None else self.base[:, locate(self.sublayers, flat)[0]]
+        return self.sums(by_place, base)[0]
 
 
 class _Walk:
     """Phase 3 for one prompt: neurons in the order of their bounds, scored until the best k are certain."""
 
-    def __init__(self, bound: Float[Tensor, "n"], k: int, known: Int[Tensor, "known"], promoted: int) -> None:
+    def __init__(
+        self, bound: Float[Tensor, "n"], k: int, known: Int[Tensor, "known"], promoted: int, places: int
+    ) -> None:
         self.bound, self.k = bound, k
         self.flat, self.scores = known, bound.new_zeros(len(known))
+        self.by_place = bound.new_zeros(places, len(known))
         self.promoted = known.new_full((len(known), promoted), -1)
         self.evaluated, self._count = 0, k + FIRST_SPARE
         self._rank(4 * (k + FEWEST))
 
     @classmethod
-    def start(cls, bound: Float[Tensor, "n"], silent: Tensor, k: int, promoted: int) -> "_Walk":
+    def start(cls, bound: Float[Tensor, "n"], silent: Tensor, k: int, promoted: int, places: int = 1) -> "_Walk":
         """Return a walk that knows the score of silent neurons: zero. The first ``k`` of them are enough."""
-        return cls(bound.masked_fill(silent, -torch.inf), k, silent.nonzero()[:k, 0], promoted)
+        return cls(bound.masked_fill(silent, -torch.inf), k, silent.nonzero()[:k, 0], promoted, places)
 
     def certified(self) -> bool:
         """Whether no unscored neuron can enter the top k; the margin covers the rounding of a bound and of a score."""
@@ -200,24 +296,33 @@ class _Walk:
 
     def next(self) -> Int[Tensor, "n"]:
         """Return the next neurons to score."""
-        self._pending = self.order[self.evaluated : self.evaluated + self._count]
+        self.pending = self.order[self.evaluated : self.evaluated + self._count]
         self._count = min(MOST, 2 * self._count) if self.evaluated else FEWEST
-        return self._pending
+        return self.pending
 
-    def take(self, scores: Float[Tensor, "n"], promoted: Int[Tensor, "n best"]) -> None:
-        """Take the scores of the neurons of :meth:`next`, and the tokens they promote."""
-        live = ~self.bound[self._pending].isneginf()
-        self.flat = torch.cat([self.flat, self._pending[live]])
+    def take(
+        self,
+        scores: Float[Tensor, "n"],
+        promoted: Int[Tensor, "n best"],
+        by_place: Float[Tensor, "place n"] | None = None,
+    ) -> None:
+        """Take the scores of the neurons of :meth:`next`, the tokens they promote, and their scores at each place."""
+        live = ~self.bound[self.pending].isneginf()
+        self.flat = torch.cat([self.flat, self.pending[live]])
         self.scores = torch.cat([self.scores, scores[live]])
         self.promoted = torch.cat([self.promoted, promoted[live]])
-        self.evaluated += len(self._pending)
+        self.by_place = torch.cat([self.by_place, (scores[None] if by_place is None else by_place)[:, live]], dim=1)
+        self.evaluated += len(self.pending)
 
-    def best(self) -> tuple[Int[Tensor, "k"], Float[Tensor, "k"], Int[Tensor, "k best"]]:
-        """Return the best k, their scores and the tokens they promote."""
-        by_place = self.flat.sort()
-        scores = self.scores[by_place.indices]
+    def best(
+        self,
+    ) -> tuple[Int[Tensor, "k"], Float[Tensor, "k"], Int[Tensor, "k best"], Float[Tensor, "place k"]]:
+        """Return the best k, their scores, the tokens they promote, and their scores at each place."""
+        by_index = self.flat.sort()
+        scores = self.scores[by_index.indices]
         best = best_of(scores, self.k)
-        return by_place.values[best], scores[best], self.promoted[by_place.indices][best]
+        chosen = by_index.indices[best]
+        return by_index.values[best], scores[best], self.promoted[chosen], self.by_place[:, chosen]
 
     def _rank(self, count: int) -> None:
         self.order = self.bound.topk(min(count, len(self.bound))).indices

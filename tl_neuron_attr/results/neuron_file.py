@@ -14,7 +14,10 @@ from tl_neuron_attr.results.neuron_text import NeuronText
 PLACE = ("site", "layer", "head", "source", "index")
 """The fields that say which neuron it is."""
 
-_OPTIONAL = ("evaluated", "effect")
+_OF_TOKENS = ("token_score", "token_coefficient")
+"""The fields with a number for every token of an answer; shorter answers have NaN coefficients behind their last."""
+
+_OPTIONAL = ("evaluated", "effect", *_OF_TOKENS)
 """The fields a file may leave out."""
 
 _ORDERS = ("descending", "ascending", "unsorted")
@@ -39,7 +42,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     tensors, text = storage.load_tensors(path, "neurons", {**required, "coefficient": None, "score": None}, _OPTIONAL)
     _require_shapes(path, tensors)
     _require_places(path, tensors)
-    for name in ("coefficient", "score", "effect"):
+    for name in ("coefficient", "score", "effect", "token_score"):
         if name in tensors and not bool(tensors[name].isfinite().all()):
             raise ValueError(f"{path}: field {name!r} holds NaN or Inf")
     _require_order(path, tensors["score"], text.pop("order", None))
@@ -82,11 +85,31 @@ def _require_shapes(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
         raise ValueError(
             f"{path}: field 'effect' is {effect.dtype} {tuple(effect.shape)}, expected a float {tuple(shape)}"
         )
+    _require_tokens(path, tensors)
     if evaluated is not None and (evaluated.dtype != torch.int64 or evaluated.shape != shape[:-1]):
         raise ValueError(
             f"{path}: field 'evaluated' is {evaluated.dtype} {tuple(evaluated.shape)}, expected torch.int64 "
             f"{tuple(shape[:-1])}"
         )
+
+
+def _require_tokens(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse numbers of an answer's tokens that do not fit the neurons, or of which one half is missing."""
+    given = [name for name in _OF_TOKENS if name in tensors]
+    if not given:
+        return
+    if len(given) < len(_OF_TOKENS):
+        raise ValueError(f"{path}: field {given[0]!r} stands alone, it goes with {' and '.join(_OF_TOKENS)}")
+    shape, first = tensors["score"].shape, tensors[given[0]]
+    expected = (*shape[:-1], first.shape[-2] if first.ndim > 1 else 1, shape[-1])
+    for name in given:
+        values = tensors[name]
+        if not values.is_floating_point() or values.shape != expected:
+            raise ValueError(f"{path}: field {name!r} is {values.dtype} {tuple(values.shape)}, expected {expected}")
+    coefficients = tensors["token_coefficient"]
+    missing = coefficients.isnan().any(-1)
+    if bool((missing != coefficients.isnan().all(-1)).any() or coefficients.isinf().any()):
+        raise ValueError(f"{path}: field 'token_coefficient' holds NaN or Inf")
 
 
 def _require_places(path: str | Path, tensors: Mapping[str, Tensor]) -> None:

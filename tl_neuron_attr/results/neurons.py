@@ -25,6 +25,10 @@ COLUMNS = (*neuron_file.PLACE, "coefficient", "score")
 """The fields of :class:`Neurons` with a number for every neuron."""
 
 
+_OF_TOKENS = {"token_score": 0.0, "token_coefficient": torch.nan}
+"""The fields with a number for every neuron and token, and what stands behind the last token of shorter answers."""
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class Neurons(PrintsAsTable):
     """Neurons in descending order of score (ascending for the most suppressing ones), ties by index.
@@ -44,6 +48,8 @@ class Neurons(PrintsAsTable):
         evaluated: How many neurons were scored exactly to certify the result, where it came from a search.
         text: The tokens the neurons read and promote, where they are known.
         effect: How much log-probability taking the neuron out alone really costs, in nats, where it was measured.
+        token_score: Of an answer of several tokens, what each adds to the score; 0 behind the last of a shorter answer.
+        token_coefficient: The coefficient at the position before each token; NaN behind the last.
     """
 
     site: Int[Tensor, "*b k"]
@@ -56,6 +62,8 @@ class Neurons(PrintsAsTable):
     evaluated: Int[Tensor, "*b"] | None = None
     text: NeuronText | None = None
     effect: Float[Tensor, "*b k"] | None = None
+    token_score: Float[Tensor, "*b token k"] | None = None
+    token_coefficient: Float[Tensor, "*b token k"] | None = None
 
     @classmethod
     def of_mlp(
@@ -119,6 +127,9 @@ class Neurons(PrintsAsTable):
         k = min(len(group) for group in groups)
         columns = [name for name in (*COLUMNS, "effect") if all(getattr(group, name) is not None for group in groups)]
         tensors = {name: torch.cat([getattr(group, name)[:, :k] for group in groups]) for name in columns}
+        for name, filling in _OF_TOKENS.items():
+            if all(getattr(group, name) is not None for group in groups):
+                tensors[name] = _joined([getattr(group, name)[..., :k] for group in groups], filling)
         evaluated = [group.evaluated for group in groups if group.evaluated is not None]
         text = [group.text for group in groups if group.text is not None]
         return cls(
@@ -136,6 +147,9 @@ class Neurons(PrintsAsTable):
         columns = self._measured()
         if columns != other._measured():
             return False
+        columns += self._of_tokens()
+        if other._of_tokens() != self._of_tokens():
+            return False
         mine, theirs = ([getattr(n, name) for name in columns] for n in (self, other))
         return same(mine, theirs) and self._known_text() == other._known_text()
 
@@ -149,6 +163,25 @@ class Neurons(PrintsAsTable):
         """``L23N6740`` (an MLP neuron), ``L21H0D79@3`` (dimension 79 of head 0 at source 3); one list per prompt."""
         names, k = self.flat_labels, len(self)
         return [names[i * k : (i + 1) * k] for i in range(len(self.score))] if self.batched else names
+
+    @property
+    def per_token(self) -> "Neurons":
+        """The neurons at each token of the answer they were found for: a batch of one row per token, in one order.
+
+        The rows' scores sum to those of the whole answer.
+
+        Raises:
+            ValueError: If they were not found for an answer, or for a set of answers of several tokens.
+            TypeError: If they are of several prompts.
+        """
+        if self.token_score is None or self.token_coefficient is None:
+            raise ValueError("per_token: these neurons were not found for an answer; see tna.answer")
+        if self.batched:
+            raise TypeError(f"these neurons are of {len(self.score)} prompts; take one prompt's: neurons[i].per_token")
+        mine = (~self.token_coefficient.isnan()).any(-1)
+        places = {name: getattr(self, name).expand(int(mine.sum()), -1) for name in neuron_file.PLACE}
+        text = None if self.text is None else replace(self.text, sources=self.text.sources * int(mine.sum()))
+        return Neurons(**places, coefficient=self.token_coefficient[mine], score=self.token_score[mine], text=text)
 
     def top(self, k: int) -> "Neurons":
         """Return the first ``k``.
@@ -234,7 +267,7 @@ class Neurons(PrintsAsTable):
         if self.batched and len(self.score) > 1:
             raise TypeError(f"these neurons are of {len(self.score)} prompts; take one prompt's: neurons[i]")
         one = self[0] if self.batched else self
-        return one._select(one.site == SITES.index(site))
+        return one._select((..., one.site == SITES.index(site)))
 
     def mlp_indices(self, layer: int) -> Int[Tensor, "n"]:
         """Return one prompt's MLP neurons of a layer, in order: what TransformerLens' ``neuron_basis`` takes.
@@ -277,7 +310,7 @@ class Neurons(PrintsAsTable):
         return [f.name for f in fields(self) if f.name != "text" and getattr(self, f.name) is not None]
 
     def _select(self, at: object) -> "Neurons":
-        cut: dict[str, Any] = {name: getattr(self, name)[at] for name in self._measured()}
+        cut: dict[str, Any] = {name: getattr(self, name)[at] for name in (*self._measured(), *self._of_tokens())}
         if (at is None or isinstance(at, int | list)) and self.evaluated is not None:
             cut["evaluated"] = self.evaluated[at]
         return replace(self, **cut)
@@ -289,6 +322,18 @@ class Neurons(PrintsAsTable):
         """The fields with a number for every neuron: the effect only where it was measured."""
         return COLUMNS if self.effect is None else (*COLUMNS, "effect")
 
+    def _of_tokens(self) -> tuple[str, ...]:
+        """The fields with a number for every neuron and token of an answer, where there are any."""
+        return tuple(name for name in _OF_TOKENS if getattr(self, name) is not None)
+
     def _known_text(self) -> list[tuple[str, tuple[str, ...]]]:
         """Return what is known of each neuron's text: the token it read, and those it promotes."""
         return neuron_tokens(self._columns(), len(self), self.text)
+
+
+def _joined(groups: Sequence[Float[Tensor, "batch token k"]], filling: float) -> Float[Tensor, "prompt token k"]:
+    """Return the numbers of several groups of prompts, shorter answers filled up."""
+    longest = max(group.shape[1] for group in groups)
+    return torch.cat(
+        [torch.nn.functional.pad(group, (0, 0, 0, longest - group.shape[1]), value=filling) for group in groups]
+    )

@@ -1,0 +1,134 @@
+"""Prompts run with their answers, once, and scored token by token."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.model import dimensions
+from tl_neuron_attr.model.answer_places import PlacedAnswer
+from tl_neuron_attr.model.answer_tokens import Answer, AnyOf
+from tl_neuron_attr.model.scored_cache import ScoredCache, scored_answers
+from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.model.tokens import prompt_ids
+from tl_neuron_attr.numerics.increase import MAX_BYTES
+
+OnePrompt = str | Int[Tensor, "_"]
+"""A prompt's text, the tokenizer's BOS put first, or its token ids."""
+
+OneAnswer = str | Answer | AnyOf | Int[Tensor, "_"]
+"""An answer's text or token ids, or a set of right answers."""
+
+
+@typechecked
+@torch.no_grad()
+def answer(
+    model: Any,
+    prompt: OnePrompt | Sequence[OnePrompt],
+    answer: OneAnswer | Sequence[OneAnswer],
+    *,
+    contrast: OneAnswer | Sequence[OneAnswer] | None = None,
+    final_bias: bool = True,
+    max_bytes: int = MAX_BYTES,
+) -> ScoredCache:
+    """Run a prompt and its answer once, and return the scored cache of the whole answer.
+
+    The log-probability of an answer is the sum of its tokens', each predicted at the position before it, and every
+    score is the sum of theirs. What is returned takes the place of cache and target wherever a scored cache does;
+    ``.per_token`` scores each token by itself.
+
+    Args:
+        model: The model.
+        prompt: A prompt, or several of any length: they are padded on the right, which nothing scored can see.
+        answer: The answer, one for all prompts or one each; a set of right answers by :func:`~tl_neuron_attr.any_of`,
+            scored as the log of their summed probability. Its tokens are its own: none reaches across the end of the
+            prompt, so that most answers begin with a space.
+        contrast: If given, scores are of ``log p(answer) - log p(contrast)``, whatever the lengths of the two: an
+            answer of more tokens is seldom as likely, so compare answers of one length where you can.
+        final_bias: False leaves the final norm's bias out of the base, as the authors' GPT-2 notebook does.
+        max_bytes: A cap on the base distributions kept; where they are larger, every call reads them out again.
+
+    Returns:
+        A scored cache; results have a batch dimension if several prompts are given.
+
+    Raises:
+        ValueError: If a prompt or an answer is empty, an answer ends within a character, answers of a set overlap,
+            prompt and answer are longer than the model's context, or as :func:`~tl_neuron_attr.scored`.
+        IndexError: If a token id is out of range.
+
+    Examples:
+        >>> import tl_neuron_attr as tna
+        >>> both = tna.answer(tna.demo.load(), "Tim Duncan plays the sport of", " basketball .")
+        >>> bool(both.log_prob.exp() > 0.9)
+        True
+        >>> tna.value_neurons(both, k=3).per_token.score.shape  # two tokens, three neurons
+        torch.Size([2, 3])
+    """
+    one = isinstance(prompt, str | Tensor)
+    prompts = [prompt] if isinstance(prompt, str | Tensor) else list(prompt)
+    if not prompts:
+        raise ValueError("prompt is empty: give at least one")
+    followed = _each(model, answer, len(prompts), "answer")
+    others = _each(model, contrast, len(prompts), "contrast")
+    rows: list[Int[Tensor, "pos"]] = []
+    placed: list[PlacedAnswer] = []
+    for result, (text, right, wrong) in enumerate(zip(prompts, followed, others, strict=True)):
+        ids = _ids(model, text)
+        texts = [each for each in (*right, *wrong) if len(each) > 1] or [right[0]]
+        own = {each: len(rows) + i for i, each in enumerate(texts)}  # a single token is scored in any of them
+        rows += [_together(model, ids, each) for each in texts]
+        for sign, answers in ((1, right), (-1, wrong)):
+            placed += [PlacedAnswer(a, result, sign, own.get(a, own[texts[0]]), len(ids) - 1) for a in answers]
+    _, cache = model.run_with_cache(_padded(model, rows))
+    found = scored_answers(Stream(cache, model), placed, max_bytes, batched=not one)
+    return found if final_bias else found.without_final_bias()
+
+
+def _each(
+    model: Any, answers: OneAnswer | Sequence[OneAnswer] | None, count: int, name: str
+) -> list[tuple[Answer, ...]]:
+    """Return the right answers of each prompt.
+
+    Raises:
+        ValueError: If there is not one for all prompts or one each.
+    """
+    if answers is None:
+        return [()] * count
+    several = answers if isinstance(answers, Sequence) and not isinstance(answers, str) else [answers] * count
+    if len(several) != count:
+        raise ValueError(f"{name} must be one for all prompts or one for each of the {count}, got {len(several)}")
+    return [
+        each.resolved(model, name) if isinstance(each, AnyOf) else (Answer.of(model, each, name),) for each in several
+    ]
+
+
+def _ids(model: Any, prompt: OnePrompt) -> Int[Tensor, "pos"]:
+    if isinstance(prompt, str):
+        return prompt_ids(model, prompt)
+    if not len(prompt):
+        raise ValueError("prompt is empty: give at least one token")
+    return prompt.to(dimensions.device_of(model))
+
+
+def _together(model: Any, ids: Int[Tensor, "pos"], answer: Answer) -> Int[Tensor, "_"]:
+    """Return the tokens of prompt and answer.
+
+    Raises:
+        ValueError: If they are longer than the model's context.
+    """
+    context = getattr(model.cfg, "n_ctx", None)
+    if context and len(ids) + len(answer) > context:
+        raise ValueError(
+            f"prompt and answer are {len(ids)} + {len(answer)} tokens, the model's context {context}: "
+            f"{answer.text[:40]!r}"
+        )
+    return torch.cat([ids, torch.tensor(answer.tokens, device=ids.device)])
+
+
+def _padded(model: Any, rows: Sequence[Int[Tensor, "_"]]) -> Int[Tensor, "row pos"]:
+    """Return rows of one length, padded behind: no earlier position attends there, whatever stands there."""
+    pad = getattr(model.tokenizer, "pad_token_id", None) or 0
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=pad)
