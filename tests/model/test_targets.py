@@ -33,7 +33,7 @@ def model_of(words):
         ({" cat": 1}, "cat", "' cat' is one token, pass that"),  # GPT-2: a word begins with its space
         ({"cat": 1}, " cat", "'cat' is one token, pass that"),  # Llama-2: it does not
         ({}, "cat", "pass one of them, an id, or all of them by tna.answer"),
-        ({" cat": 9}, "cat", "pass one of them, an id, or all of them by tna.answer"),  # the other spelling is the unknown token
+        ({" cat": 9}, "cat", "pass one of them, an id, or all of them by tna.answer"),  # the other is the unknown token
     ],
 )
 def test_the_spelling_that_is_one_token_is_named(words, target, advice):
