@@ -23,7 +23,7 @@ class Library(nn.Module):
 
 
 class Mean(Library):
-    """The same, read at the mean of its states, which shortens the way back to early steps."""
+    """Return the same, read at the mean of its states, which shortens the way back to early steps."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.rnn(x)[0].mean(1)
@@ -56,7 +56,7 @@ class QRNN(nn.Module):
 
 
 def scan(a: Tensor, b: Tensor) -> Tensor:
-    """All states of ``h_t = a_t h_(t-1) + b_t`` from zero, over dimension 1, in work proportional to the steps.
+    """Return all states of ``h_t = a_t h_(t-1) + b_t`` from zero, over dimension 1, in work proportional to the steps.
 
     Blocks of steps are scanned side by side, their last states in turn, and what a block starts from is added.
     """
@@ -72,7 +72,7 @@ def scan(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _scan_steps(a: Tensor, b: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """The products of ``a`` and the states up to each step, one step after another."""
+    """Return the products of ``a`` and the states up to each step, one step after another."""
     decays, states = [a[:, 0]], [b[:, 0]]
     for decay, add in zip(a.unbind(1)[1:], b.unbind(1)[1:], strict=True):
         states.append(torch.addcmul(add, decay, states[-1]))
@@ -114,13 +114,13 @@ class Transformer(nn.Module):
 
 
 def positions(T: int, d_model: int) -> Tensor:
-    """Sines and cosines of the step at ``d_model`` wavelengths."""
+    """Return sines and cosines of the step at ``d_model`` wavelengths."""
     angles = torch.arange(T)[:, None] * torch.exp(torch.arange(0, d_model, 2) * (-math.log(10_000) / d_model))
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
 def matched(build: Callable[[int], nn.Module], budget: int, *, multiple: int = 1) -> tuple[nn.Module, int]:
-    """The widest of the models ``build`` makes that has no more than ``budget`` parameters, and its width."""
+    """Return the widest of the models ``build`` makes that has no more than ``budget`` parameters, and its width."""
     width = multiple
     while parameters(build(width + multiple)) <= budget:
         width += multiple
@@ -128,5 +128,5 @@ def matched(build: Callable[[int], nn.Module], budget: int, *, multiple: int = 1
 
 
 def parameters(model: nn.Module) -> int:
-    """How many numbers are trained."""
+    """Return the number of trained parameters."""
     return sum(p.numel() for p in model.parameters())

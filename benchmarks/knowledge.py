@@ -20,7 +20,7 @@ K, TARGET = 30, 5
 
 
 def query_table(quick: bool) -> str:
-    """Query scores of 30 value neurons against ``run_with_cache``."""
+    """Compare query scores of 30 value neurons with ``run_with_cache``."""
     rows = []
     for site, length in tqdm([("both", 16)] if quick else [(s, n) for s in ("mlp", "attn", "both") for n in (16, 64)]):
         sites = ("mlp", "attn") if site == "both" else (site,)
@@ -42,7 +42,7 @@ def query_table(quick: bool) -> str:
 
 
 def faithfulness_table(quick: bool) -> str:
-    """Faithfulness over prompts of the bundled model, two threads."""
+    """Time faithfulness over prompts of the bundled model, with two threads."""
     torch.set_num_threads(2)
     model = tna.demo.load()
     asked = [p for group in facts(per_type=2 if quick else 15).values() for p in group][:100]

@@ -22,17 +22,17 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """The middle run."""
+        """Return the middle run."""
         return statistics.median(self.seconds)
 
     @property
     def minimum(self) -> float:
-        """The fastest run."""
+        """Return the fastest run."""
         return min(self.seconds)
 
     @property
     def cpu_median(self) -> float:
-        """The middle run by the processor's time, which other processes do not lengthen."""
+        """Return the middle run by the processor's time, which other processes do not lengthen."""
         return statistics.median(self.cpu_seconds)
 
 
@@ -56,7 +56,7 @@ def side_by_side(ways: Mapping[str, Callable[[], object]], *, runs: int, warm_up
 
 
 def machine() -> str:
-    """The processor, the thread count and the torch version, for the head of a table."""
+    """Return the processor, the thread count and the torch version, for the head of a table."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
     threads = torch.get_num_threads()
@@ -64,24 +64,24 @@ def machine() -> str:
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; floats with three significant digits."""
+    """Return a Markdown table; floats with three significant digits."""
     cells = [[digits(c) if isinstance(c, float) else str(c) for c in row] for row in rows]
     rule = ["---" if i == 0 else "--:" for i in range(len(headings))]
     return "\n".join("| " + " | ".join(row) + " |" for row in [list(headings), rule, *cells])
 
 
 def picture(caption: str, path: Path, page: Path | None) -> str:
-    """A line that shows ``path`` on pages in the folder above ``page``, which include it."""
+    """Return a line that shows ``path`` on pages in the folder above ``page``, which include it."""
     return f"\n![{caption}]({os.path.relpath(path, (page or path).parent.parent)})\n"
 
 
 def digits(number: float) -> str:
-    """Three significant digits, without an exponent where the number is large."""
+    """Return three significant digits, without an exponent where the number is large."""
     return f"{number:.3g}" if abs(number) < 1000 else f"{number:,.0f}"
 
 
 def _peak(way: Callable[[], object]) -> float:
-    """MiB in use at the peak of a run, above those before it."""
+    """Return the MiB in use at the peak of a run, above those before it."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedM
 
 
 def gpt2(*, sharpness: float = 1.0, seed: int = 0, **shape: int) -> TransformerBridge:
-    """A random GPT-2; ``sharpness`` multiplies the final norm's weight, so that predictions are peaked, not flat."""
+    """Return a random GPT-2; ``sharpness`` multiplies the final norm's weight and so makes predictions peaked."""
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(GPT2Config(**shape)).eval()
     model.transformer.ln_f.weight.data.mul_(sharpness)
@@ -18,18 +18,18 @@ def gpt2(*, sharpness: float = 1.0, seed: int = 0, **shape: int) -> TransformerB
 
 
 def booted(model: PreTrainedModel, name: str) -> TransformerBridge:
-    """A model of transformers with random weights, booted."""
+    """Return a model of transformers with random weights, booted."""
     model.config.architectures = [type(model).__name__]
     return TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=_tokenizer(), device="cpu")
 
 
 def prompts(batch: int, length: int, *, vocabulary: int = 50257, seed: int = 0) -> torch.Tensor:
-    """Random token ids."""
+    """Return random token ids."""
     return torch.randint(0, vocabulary, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    """TransformerLens boots no model without a tokenizer that it can reload from disk."""
+    """Return a tokenizer saved on disk: TransformerLens boots no model without one that it can reload."""
     folder = Path(mkdtemp())
     words = Tokenizer(models.WordLevel({"<unk>": 0, "<bos>": 1}, unk_token="<unk>"))
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token="<bos>").save_pretrained(folder)

@@ -56,7 +56,7 @@ class Case:
 
 
 def cases(lengths: Sequence[int], batches: Sequence[int], most: float) -> list[Case]:
-    """Of all lengths and batches those that fit, and hold no more than ``most`` steps in all."""
+    """Return the lengths and batches that fit, and hold no more than ``most`` steps in all."""
     every = (Case(T, batch) for T in lengths for batch in batches)
     return [case for case in every if case.fits and case.T * case.batch <= most]
 
@@ -73,14 +73,14 @@ class Last(nn.Module):
 
 
 def sliced(cell: str, T: int, factors: Sequence[tuple[int, int]] = FACTORS) -> Iterator[tuple[str, nn.Module]]:
-    """The paper's SRNNs that divide ``T``."""
+    """Return the paper's SRNNs that divide ``T``."""
     for n, k in factors:
         if T % n**k == 0:
             yield f"SRNN({n},{k})", Last(SRNN(INPUT, HIDDEN, n, k, cell=cell))
 
 
 def unsliced_fused(gru: nn.GRU) -> Last:
-    """``gru`` by SRNN's kernel, uncut."""
+    """Return ``gru`` on SRNN's kernel, uncut."""
     srnn = SRNN(INPUT, HIDDEN, k=0)
     srnn.levels[0].cell.load_state_dict(gru.state_dict())
     srnn.levels[0].engine = "fused"
@@ -88,7 +88,7 @@ def unsliced_fused(gru: nn.GRU) -> Last:
 
 
 def suggested(case: Case) -> Last:
-    """What ``SRNN.suggest`` finds fastest on this machine."""
+    """Return what ``SRNN.suggest`` finds fastest on this machine."""
     sizes = {"input_size": INPUT, "hidden_size": HIDDEN, "batch": case.batch}
     options = SRNN.suggest(case.T, measure=True, runs=3, **sizes).options
     return Last(SRNN(INPUT, HIDDEN, **options))
@@ -137,7 +137,7 @@ def of_as_many_parameters(case: Case) -> dict[str, nn.Module]:
 
 
 def by_the_library(model: Last) -> Last:
-    """The same weights, every level one call of torch's cell."""
+    """Return the same weights with every level as one call of torch's cell."""
     first = model.srnn
     n, cell = first.slicing.factors, type(first.levels[0].cell)
     twin = SRNN(INPUT, HIDDEN, n, cell=cell, slice_len=first.slicing.slice_len)
@@ -148,7 +148,7 @@ def by_the_library(model: Last) -> Last:
 
 
 def require_equal(name: str, model: nn.Module, twin: nn.Module, case: Case) -> None:
-    """Values to 1e-6, and gradients of the weights to 1e-5 of the largest."""
+    """Check that values agree to 1e-6, and gradients of the weights to 1e-5 of the largest."""
     x = Case(case.T, min(case.batch, 2)).input()
     a, b = model(x), twin(x)
     if (a - b).abs().max() > 1e-6:
@@ -170,7 +170,7 @@ def require_scan_is_a_loop() -> None:
 
 
 def timed(section: str, build: Callable[[Case], dict[str, nn.Module]], chosen: list[Case], runs: int) -> list[Record]:
-    """Every model of every case, forward and backward."""
+    """Time every model of every case, forward and backward."""
     records: list[Record] = []
     for case in tqdm(chosen, desc=section):
         models, x = build(case), case.input()
@@ -196,13 +196,13 @@ def step(model: nn.Module, x: Tensor, backward: bool) -> Callable[[], None]:
 
 
 def gemm_peak() -> float:
-    """The fastest matrix product of 1024 x 1024, in GF/s: what no recurrence can exceed."""
+    """Return the fastest matrix product of 1024 x 1024, in GF/s: what no recurrence can exceed."""
     a = torch.randn(1024, 1024)
     return 2 * 1024**3 / side_by_side({"gemm": lambda: a @ a}, runs=9)["gemm"].minimum / 1e9
 
 
 def paper_table(device: str) -> str:
-    """Table 3 of the paper: SRNN(8,2), (8,3), (8,4) at T = 512, 4096, 32768 against cuDNN's GRU, batch 1 to 1024."""
+    """Measure Table 3 of the paper: SRNN(8,2), (8,3), (8,4) at T = 512, 4096, 32768 against cuDNN's GRU."""
     headings = ("T", "model", "batch", "nn.GRU ms", "SRNN ms", "times faster", "paper, GTX 1080")
     claims = {512: (2, 13.5), 4096: (3, 52.9), 32768: (4, 136.0)}
     if device == "cpu":
@@ -225,7 +225,7 @@ def paper_table(device: str) -> str:
 
 
 def measured(args: argparse.Namespace) -> tuple[dict[str, str], list[Record]]:
-    """The tables of the sections chosen by their titles, and every number."""
+    """Return the tables of the sections chosen by their titles, and every number."""
     require_scan_is_a_loop()
     chosen = cases(args.lengths, args.batches, args.most)
     few = [case for case in chosen if case.T * case.batch <= args.others]

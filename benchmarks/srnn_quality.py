@@ -53,7 +53,7 @@ def unsliced(width: int) -> Last:
 
 
 def encoders(T: int) -> dict[str, Callable[[int], nn.Module]]:
-    """Each model's encoder from its width."""
+    """Return each model's encoder from its width."""
     sliced = {f"SRNN({n},{k})": lambda w, n=n, k=k: Last(EMBEDDING, w, n, k) for n, k in FACTORS[T]}
     n, k = FACTORS[T][1]
     return {
@@ -99,7 +99,7 @@ def run_task(
     models: Sequence[str],
     rates: Sequence[float],
 ) -> list[Outcome]:
-    """The models on one task and length; ``hidden`` is the width of the SRNN that sets the budget."""
+    """Run the models on one task and length; ``hidden`` is the width of the SRNN that sets the budget."""
     sets = [
         task.make(count, T, torch.Generator().manual_seed(seed)) for count, seed in ((500, 10**6), (1000, 10**6 + 1))
     ]
@@ -122,7 +122,7 @@ def run_task(
 
 
 def epochs_of(task: Task, T: int, seed: int) -> Callable[[int], list[tuple[Tensor, Tensor]]]:
-    """Epochs of sequences never seen before."""
+    """Yield epochs of sequences never seen before."""
 
     def epoch(number: int) -> list[tuple[Tensor, Tensor]]:
         ids, labels = task.make(EPOCH, T, torch.Generator().manual_seed(1000 * seed + number))
@@ -158,7 +158,7 @@ def _percent(share: float) -> str:
 
 
 def write_curves(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Every point of every run."""
+    """Write every point of every run."""
     with path.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["task", "T", "model", "rate", "seed", "seconds", "epoch", "validation accuracy"])
@@ -169,7 +169,7 @@ def write_curves(outcomes: Sequence[Outcome], path: Path) -> None:
 
 
 def plot_curves(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Accuracy of every run against the time and against epochs, a row a task and length."""
+    """Plot the accuracy of every run against time and against epochs, one row per task and length."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -193,7 +193,7 @@ def plot_curves(outcomes: Sequence[Outcome], path: Path) -> None:
 
 
 def review_table(args: argparse.Namespace) -> str:
-    """A row of the paper's Table 2 for the files given: validation and test accuracy, seconds an epoch."""
+    """Return a row of the paper's Table 2 for the files given: validation and test accuracy, seconds per epoch."""
     documents = srnn_reviews.load(args.data, T=args.steps, limit=args.limit)
     vectors = None
     if args.glove:
@@ -281,7 +281,7 @@ def main() -> None:
 
 
 def tables(outcomes: Sequence[Outcome]) -> str:
-    """A table a task and length."""
+    """Return one table per task and length."""
     text = ""
     for task, T in dict.fromkeys((o.task, o.T) for o in outcomes):
         found = [o for o in outcomes if (o.task, o.T) == (task, T)]
@@ -290,7 +290,7 @@ def tables(outcomes: Sequence[Outcome]) -> str:
 
 
 def plotted(outcomes: Sequence[Outcome], args: argparse.Namespace) -> str:
-    """The picture of the runs, drawn, and the line that shows it."""
+    """Return the picture of the runs, drawn, and the line that shows it."""
     plot_curves(outcomes, args.plot)
     return picture("Accuracy by time and by epochs", args.plot, args.out)
 

@@ -35,7 +35,7 @@ class Record:
 
 
 def by_case(records: Sequence[Record]) -> dict[tuple[int, int, str], dict[str, Record]]:
-    """The records of each case by the name of their way."""
+    """Return the records of each case by the name of their way."""
     found: dict[tuple[int, int, str], dict[str, Record]] = {}
     for record in records:
         found.setdefault(record.case, {})[record.way] = record
@@ -43,7 +43,7 @@ def by_case(records: Sequence[Record]) -> dict[tuple[int, int, str], dict[str, R
 
 
 def ratios(records: Sequence[Record], baseline: str, *, times_only: bool = False) -> str:
-    """Milliseconds of every way, and in brackets how many times faster than the baseline."""
+    """Return the milliseconds of every way, and in brackets how many times faster than the baseline."""
     ways = columns(records)
 
     def cell(ways_of_case: dict[str, Record], way: str) -> str:
@@ -58,7 +58,7 @@ def ratios(records: Sequence[Record], baseline: str, *, times_only: bool = False
 
 
 def memory(records: Sequence[Record]) -> str:
-    """Peak memory of the forward and backward passes."""
+    """Return the peak memory of the forward and backward passes."""
     ways = columns(records)
     rows = [
         (T, batch, *(f"{found[way].timing.peak_mib:.0f}" if way in found else "" for way in ways))
@@ -69,7 +69,7 @@ def memory(records: Sequence[Record]) -> str:
 
 
 def targets(records: Sequence[Record]) -> str:
-    """The speed asked for against ``nn.GRU``, forward and backward, and what each SRNN reaches."""
+    """Return the speed asked for against ``nn.GRU``, forward and backward, and what each SRNN reaches."""
     found = by_case(records)
     rows = []
     for T, batch, least in TARGETS:
@@ -95,13 +95,13 @@ def targets(records: Sequence[Record]) -> str:
 
 
 def suggestions(records: Sequence[Record], way: str) -> str:
-    """How ``way`` slices in each case."""
+    """Return how ``way`` slices in each case."""
     found = {(r.T, r.batch): (r.T, r.batch, r.slicing) for r in records if r.way == way}
     return markdown(("T", "batch", "slicing"), list(found.values()))
 
 
 def losses(records: Sequence[Record], way: str) -> str:
-    """The cases in which another model is faster than ``way``, and how much."""
+    """Return the cases in which another model is faster than ``way``, and by how much."""
     rows = [
         (r.section, *r.case, r.way, f"{found[way].timing.median / r.timing.median:.2g}x faster")
         for section in dict.fromkeys(r.section for r in records)
@@ -114,12 +114,12 @@ def losses(records: Sequence[Record], way: str) -> str:
 
 
 def columns(records: Sequence[Record]) -> list[str]:
-    """The ways in the order of their first appearance."""
+    """Return the ways in the order of their first appearance."""
     return list(dict.fromkeys(record.way for record in records))
 
 
 def write_csv(records: Sequence[Record], path: Path) -> None:
-    """Every number, in milliseconds and MiB."""
+    """Write every number, in milliseconds and MiB."""
     with path.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(MODEL + MEASURED)
@@ -131,7 +131,7 @@ def write_csv(records: Sequence[Record], path: Path) -> None:
 
 
 def plot(records: Sequence[Record], path: Path) -> None:
-    """How many times faster than ``nn.GRU``, forward and backward, by length: one panel a batch size."""
+    """Plot how many times faster than ``nn.GRU`` each way is, by length: one panel per batch size."""
     import matplotlib
 
     matplotlib.use("agg")

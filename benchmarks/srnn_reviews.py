@@ -34,7 +34,7 @@ class Documents:
 def load(
     paths: Sequence[Path], *, T: int, words: int = 30_000, limit: int | None = None, seed: int = 2018
 ) -> Documents:
-    """Documents shuffled and split 80/10/10, the ``words`` most frequent words of the training part kept.
+    """Return documents shuffled and split 80/10/10, the ``words`` most frequent words of the training part kept.
 
     Other words are left out, as the paper's code does; shorter documents are padded and longer ones cut at the end.
     """
@@ -58,12 +58,12 @@ def load(
 
 
 def split(text: str) -> list[str]:
-    """The words of a text in lower case."""
+    """Return the words of a text in lower case."""
     return [word for word in _SEPARATORS.split(text.lower()) if word]
 
 
 def glove(path: Path, vocabulary: Sequence[str], size: int, generator: torch.Generator) -> Tensor:
-    """Word vectors of a GloVe file, the padding's zero; words it lacks are uniform within 0.05, as Keras's."""
+    """Return word vectors of a GloVe file, the padding's zero; words it lacks are uniform within 0.05, as Keras's."""
     vectors = torch.empty(len(vocabulary) + 1, size).uniform_(-0.05, 0.05, generator=generator)
     vectors[0] = 0
     ids = {word: i for i, word in enumerate(vocabulary, 1)}
@@ -78,7 +78,7 @@ def glove(path: Path, vocabulary: Sequence[str], size: int, generator: torch.Gen
 
 
 def _rows(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
-    """Label and text of every document: of CSV files, or of text files that hold a class each, one document a line."""
+    """Yield label and text of every document, from CSV files or from one text file per class, one document per line."""
     for path in paths:
         if path.suffix != ".csv":
             with path.open(encoding="utf-8") as file:
@@ -90,7 +90,7 @@ def _rows(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
 
 
 def _csv_rows(reader: Iterator[list[str]], path: Path) -> Iterator[tuple[str, str]]:
-    """The columns ``stars`` and ``text``, where a header names them; else the label first and all else the text."""
+    """Yield the columns ``stars`` and ``text`` if a header names them, else the first as label and the rest as text."""
     first = next(reader, None)
     if first is None:
         raise ValueError(f"{path} is empty")
@@ -103,7 +103,7 @@ def _csv_rows(reader: Iterator[list[str]], path: Path) -> Iterator[tuple[str, st
 
 
 def _classes(labels: Sequence[str]) -> Tensor:
-    """Labels as classes from 0, in their order."""
+    """Return labels as classes from 0, in their order."""
     names = sorted(set(labels), key=lambda label: (float(label) if label.replace(".", "", 1).isdigit() else 0, label))
     places = {name: i for i, name in enumerate(names)}
     return torch.tensor([places[label] for label in labels])

@@ -81,5 +81,5 @@ def _filler(count: int, T: int, g: torch.Generator) -> Tensor:
 
 
 def _places(count: int, room: int, wanted: int, g: torch.Generator) -> Tensor:
-    """``wanted`` different places out of ``room`` for each sequence."""
+    """Return ``wanted`` different places out of ``room`` for each sequence."""
     return torch.rand(count, room, generator=g).topk(wanted).indices

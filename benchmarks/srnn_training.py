@@ -28,7 +28,7 @@ class Reader(nn.Module):
 
 @dataclass(frozen=True)
 class Point:
-    """The accuracy on the validation set after some training.
+    """Return the accuracy on the validation set after some training.
 
     Seconds are of training only, and the processor's: the wall clock's, on one thread of an idle machine.
     """
@@ -47,16 +47,16 @@ class Curve:
 
     @property
     def last(self) -> Point:
-        """The end."""
+        """Return the last point."""
         return self.points[-1]
 
     @property
     def best(self) -> Point:
-        """The best on validation, the first of equals."""
+        """Return the best on validation, the first of equals."""
         return max(self.points, key=lambda p: p.accuracy)
 
     def after(self, *, seconds: float = float("inf"), epoch: float = float("inf")) -> float:
-        """The accuracy at the last point within a time and a number of epochs; not a number before the first."""
+        """Return the accuracy at the last point within a time and a number of epochs; not a number before the first."""
         within = [p.accuracy for p in self.points if p.seconds <= seconds and p.epoch <= epoch]
         return within[-1] if within else float("nan")
 
@@ -71,7 +71,7 @@ def train(
     seconds: float = float("inf"),
     epochs: int = 10**9,
 ) -> Curve:
-    """Adam, gradients clipped to norm 1, until ``seconds`` of training or ``epochs`` are over; its best is tested."""
+    """Train with Adam, gradients clipped to norm 1, for ``seconds`` or ``epochs``, and test its best state."""
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     curve, spent = Curve(), 0.0
     best = copy.deepcopy(model.state_dict())
@@ -100,7 +100,7 @@ def train(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, ids: Tensor, labels: Tensor, batch: int = 200) -> float:
-    """The share of right answers."""
+    """Return the share of right answers."""
     model.eval()
     right = sum(
         int((model(part).argmax(1) == label).sum())

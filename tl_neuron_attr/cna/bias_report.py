@@ -88,7 +88,7 @@ def bias_report(
         model: The model.
         neurons: What is edited, such as from :func:`~tl_neuron_attr.cna.bias_neurons`.
         prompt_pairs: Pairs of prompts, none of which was used to find the neurons.
-        targets: Tokens. Which prompt each is biased towards is asked of the model before the edit.
+        targets: Tokens, each biased towards the prompt after which the unedited model finds it likelier.
         scale: What the neurons are multiplied with.
         guard: What else is measured.
         sides: What to call the first and the second prompt of a pair: ``("woman", "man")``.

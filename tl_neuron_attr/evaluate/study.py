@@ -1,4 +1,4 @@
-"""The knowledge study of paper 1, sections 4.2 to 4.4: prompt by prompt, and able to go on where it stopped."""
+"""The knowledge study of paper 1, sections 4.2 to 4.4: prompt by prompt, and able to resume where it stopped."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -41,7 +41,7 @@ def knowledge_study(
         prompts_by_type: The prompts of each type of knowledge.
         sizes: How many neurons and heads; :meth:`Sizes.fitting` by default.
         out: A folder that keeps every prompt's results as they come. Run again with the same arguments, after being
-            killed at any point, the study goes on where it stopped and gives the same results. It belongs to one model
+            killed at any point, the study resumes where it stopped and gives the same results. It belongs to one model
             (every weight counts), tokenizer, list of prompts, sizes, seed and release of this package.
         seed: Of the random neurons.
         progress: Whether to show progress bars.

@@ -1,4 +1,4 @@
-"""Where a study keeps what it has found, prompt by prompt, so that it goes on where it stopped."""
+"""Where a study keeps what it has found, prompt by prompt, so that it resumes where it stopped."""
 
 import hashlib
 import json

@@ -22,6 +22,7 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext.icl_batches import positions_of_labels
+from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.label_values import Prompts, as_list, at_labels, last_attention
 from tl_neuron_attr.model import attention_scores, dimensions
 from tl_neuron_attr.model.cache_checks import needed_by, require_finite
@@ -123,14 +124,14 @@ def two_towers(
 
     Args:
         cache: A full cache of the prompts, padded on the left if at all (or one made with :func:`needed_by_towers`).
-        prompts: The prompts, in the order of the cache, all with as many demonstrations.
+        prompts: The prompts, in the order of the cache, all with the same number of demonstrations.
         layer: The head's layer.
         head: The head.
         heads: Whether earlier attention layers are split into heads, and what none of them wrote.
         model: The model that made the cache; ``cache.model`` by default.
 
     Raises:
-        ValueError: If the cache is of other prompts or will not do, a label is outside the layer's attention window, or
+        ValueError: If the cache is of other prompts or is refused, a label is outside the layer's attention window, or
             the architecture hides its scores (OPT, GPT-J, GPT-Neo) or makes them in a way not known here.
         IndexError: If the head is out of range.
 
@@ -157,17 +158,13 @@ def two_towers(
     batch, labels = at.shape
     places = Positions(last.row.repeat_interleave(labels), at.flatten())
 
-    names, query_components = _by_component(stream, "q", layer, head, last, heads)
-    key_components = _by_component(stream, "k", layer, head, places, heads)[1].unflatten(1, (batch, labels))
-    query = attention_scores.cached_vector(stream, "q", layer, head, last)
-    key = attention_scores.cached_vector(stream, "k", layer, head, places).unflatten(0, (batch, labels))
-    attention_scores.require_projection(stream, query_components, query, "q", layer)
-    attention_scores.require_projection(stream, key_components, key, "k", layer)
+    names, query_components, query = _tower(stream, "q", layer, head, last, heads)
+    _, key_components, key = _tower(stream, "k", layer, head, places, heads)
+    key_components, key = key_components.unflatten(1, (batch, labels)), key.unflatten(0, (batch, labels))
     formula = attention_scores.AttentionScore.of(stream.model, layer)
     pairs = formula.scale * torch.einsum("abd,cbld->blac", query_components, key_components)
     require_finite(stream, pairs, "the towers' products")
-    own = torch.tensor([prompt.label_positions for prompt in group], device=score.device)
-    position = (own * (0 if formula.slopes is None else formula.slopes[head])).to(score)
+    position = _position_term(formula, group, head).to(score)
     product = formula.scale * torch.einsum("bd,bld->bl", query, key)
     for whole in (product, pairs.sum((-1, -2))):
         attention_scores.require_formula(stream, pairs.abs().sum((-1, -2)), formula.capped(whole + position), score)
@@ -245,6 +242,24 @@ def _require_seen(score: Float[Tensor, "batch label"], layer: int) -> None:
             f"label {label} of prompt {prompt} is outside the attention window of layer {layer}, which gives it no "
             "score: take shorter prompts, or a layer that attends to all positions"
         )
+
+
+def _tower(
+    stream: Stream, side: attention_scores.QueryOrKey, layer: int, head: int, places: Positions, heads: bool
+) -> tuple[tuple[str, ...], Float[Tensor, "component batch d_head"], Float[Tensor, "batch d_head"]]:
+    """Return one tower's components by name, and the head's cached queries or keys, which they must sum to."""
+    names, parts = _by_component(stream, side, layer, head, places, heads)
+    vector = attention_scores.cached_vector(stream, side, layer, head, places)
+    attention_scores.require_projection(stream, parts, vector, side, layer)
+    return names, parts, vector
+
+
+def _position_term(
+    formula: attention_scores.AttentionScore, prompts: Sequence[IclPrompt], head: int
+) -> Float[Tensor, "batch label"]:
+    """Return the term of the scores that depends on the labels' positions alone (ALiBi); zero elsewhere."""
+    own = torch.tensor([prompt.label_positions for prompt in prompts])
+    return own * (0.0 if formula.slopes is None else formula.slopes[head].to(own.device))
 
 
 def _by_component(

@@ -36,7 +36,7 @@ def reversed_labels(model: Any, prompts: Sequence[IclPrompt]) -> list[IclPrompt]
 
 @typechecked
 def balanced(model: Any, prompts: Sequence[IclPrompt]) -> list[IclPrompt]:
-    """Return the prompts with as many demonstrations of every label as the rarest has, leaving out the last ones.
+    """Return the prompts with every label cut to the number of demonstrations of the rarest, the last ones left out.
 
     Examples:
         >>> import tl_neuron_attr as tna

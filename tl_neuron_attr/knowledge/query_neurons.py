@@ -65,7 +65,7 @@ def query_layers(
         ``.embed``: ``Float["*b"]``, ``.attn`` and ``.mlp``: ``Float["*b layer"]``.
 
     Raises:
-        ValueError: If ``value`` is of another cache, or the cache will not do.
+        ValueError: If ``value`` is of another cache, or the cache is refused.
         IndexError: If a position is out of range.
 
     Warns:
@@ -134,7 +134,7 @@ def query_neurons(
         :class:`~tl_neuron_attr.Neurons`; their ``score`` is the query score.
 
     Raises:
-        ValueError: If ``value`` is of another cache, ``k`` is below 1, or the cache or ``sites`` will not do.
+        ValueError: If ``value`` is of another cache, ``k`` is below 1, or the cache or ``sites`` are refused.
         IndexError: If a position is out of range.
 
     Warns:
