@@ -248,10 +248,10 @@ def _tower(
     stream: Stream, side: attention_scores.QueryOrKey, layer: int, head: int, places: Positions, heads: bool
 ) -> tuple[tuple[str, ...], Float[Tensor, "component batch d_head"], Float[Tensor, "batch d_head"]]:
     """Return one tower's components by name, and the head's cached queries or keys, which they must sum to."""
-    names, parts = _by_component(stream, side, layer, head, places, heads)
+    names, summands = _by_component(stream, side, layer, head, places, heads)
     vector = attention_scores.cached_vector(stream, side, layer, head, places)
-    attention_scores.require_projection(stream, parts, vector, side, layer)
-    return names, parts, vector
+    attention_scores.require_projection(stream, summands, vector, side, layer)
+    return names, summands, vector
 
 
 def _position_term(
