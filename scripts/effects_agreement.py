@@ -159,7 +159,7 @@ def _agreement(group: pd.DataFrame) -> pd.Series:
     return pd.Series({"Spearman": spearman, "right signs": ((group["value"] > 0) == (group["effect"] > 0)).mean()})
 
 
-def ten_out(model: Any, facts: Sequence[Fact], seed: int, candidates: int, verified: int) -> pd.DataFrame:
+def ten_out(model: Any, facts: Sequence[Fact], seed: int, candidates: int) -> pd.DataFrame:
     """Log p left after taking out the ten best by each score together: one row per prompt, one column per score."""
     rows = []
     for i, one in explained(model, facts, "ten neurons"):
@@ -171,11 +171,10 @@ def ten_out(model: Any, facts: Sequence[Fact], seed: int, candidates: int, verif
             n: estimate_effects(model, one.ids, one.token, **o).mlp_neurons.flatten() for n, o in ESTIMATES.items()
         }
         picks |= {name: grid.topk(PICKED).indices for name, grid in grids.items()}
-        if i < verified:
-            tops = [grids[name].topk(candidates).indices for name in list(ESTIMATES)[1::2]]
-            tried = torch.cat([best, *tops]).unique()
-            effect = verify(model, one.ids, one.neurons(tried), one.token, progress=False).neurons.effect
-            picks["measured, of some 250 candidates"] = tried[effect.topk(PICKED).indices]
+        tops = [grids[name].topk(candidates).indices for name in list(ESTIMATES)[1::2]]
+        tried = torch.cat([best, *tops]).unique()
+        effect = verify(model, one.ids, one.neurons(tried), one.token, progress=False).neurons.effect
+        picks["measured, of some 250 candidates"] = tried[effect.topk(PICKED).indices]
         sets = [one.neurons(flat) for flat in picks.values()]
         batch = one.ids[None].expand(len(sets), -1)
         with tna.ablate(model, [each.labels for each in sets]):
@@ -221,10 +220,8 @@ def section(name: str, model: Any, single: pd.DataFrame, ten: pd.DataFrame, cost
             f"{r:+.2f} / {100 * s:.0f} %" for r, s in zip(spearman, signs, strict=True)
         ]
     columns["cost, forward passes"] = [f"{cost[n]:.1f}" if n in cost else "" for n in table.index]
-    left = [
-        (n, ranged(*interval(ten[n].dropna()), ".2f"), ten[n].notna().sum()) for n in ten.mean().sort_values().index
-    ]
-    tens = pd.DataFrame(left, columns=["ten MLP neurons taken out", "log p left, nats", "prompts"])
+    left = [(n, ranged(*interval(ten[n]), ".2f")) for n in ten.mean().sort_values().index]
+    tens = pd.DataFrame(left, columns=["ten MLP neurons taken out", f"log p left, nats ({len(ten)} prompts)"])
     return (
         f"### {name}\n\n{markdown(pd.DataFrame(columns), 1)}\n\n{single['prompt'].nunique()} prompts; integrated "
         f"gradients on fewer. Verifying 100 neurons costs {cost['verifying 100 neurons']:.1f} forward passes.\n\n"
@@ -250,6 +247,7 @@ def draw(frames: dict[str, pd.DataFrame], path: Path) -> None:
     for ax in axes.flat:
         ax.title.set_fontsize(8)
         ax.tick_params(labelsize=7)
+    figure.legend(*axes[0, 2].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
     figure.savefig(path, metadata={"Date": None}, dpi=150)
 
 
@@ -261,7 +259,6 @@ def _by_depth(ax: Any, frame: pd.DataFrame) -> None:
         by = group.groupby(depth)[["value", "effect"]].apply(lambda g: g.rank().corr().iloc[0, 1])
         ax.plot((by.index + 0.5) / 6, by, marker="o", markersize=3, color=colour, label=str(score))
     ax.set(title="random neurons, by depth", xlabel="depth", ylabel="Spearman", ylim=(-0.3, 1.05))
-    ax.legend(fontsize=5)
 
 
 def main() -> None:
@@ -269,9 +266,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["smollm2-135m", "gemma3-270m"])
     parser.add_argument("--prompts", type=int, default=12, help="of which single neurons are taken out")
-    parser.add_argument("--ten", type=int, default=60, help="prompts of which ten neurons are taken out")
+    parser.add_argument("--ten", type=int, default=40, help="prompts of which ten neurons are taken out")
     parser.add_argument("--neurons", type=int, default=300)
-    parser.add_argument("--integrated", type=int, default=2, help="prompts with integrated gradients, which are dear")
+    parser.add_argument("--integrated", type=int, default=1, help="prompts with integrated gradients, which are dear")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--plot", type=Path, required=True)
@@ -283,7 +280,7 @@ def main() -> None:
         facts = facts_known(model, max(args.ten, args.prompts))
         with torch.no_grad():
             single = singles(model, facts[: args.prompts], args.neurons, args.seed, args.integrated)
-            ten = ten_out(model, facts[: args.ten], args.seed, 100, args.prompts)
+            ten = ten_out(model, facts[: args.ten], args.seed, 100)
             cost = costs(model, facts[0])
         took = f"Seed {args.seed}, {time.process_time() - started:.0f} CPU seconds on one thread."
         sections.append(section(model.cfg.model_name, model, single, ten, cost, took))

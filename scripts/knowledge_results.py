@@ -61,7 +61,7 @@ def main() -> None:
     model, asked = demo.load(), facts(per_type=args.per_type)
     prompts = [prompt for group in asked.values() for prompt in group]
     found = faithfulness(model, [p.prompt for p in prompts], [p.target for p in prompts], curve=CURVE)
-    study = knowledge_study(model, asked)
+    study = knowledge_study(model, asked, every_neuron=True)
     sections = {
         f"Which score picks neurons that matter ({found.k} MLP neurons zeroed, {len(prompts)} prompts)": table_2(found),
         "Log-probability left, by type": by_type(found, [p.type for p in prompts]),

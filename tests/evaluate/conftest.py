@@ -25,4 +25,4 @@ def prompts(model):
 
 @pytest.fixture(scope="session")
 def study(model, prompts):
-    return knowledge_study(model, prompts, sizes=SIZES, progress=False)
+    return knowledge_study(model, prompts, sizes=SIZES, every_neuron=True, progress=False)

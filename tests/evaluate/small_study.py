@@ -5,7 +5,7 @@ import pandas as pd
 from tl_neuron_attr.evaluate import Sizes
 
 SIZES = Sizes(value_attn=12, value_mlp=6, query=40, shared=10, heads=0.1)
-FRAMES = ("layers", "heads", "sums", "query_layers", "outcomes", "cross", "neurons", "segments")
+FRAMES = ("layers", "heads", "sums", "query_layers", "outcomes", "cross", "specificity", "neurons", "segments")
 
 
 def same(first, second):

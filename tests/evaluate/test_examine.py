@@ -91,3 +91,15 @@ def test_bad_sizes_are_named(name):
 def test_sizes_fit_the_model(model):
     assert Sizes.fitting(model) == Sizes(20, 10, 100, 30, 0.05)
     assert Sizes(1000, 1000, 1000).capped(model, 3) == Sizes(3 * 4 * 8 * 3, 240, 160, 240, 0.01)
+
+
+def test_without_every_neuron_the_best_are_the_same_and_only_they_are_summed(model):
+    sizes = Sizes(value_attn=5, value_mlp=5, query=30, shared=5)
+    full = examine(model, "w1 w4 w8", 5, sizes=sizes, seed=0, every_neuron=True)
+    lean = examine(model, "w1 w4 w8", 5, sizes=sizes, seed=0, every_neuron=False)
+    assert torch.equal(lean["sums"], full["sums"][:, 2:])
+    for name in EXAMINED:
+        assert name == "sums" or torch.equal(lean[name], full[name])
+    _, cache = model.run_with_cache("w1 w4 w8")
+    scores = tna.attribute_mlp_neurons(cache, 5).flatten()
+    assert full["value_neurons"].tolist() == scores.sort(descending=True, stable=True).indices[:30].tolist()

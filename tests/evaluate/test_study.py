@@ -31,7 +31,7 @@ def test_multi_token_targets_are_skipped_counted_and_listed(study):
     assert study.kept()["asked"].tolist() == [5, 4] and study.kept()["kept"].tolist()[0] <= 4
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 5, 9, 14])
+@pytest.mark.parametrize("stop_after", [0, 1, 5, 9, 14, 19])
 def test_a_study_that_was_stopped_goes_on_and_finds_the_same(model, prompts, study, tmp_path, monkeypatch, stop_after):
     """Stopped in the middle of a prompt, what was finished stays finished and is not computed again."""
     written = []
@@ -45,11 +45,11 @@ def test_a_study_that_was_stopped_goes_on_and_finds_the_same(model, prompts, stu
 
     monkeypatch.setattr(storage, "save_tensors", stopping)
     with pytest.raises(KeyboardInterrupt):
-        knowledge_study(model, prompts, sizes=SIZES, out=tmp_path, progress=False)
+        knowledge_study(model, prompts, sizes=SIZES, every_neuron=True, out=tmp_path, progress=False)
     assert len(list(tmp_path.rglob("*.safetensors"))) == stop_after
     before = {path: Path(path).stat().st_mtime_ns for path in written}
     monkeypatch.setattr(storage, "save_tensors", save)
-    again = knowledge_study(model, prompts, sizes=SIZES, out=tmp_path, progress=False)
+    again = knowledge_study(model, prompts, sizes=SIZES, every_neuron=True, out=tmp_path, progress=False)
     same(again, study)
     assert {path: Path(path).stat().st_mtime_ns for path in written} == before
     assert not list(tmp_path.rglob("*.partial"))
@@ -109,3 +109,17 @@ def test_on_the_bundled_model_chosen_neurons_matter_and_random_ones_do_not():
 def test_a_study_with_no_prompt_left_is_refused(model):
     with pytest.raises(ValueError, match="no prompt is kept by the selection rule"):
         knowledge_study(model, {"x": [StudyPrompt("w1", "w2 w3", "x")]}, progress=False)
+
+
+def test_a_study_is_kept_with_or_without_every_neurons_score(model, prompts, tmp_path):
+    knowledge_study(model, prompts, sizes=SIZES, out=tmp_path, progress=False)
+    found = KnowledgeStudy.load(tmp_path)
+    assert found.neuron_sums()["neurons"].unique().tolist() == ["top100", "top200"]
+    with pytest.raises(ValueError, match="holds a study of other every_neuron"):
+        knowledge_study(model, prompts, sizes=SIZES, every_neuron=True, out=tmp_path, progress=False)
+
+
+def test_a_single_type_has_nothing_to_be_compared_with(model, prompts):
+    found = knowledge_study(model, {"x": prompts["x"]}, sizes=SIZES, progress=False)
+    assert found.specificity.empty and found.specific_drops().empty
+    assert "40 query neurons (the paper" in str(found)

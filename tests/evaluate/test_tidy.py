@@ -27,11 +27,14 @@ def record(seed):
 RECORDS = {0: record(0), 2: record(2)}
 CROSS = {2: torch.tensor([[1.0, 0.5, -0.7], [4.0, 0.1, -2.3], [2.0, 0.25, -1.4]])}
 
+SPECIFIC = {2: {"drops": torch.tensor([[3.0, 1.0, 2.0], [1.0, 0.5, 0.5], [4.0, 4.0, 3.0], [2.0, 0.0, 1.0]]),
+                "counts": torch.tensor([10, 7, 20, 5])}}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def study():
     selection = pd.DataFrame({"type": ["x", "x", "y"]})
-    return tidy(selection, RECORDS, CROSS, ["x", "y"], WIDTH, {"shared": 5})
+    return tidy(selection, RECORDS, CROSS, SPECIFIC, ["x", "y"], WIDTH, {"shared": 5})
 
 
 def test_scores_stand_in_the_row_of_their_prompt_site_and_layer(study):
@@ -75,3 +78,15 @@ def test_segments_and_sizes(study):
         mine = study.segments[study.segments["prompt"] == prompt].sort_values("point")
         assert mine["point"].tolist() == [0, 1, 2, 3] and mine["log_prob"].tolist() == found["segments"].tolist()
     assert study.sizes.set_index("name")["value"].to_dict() == {"shared": 5, "n_layers": LAYERS}
+
+
+def test_losses_elsewhere_are_means_over_the_other_prompts(study):
+    found = study.specificity
+    assert found[["prompt", "type", "kind", "common", "neurons", "own", "others"]].to_numpy().tolist() == [
+        [2, "y", "value", True, 10, 3.0, 1.5],
+        [2, "y", "value", False, 7, 1.0, 0.5],
+        [2, "y", "query", True, 20, 4.0, 3.5],
+        [2, "y", "query", False, 5, 2.0, 0.5],
+    ]
+    drops = study.specific_drops().set_index(["kind", "common"])
+    assert drops.loc[("query", False), ["own", "others", "difference"]].tolist() == [2.0, 0.5, 1.5]

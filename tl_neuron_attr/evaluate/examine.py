@@ -22,11 +22,14 @@ from tl_neuron_attr.model.components import Component, component_lists
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.model.scored_cache import ScoredCache, scored
 from tl_neuron_attr.model.tokens import prompt_ids
-from tl_neuron_attr.numerics.flat_index import best_of
+from tl_neuron_attr.numerics.sublayer import Site
 from tl_neuron_attr.results.neurons import Neurons
 
 SEGMENTS = 60
 """Steps of the straight path from the embedding to the final stream (paper 1, Figure 3)."""
+
+SUMMED = 200
+"""The best neurons whose scores are summed, and half as many (paper 1, Table 5)."""
 
 CONDITIONS = ("untouched", "value", "random value", "query", "random query")
 """What was zeroed when an outcome was measured."""
@@ -85,28 +88,37 @@ class Sizes:
 
 
 @torch.no_grad()
-def examine(model: Any, prompt: str, target: int, *, sizes: Sizes, seed: int) -> dict[str, Tensor]:
-    """Return scores, sums, best neurons and outcomes of one prompt; ``seed`` draws its random neurons."""
+def examine(
+    model: Any, prompt: str, target: int, *, sizes: Sizes, seed: int, every_neuron: bool = True
+) -> dict[str, Tensor]:
+    """Return scores, sums, best neurons and outcomes of one prompt; ``seed`` draws its random neurons.
+
+    Without ``every_neuron``, only the best neurons are scored and summed.
+    """
     tokens = prompt_ids(model, prompt)[None]
     logits, cache = model.run_with_cache(tokens)
     sizes = sizes.capped(model, tokens.shape[1])
     q = scored(cache, target)
     layers, heads = attribute_layers(q), attribute_heads(q)
-    mlp, attn = attribute_mlp_neurons(q), attribute_attn_neurons(q)
-    value_mlp = value_neurons(q, k=sizes.value_mlp, sites=("mlp",), text=False)
-    value_attn = value_neurons(q, k=sizes.value_attn, sites=("attn",), text=False)
+    best_mlp = _best(q, "mlp", max(sizes.value_mlp, sizes.query, SUMMED))
+    best_attn = _best(q, "attn", max(sizes.value_attn, SUMMED))
+    value_mlp, value_attn = best_mlp.top(sizes.value_mlp), best_attn.top(sizes.value_attn)
+    sums = [_best_sums(best_attn), _best_sums(best_mlp)]
+    if every_neuron:
+        grids = attribute_attn_neurons(q), attribute_mlp_neurons(q)
+        sums = [torch.cat([_all_sums(grid), best]) for grid, best in zip(grids, sums, strict=True)]
     feeding = query_neurons(q, value_attn, sizes.query, sites=("mlp",), text=False)
     query_of_mlp, query_of_attn = query_layers(q, value_mlp), query_layers(q, value_attn)
     return {
         "layers_attn": layers.attn[0],
         "layers_mlp": layers.mlp[0],
         "heads": heads[0],
-        "sums": torch.stack([_sums(attn), _sums(mlp)]),
+        "sums": torch.stack(sums),
         "query_mlp_attn": query_of_mlp.attn[0],
         "query_mlp_mlp": query_of_mlp.mlp[0],
         "query_attn_attn": query_of_attn.attn[0],
         "query_attn_mlp": query_of_attn.mlp[0],
-        "value_neurons": best_of(mlp.flatten(), sizes.query),
+        "value_neurons": _flat(model, best_mlp.top(sizes.query)),
         "query_neurons": _flat(model, feeding),
         "segments": _segments(q),
         "outcomes": _outcomes(model, tokens, target, logits, value_attn, value_mlp, feeding, seed),
@@ -118,11 +130,18 @@ def measured_outcomes(model: Any, tokens: Int[Tensor, "batch pos"], target: int)
     return _measured(model(tokens), target)
 
 
-def _sums(scores: Tensor) -> Float[Tensor, "4"]:
-    """Return the sums of paper 1, Table 5: all neurons, those above zero, the best 100, the best 200."""
-    flat = scores.flatten()
-    best = flat.topk(min(200, len(flat))).values
-    return torch.stack([flat.sum(), flat.clamp_min(0).sum(), best[:100].sum(), best.sum()])
+def _best(q: ScoredCache, site: Site, k: int) -> Neurons:
+    return value_neurons(q, k=min(k, q.stream.neuron_count((site,))), sites=(site,), text=False)
+
+
+def _all_sums(scores: Tensor) -> Float[Tensor, "2"]:
+    """Return the sums of paper 1, Table 5: all neurons, and those above zero."""
+    return torch.stack([scores.sum(), scores.clamp_min(0).sum()])
+
+
+def _best_sums(best: Neurons) -> Float[Tensor, "2"]:
+    """Return the sums of paper 1, Table 5: the best 100, the best 200."""
+    return torch.stack([best.score[0, : SUMMED // 2].sum(), best.score[0, :SUMMED].sum()])
 
 
 def _flat(model: Any, neurons: Neurons) -> Int[Tensor, "k"]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -27,6 +28,9 @@ class KnowledgeStudy(PrintsAsTable):
         query_layers: ``prompt``, ``type``, ``of`` (the value neurons' site), ``site``, ``layer``, ``score``.
         outcomes: ``prompt``, ``type``, ``zeroed``, ``rank``, ``reciprocal_rank``, ``prob``, ``log_prob``.
         cross: The same; ``zeroed`` is the type whose best heads were zeroed.
+        specificity: ``prompt``, ``type``, ``kind``, ``common`` (whether those common to most prompts were zeroed too),
+            ``neurons`` (how many), ``own`` and ``others``: what zeroing them took from the log-probability of the
+            prompt's answer, and from those of prompts of other types, in nats. Empty for a single type.
         neurons: ``prompt``, ``type``, ``kind`` (``value``, ``query``), ``place`` (0 is best), ``layer``, ``index``.
         segments: ``prompt``, ``type``, ``point``, ``log_prob``: along the path from the embedding to the final stream.
         sizes: ``name``, ``value``: how many neurons the experiments took, and the model's ``n_layers``.
@@ -39,6 +43,7 @@ class KnowledgeStudy(PrintsAsTable):
     query_layers: pd.DataFrame
     outcomes: pd.DataFrame
     cross: pd.DataFrame
+    specificity: pd.DataFrame
     neurons: pd.DataFrame
     segments: pd.DataFrame
     sizes: pd.DataFrame
@@ -75,6 +80,21 @@ class KnowledgeStudy(PrintsAsTable):
     def cross_decreases(self) -> pd.DataFrame:
         """Return Table 11 of the paper: the same by zeroing the best heads of each type (``zeroed``) on every type."""
         return _decreases(self.cross, CONDITIONS[0])
+
+    def specific_drops(self) -> pd.DataFrame:
+        """Return what MLP value and query neurons are worth to their own prompt beyond what they are to other types.
+
+        One row per kind, with and without the neurons common to most prompts: ``own``, ``others`` and their
+        ``difference`` in nats, means over prompts with 95 % bootstrap intervals. The difference is paired: both losses
+        of a prompt are drawn together.
+        """
+        rows: list[dict[str, Any]] = []
+        frame = self.specificity.assign(difference=self.specificity["own"] - self.specificity["others"])
+        for (kind, common), group in frame.groupby(["kind", "common"], sort=False):
+            rows.append({"kind": kind, "common": common, "neurons": group["neurons"].mean()})
+            for name in ("own", "others", "difference"):
+                rows[-1] |= named_interval(name, interval(group[name]))
+        return pd.DataFrame(rows)
 
     def depth(self) -> pd.DataFrame:
         """Return Figure 8, query neurons per prompt and layer: also value neurons (``queryvalue``) or ``queryonly``."""
@@ -119,7 +139,7 @@ class KnowledgeStudy(PrintsAsTable):
             for row in self.kept().to_dict("records")
         ]
         headings = ("type", "kept", "attention (nats)", "MLP (nats)", *(f"{c} zeroed, prob -%" for c in CONDITIONS[1:]))
-        return Table(headings, rows, "layer scores, and what zeroing neurons takes from the probability")
+        return Table(headings, rows, self._caption())
 
     def save(self, folder: str | Path) -> None:
         """Write every frame as Parquet, each whole or not at all; the folder is made if there is none.
@@ -144,6 +164,18 @@ class KnowledgeStudy(PrintsAsTable):
             if not (Path(folder) / f"{name}.parquet").is_file():
                 raise FileNotFoundError(f"{folder} holds no finished study: {name}.parquet is missing")
         return cls(**{name: read_frame(Path(folder) / f"{name}.parquet", name) for name in names})
+
+    def _caption(self) -> str:
+        """Say how many neurons were zeroed, the paper's sizes beside, and what the query neurons are worth."""
+        n = self.sizes.set_index("name")["value"]
+        sizes = f"{n['value_attn']:.0f} attention and {n['value_mlp']:.0f} MLP value neurons, {n['query']:.0f} query"
+        found = "layer scores, and what zeroing neurons takes from the probability\n"
+        found += f"zeroed: {sizes} neurons (the paper: 200, 100, 1,000)"
+        for row in self.specific_drops().to_dict("records"):
+            what = f"{row['neurons']:.0f} {row['kind']} neurons" + ("" if row["common"] else " that are not common")
+            found += f"\n{what}: {row['own']:.2f} nats of the own answer, {row['others']:.2f} of other types', "
+            found += f"difference {row['difference']:.2f} [{row['difference_low']:.2f}, {row['difference_high']:.2f}]"
+        return found
 
     def _frames(self) -> Mapping[str, pd.DataFrame]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -192,6 +224,7 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "query_layers": ("prompt", "type", "of", "site", "layer", "score"),
     "outcomes": _OUTCOMES,
     "cross": _OUTCOMES,
+    "specificity": ("prompt", "type", "kind", "common", "neurons", "own", "others"),
     "neurons": ("prompt", "type", "kind", "place", "layer", "index"),
     "segments": ("prompt", "type", "point", "log_prob"),
     "sizes": ("name", "value"),

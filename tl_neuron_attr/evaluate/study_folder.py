@@ -35,7 +35,13 @@ class StudyFolder:
 
     @classmethod
     def of(
-        cls, out: str | Path | None, model: Any, prompts: Sequence[StudyPrompt], sizes: Sizes, seed: int
+        cls,
+        out: str | Path | None,
+        model: Any,
+        prompts: Sequence[StudyPrompt],
+        sizes: Sizes,
+        seed: int,
+        every_neuron: bool,
     ) -> "StudyFolder":
         """Open or make the folder of a study.
 
@@ -47,9 +53,9 @@ class StudyFolder:
             return cls(None)
         require_no_hooks(model)
         folder = cls(Path(out))
-        for part in ("prompts", "cross"):
+        for part in ("prompts", "cross", "specific"):
             (Path(out) / part).mkdir(parents=True, exist_ok=True)
-        folder._require_same(_manifest(model, prompts, sizes, seed))
+        folder._require_same(_manifest(model, prompts, sizes, seed, every_neuron))
         return folder
 
     def selection(self, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -93,7 +99,9 @@ class StudyFolder:
             raise ValueError(f"{self.path} holds a study of other {' and '.join(different)}: {_REMEDY}")
 
 
-def _manifest(model: Any, prompts: Sequence[StudyPrompt], sizes: Sizes, seed: int) -> dict[str, Any]:
+def _manifest(
+    model: Any, prompts: Sequence[StudyPrompt], sizes: Sizes, seed: int, every_neuron: bool
+) -> dict[str, Any]:
     """Return what makes two runs the same study."""
     text = json.dumps([asdict(prompt) for prompt in prompts])
     return {
@@ -103,5 +111,6 @@ def _manifest(model: Any, prompts: Sequence[StudyPrompt], sizes: Sizes, seed: in
         "prompts": hashlib.sha256(text.encode()).hexdigest()[:32],
         "sizes": asdict(sizes),
         "seed": seed,
+        "every_neuron": every_neuron,
         "version": version("tl_neuron_attr"),
     }

@@ -8,15 +8,18 @@ from torch import Tensor
 
 from tl_neuron_attr.evaluate.examine import CONDITIONS
 from tl_neuron_attr.evaluate.results import KnowledgeStudy
+from tl_neuron_attr.evaluate.specificity import tidy_drops
 
 _Record = Mapping[str, Tensor]
 SETS = ("all", "positive", "top100", "top200")
+_DROPS = ("prompt", "type", "kind", "common", "neurons", "own", "others")
 
 
 def tidy(
     selection: pd.DataFrame,
     records: Mapping[int, _Record],
     cross: Mapping[int, Tensor],
+    specific: Mapping[int, _Record],
     types: Sequence[str],
     width: int,
     sizes: Mapping[str, float | int],
@@ -27,6 +30,7 @@ def tidy(
         selection: Every prompt and whether it was kept.
         records: By prompt, what :func:`~tl_neuron_attr.evaluate.examine.examine` found.
         cross: By prompt, the outcomes untouched and with each type's heads zeroed.
+        specific: By prompt, what :func:`~tl_neuron_attr.evaluate.specificity.drops` found; empty for a single type.
         types: The types, in the order of ``cross``.
         width: MLP neurons of the widest layer, by which they were numbered.
         sizes: How many neurons the experiments took.
@@ -42,6 +46,7 @@ def tidy(
         _outcomes(record["outcomes"], CONDITIONS).assign(prompt=i, type=kind[i]) for i, record in records.items()
     ]
     crossed = [_outcomes(found, (CONDITIONS[0], *types)).assign(prompt=i, type=kind[i]) for i, found in cross.items()]
+    losses = [tidy_drops(found).assign(prompt=i, type=kind[i]) for i, found in specific.items()]
     n_layers = len(next(iter(records.values()))["layers_attn"])
     return KnowledgeStudy(
         selection=selection,
@@ -51,12 +56,17 @@ def tidy(
         query_layers=frame(_query_layers),
         outcomes=pd.concat(outcomes, ignore_index=True),
         cross=pd.concat(crossed, ignore_index=True),
+        specificity=_specificity(losses),
         neurons=frame(lambda r: _neurons(r, width)),
         segments=frame(
             lambda r: pd.DataFrame({"point": range(len(r["segments"])), "log_prob": r["segments"].tolist()})
         ),
         sizes=pd.DataFrame([*sizes.items(), ("n_layers", n_layers)], columns=["name", "value"]),
     )
+
+
+def _specificity(losses: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(losses, ignore_index=True)[list(_DROPS)] if losses else pd.DataFrame(columns=list(_DROPS))
 
 
 def _by_layer(scores: Mapping[str, Tensor]) -> pd.DataFrame:
@@ -74,7 +84,7 @@ def _sums(sums: Tensor) -> pd.DataFrame:
     rows = [
         {"site": site, "neurons": name, "score": value}
         for site, line in zip(("attn", "mlp"), sums.tolist(), strict=True)
-        for name, value in zip(SETS, line, strict=True)
+        for name, value in zip(SETS[-len(line) :], line, strict=True)
     ]
     return pd.DataFrame(rows)
 

@@ -70,6 +70,9 @@ def study(found: KnowledgeStudy, *, name: str = "") -> View:
         neuron_sums=_html(found.neuron_sums(), "sums of neuron scores, in nats"),
         decreases=_decreases(found),
         cross=_cross(found),
+        specific=_html(
+            found.specific_drops(), "what zeroing MLP neurons takes from the own answer and from others, nats"
+        ),
         depth=_depth(found),
         shared=_html(
             _wide(found.shared(), "type", "kind", "neurons").fillna(0).astype(int).reset_index(),
