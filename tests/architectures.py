@@ -73,6 +73,37 @@ def _of(name: str, sizes: dict[str, Any], **more: Any) -> Callable[[], hf.PreTra
     return lambda: model(config(**sizes, **more))
 
 
+def _experts(name: str, sizes: dict[str, Any], **more: Any) -> Callable[[], hf.PreTrainedModel]:
+    """A mixture of experts: each expert by itself, since the grouped product of torch knows no float64."""
+
+    def make() -> hf.PreTrainedModel:
+        model = _of(name, sizes, **more)()
+        model.config._experts_implementation = "eager"
+        return model
+
+    return make
+
+
+_FEW = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20}
+_SMALL = {**_GQA, "intermediate_size": 20}
+
+EXPERTS: dict[str, Callable[[], hf.PreTrainedModel]] = {
+    "mixtral": _experts("Mixtral", _SMALL, num_local_experts=4),
+    "olmoe": _experts("Olmoe", _SMALL, num_experts=4, num_experts_per_tok=2),
+    "qwen2_moe": _experts("Qwen2Moe", _GQA, **_FEW, shared_expert_intermediate_size=24, mlp_only_layers=[1]),
+    "qwen3_moe": _experts("Qwen3Moe", {**_GQA, "head_dim": 16}, **_FEW),
+    "gpt_oss": _experts("GptOss", {**_SMALL, "head_dim": 8}, num_local_experts=4, num_experts_per_tok=2),
+    "granite_moe": _experts(
+        "GraniteMoe", _SMALL, num_local_experts=4, num_experts_per_tok=2, residual_multiplier=0.3, logits_scaling=2.0
+    ),
+    "glm4_moe": _experts(
+        "Glm4Moe", _GQA, **{**_FEW, "n_routed_experts": 4}, n_shared_experts=2, first_k_dense_replace=1, n_group=1,
+        topk_group=1,
+    ),
+}  # fmt: skip
+"""Mixtures of experts: with a shared expert, behind a gate or not; with dense layers among them; with biases, a clamped
+gate and transposed weights; with a multiplier."""
+
 BUILDERS: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "gpt2": _gpt2,
     "llama": _of("Llama", _GQA),
@@ -96,7 +127,7 @@ BUILDERS: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "stablelm": _of("StableLm", _GQA),
     "granite": _of("Granite", _GQA, residual_multiplier=0.3, logits_scaling=2.0, embedding_multiplier=3.0),
     "cohere": _of("Cohere", _GQA, logit_scale=0.5),
-    "mixtral": _of("Mixtral", _GQA, num_local_experts=4),
+    "mixtral": EXPERTS["mixtral"],
 }
 UNWEIGHTED = {"olmo": _of("Olmo", _GQA), "nanochat": _of("NanoChat", _GQA)}
 """Architectures whose norms have no parameters, tried in fewer places."""
@@ -124,7 +155,7 @@ def tokenizer() -> Any:
 def build(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float64, compat: bool = False) -> TransformerBridge:
     """A model with norms and biases perturbed, so that none of them is trivially one or zero."""
     torch.manual_seed(seed)
-    model = (BUILDERS | UNWEIGHTED)[name]().eval()
+    model = (BUILDERS | UNWEIGHTED | EXPERTS)[name]().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

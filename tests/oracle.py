@@ -14,7 +14,9 @@ from transformer_lens import ActivationCache
 def writes(cache: ActivationCache, layer: int, site: str, row: int, pos: int) -> Tensor:
     """What each neuron wrote at ``pos``: ``[neuron, d_model]``, or ``[head, source, d_head, d_model]``."""
     block = cache.model.blocks[layer]
-    if site == "mlp":
+    if site == "mlp" and not hasattr(block.mlp, "W_out"):
+        raw = expert_writes(cache, layer, row, pos)
+    elif site == "mlp":
         post = cache[f"blocks.{layer}.mlp.hook_post"][row, pos].double()
         raw = torch.stack([post[i] * block.mlp.W_out[i].double() for i in range(len(post))])
     else:
@@ -29,6 +31,51 @@ def writes(cache: ActivationCache, layer: int, site: str, row: int, pos: int) ->
             ]
         )
     return through_post_norm(cache, layer, site, row, pos, raw)
+
+
+def expert_writes(cache: ActivationCache, layer: int, row: int, pos: int) -> Tensor:
+    """What each neuron of a mixture wrote: what the mixture's output lacks once the neuron's own weights are zero.
+
+    Nothing is known here of routers, gates and activations: the model's own module is run without the neuron, on all
+    tokens at once, since some routers compute in float32 and round by the size of what they are given.
+    """
+    mixture = cache.model.blocks[layer].mlp.original_component
+    read = cache[f"blocks.{layer}.mlp.hook_in"]
+
+    def without(weights: Tensor) -> Tensor:
+        kept = weights.clone()
+        weights.zero_()
+        less = mixture(read)
+        weights.copy_(kept)
+        return whole - (less[0] if isinstance(less, tuple) else less)[row, pos]
+
+    whole = mixture(read)
+    whole = (whole[0] if isinstance(whole, tuple) else whole)[row, pos]
+    return torch.stack([without(column) for column in down_columns(mixture)]).double()
+
+
+def down_columns(mixture: Any) -> list[Tensor]:
+    """The weights that each neuron of a mixture writes with, expert after expert, those of a shared one last."""
+    down = unwrapped(mixture.experts).down_proj.data
+    down = down if unwrapped(mixture.experts).is_transposed else down.transpose(1, 2)
+    shared = next(
+        (getattr(mixture, name) for name in ("shared_expert", "shared_experts") if hasattr(mixture, name)), None
+    )
+    columns = [expert[i] for expert in down for i in range(len(expert))]
+    if shared is None:
+        return columns
+    weight = unwrapped(unwrapped(shared).down_proj).weight.data
+    return [*columns, *(weight[:, i] for i in range(weight.shape[1]))]
+
+
+def rows_written_with(block: Any) -> Any:
+    """The live weights that each MLP neuron of a block writes with."""
+    return block.mlp.W_out.detach() if hasattr(block.mlp, "W_out") else down_columns(block.mlp.original_component)
+
+
+def unwrapped(module: Any) -> Any:
+    """The module of transformers that a bridge wraps."""
+    return unwrapped(module.original_component) if hasattr(module, "original_component") else module
 
 
 def through_post_norm(cache: ActivationCache, layer: int, site: str, row: int, pos: int, raw: Tensor) -> Tensor:
@@ -124,5 +171,20 @@ def keys(cache: ActivationCache, layer: int, site: str, index: int, head: int = 
     block = cache.model.blocks[layer]
     if site == "attn":
         return [block.attn.W_V[head // (len(block.attn.W_O) // len(block.attn.W_V))][:, index].double()]
+    if not hasattr(block.mlp, "W_out"):
+        return expert_keys(block.mlp.original_component, index)
     gate = getattr(block.mlp, "W_gate", None)
     return [W[:, index].double() for W in ((block.mlp.W_in,) if gate is None else (gate, block.mlp.W_in))]
+
+
+def expert_keys(mixture: Any, index: int) -> list[Tensor]:
+    """Gate and input of a neuron of a mixture, counted through its experts."""
+    experts = unwrapped(mixture.experts)
+    into = experts.gate_up_proj.double()
+    into = into.transpose(1, 2) if experts.is_transposed else into  # [expert, gates and inputs, d_model]
+    count, width = len(into), into.shape[1] // 2
+    if index >= count * width:
+        shared = unwrapped(mixture.shared_expert if hasattr(mixture, "shared_expert") else mixture.shared_experts)
+        return [unwrapped(p).weight[index - count * width].double() for p in (shared.gate_proj, shared.up_proj)]
+    own, i = into[index // width], index % width
+    return [own[i], own[width + i]] if experts.is_concatenated else [own[2 * i], own[2 * i + 1]]

@@ -132,8 +132,10 @@ def test_no_layers_are_refused(cache, function):
         function(cache, 5, layers=[])
 
 
-def test_mixture_of_experts_has_no_mlp_neurons():
-    _, cache = architectures.run("mixtral", dtype=torch.float32)
+def test_a_mixture_whose_experts_cannot_be_read_has_no_mlp_neurons():
+    _, cache = architectures.run("mixtral")
+    for block in cache.model.blocks:
+        block.mlp.original_component.experts.has_post_expert_norm = True
     for function in (tna.attribute_mlp_neurons, tna.value_neurons):
         with pytest.raises(ValueError, match=r"layers \[0, 1, 2\] have no MLP neurons"):
             function(cache, 5)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import tl_neuron_attr as tna
 from tests import fuzzing, oracle
-from tests.architectures import D_MLP, HEADS, LAYERS
+from tests.architectures import HEADS, LAYERS
 from tests.fuzzing import FUZZ, Argument, Refused, Run, answer
 from tl_neuron_attr.model.intervene import ablate, edit
 from tl_neuron_attr.numerics.sublayer import SITES
@@ -105,7 +105,7 @@ def test_every_neuron(data):
     site = data.draw(st.sampled_from(SITES), label="site")
     layers = data.draw(fuzzing.layers(), label="layers")
     options |= {"layers": layers.given, "max_bytes": data.draw(fuzzing.memory(), label="max_bytes")}
-    right = right and layers.means is not None and (site == "attn" or run.has_mlp_neurons)
+    right = right and layers.means is not None
     function = tna.attribute_mlp_neurons if site == "mlp" else tna.attribute_attn_neurons
     got = scored_or_refused(data, run, right, function, run.given(cache), target.given, **options)
     if got is None:
@@ -116,8 +116,10 @@ def test_every_neuron(data):
 
 def available(run, sites):
     """How many neurons a search may return: an attention neuron counts once for each source."""
-    width = {"mlp": D_MLP if run.has_mlp_neurons else 0, "attn": run.model.blocks[0].attn.W_O[:, :, 0].numel()}
-    width["mlp"] = run.model.blocks[0].mlp.W_out.shape[0] if run.has_mlp_neurons else 0
+    width = {
+        "mlp": len(oracle.rows_written_with(run.model.blocks[0])),
+        "attn": run.model.blocks[0].attn.W_O[:, :, 0].numel(),
+    }
     width["attn"] *= run.length
     return LAYERS * sum(width[site] for site in sites)
 
@@ -138,7 +140,6 @@ def test_value_neurons_are_the_sorted_scores(data):
     largest = data.draw(st.booleans(), label="largest")
     options |= {"k": k.given, "sites": sites.given, "largest": largest, "text": data.draw(st.booleans())}
     right = right and sites.means is not None and k.means is not None
-    right = right and (run.has_mlp_neurons or "mlp" not in sites.means)
     options["max_bytes"] = data.draw(fuzzing.memory(), label="max_bytes")
     value = scored_or_refused(data, run, right, tna.value_neurons, run.given(cache), target.given, **options)
     if value is None:
@@ -213,7 +214,7 @@ def test_query_layers_and_neurons(data):
     k, sites = data.draw(fuzzing.counts(200), label="k"), data.draw(fuzzing.sites(), label="sites")
     if k.given == 201 or k.given == 10**12:
         k = Argument(k.given, k.given)  # fewer are returned where fewer lie below
-    if not run.has_mlp_neurons or pos.means is None:
+    if pos.means is None:
         return
     cache = run.cache()
     if cache is None:
@@ -277,7 +278,7 @@ def components(draw, run):
     found, means = [], set()
     block = run.model.blocks[0]
     d_head = block.attn.W_O.shape[1]
-    d_mlp = block.mlp.W_out.shape[0] if run.has_mlp_neurons else D_MLP
+    d_mlp = len(oracle.rows_written_with(block))
     for _ in range(draw(st.integers(0, 4))):
         layer, head = draw(st.integers(-1, LAYERS)), draw(st.integers(-1, HEADS))
         dim, index = draw(st.integers(-1, d_head)), draw(st.integers(-1, d_mlp))
@@ -313,7 +314,7 @@ def components(draw, run):
             entry, label, inside = (
                 ("mlp", layer, index),
                 f"L{layer}N{index}",
-                0 <= index < d_mlp and run.has_mlp_neurons,
+                0 <= index < d_mlp,
             )
             rows = {("mlp", layer, index)}
         else:
@@ -330,7 +331,8 @@ def logits_with(run, rows, scale):
     """The model's logits with rows of its weights multiplied by hand, and put back."""
     before = []
     for site, layer, *at in sorted(rows):
-        W = run.model.blocks[layer].mlp.W_out if site == "mlp" else run.model.blocks[layer].attn.W_O
+        block = run.model.blocks[layer]
+        W, at = (oracle.rows_written_with(block)[at[0]], [...]) if site == "mlp" else (block.attn.W_O, at)
         before.append((W, tuple(at), W[tuple(at)].clone()))
         W[tuple(at)] = W[tuple(at)] * scale
     logits = run.model(run.tokens())

@@ -31,10 +31,9 @@ def one_at_a_time(model, target, pos=(6, 6)):
 @pytest.mark.parametrize("compat", [False, True])
 @pytest.mark.parametrize("name", architectures.BUILDERS)
 def test_they_equal_one_whole_run_a_head(name, compat):
-    double = name != "mixtral"  # its experts know no float64
-    model = architectures.build(name, compat=compat, dtype=torch.float64 if double else torch.float32)
+    model = architectures.build(name, compat=compat)
     found = tna.head_effects(model, TOKENS, 5, progress=False)
-    tight = {"atol": 1e-9, "rtol": 0} if double and not compat else {"atol": 2e-5, "rtol": 0}
+    tight = {"atol": 1e-9, "rtol": 0} if not compat else {"atol": 2e-5, "rtol": 0}
     torch.testing.assert_close(found.log_prob, one_at_a_time(model, [5, 5]), **tight)
     torch.testing.assert_close(found.prob, found.log_prob.exp())
     with torch.no_grad():

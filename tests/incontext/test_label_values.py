@@ -29,7 +29,7 @@ def difference(cache, row, vector, a, b):
 @pytest.mark.parametrize("name", architectures.BUILDERS)
 def test_differences_are_those_of_the_writes(name, compat, dtype):
     """In float32 one of the prompts is padded; in float64 none is."""
-    model = architectures.build(name, dtype=torch.float32 if name == "mixtral" else dtype, compat=compat)
+    model = architectures.build(name, dtype=dtype, compat=compat)
     prompts = tiny_prompts(model)
     batch = batch_of(model, prompts)
     tokens, mask = batch.inputs()

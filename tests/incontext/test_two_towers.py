@@ -96,7 +96,7 @@ def uncapped(model, score):
 @pytest.mark.parametrize("name", SHOWN)
 def test_what_a_component_gives_is_lost_without_it(name, compat, dtype):
     """In float32 the second prompt is padded; in float64 none is."""
-    model = architectures.build(name, dtype=torch.float32 if name == "mixtral" else dtype, compat=compat)
+    model = architectures.build(name, dtype=dtype, compat=compat)
     prompts = tiny_prompts(model)
     tokens, mask, cache = cached(model, prompts)
     towers = two_towers(cache, prompts, layer=LAYER, head=HEAD, heads=True)
@@ -129,7 +129,7 @@ def test_what_a_component_gives_is_lost_without_it(name, compat, dtype):
     + [(name, torch.bfloat16) for name in ("gpt2", "llama", "gemma2", "bloom")],
 )
 def test_scores_are_the_models_and_the_pairs_sum_to_them(name, dtype):
-    model = architectures.build(name, dtype=torch.float32 if name == "mixtral" else dtype)
+    model = architectures.build(name, dtype=dtype)
     prompts = tiny_prompts(model)[:1]
     _, _, cache = cached(model, prompts)
     at = list(prompts[0].label_positions)

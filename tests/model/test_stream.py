@@ -10,12 +10,12 @@ from tests import architectures
 from tl_neuron_attr.model.stream import Stream
 
 POS = torch.tensor([6, 3])
+EVERY = list(architectures.BUILDERS | architectures.EXPERTS)
 MODES = [pytest.param(False, id="default"), pytest.param(True, id="compat")]
 
 
 def stream_of(name, compat):
-    dtype = torch.float32 if name == "mixtral" else torch.float64  # its experts refuse float64
-    return Stream(architectures.run(name, compat=compat, dtype=dtype)[1])
+    return Stream(architectures.run(name, compat=compat)[1])
 
 
 def close(got, expected):
@@ -25,18 +25,17 @@ def close(got, expected):
 
 @torch.no_grad()
 @pytest.mark.parametrize("compat", MODES)
-@pytest.mark.parametrize("name", list(architectures.BUILDERS))
+@pytest.mark.parametrize("name", EVERY)
 def test_neurons_and_biases_sum_to_what_each_sublayer_wrote(name, compat):
     stream = stream_of(name, compat)
-    sites = ("attn",) if name == "mixtral" else ("attn", "mlp")
-    for sublayer in stream.sublayers(stream.positions(POS), sites):
+    for sublayer in stream.sublayers(stream.positions(POS)):
         written = torch.einsum("nd,bns->bd", sublayer.unscaled_directions(), sublayer.scaled_coefficients())
         close(written + sublayer.bias, sublayer.out)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("compat", MODES)
-@pytest.mark.parametrize("name", list(architectures.BUILDERS))
+@pytest.mark.parametrize("name", EVERY)
 def test_sublayers_sum_to_the_final_stream_which_reads_out_to_the_logits(name, compat):
     stream = stream_of(name, compat)
     places = stream.positions(POS)

@@ -141,7 +141,7 @@ def concept_neurons(
         for layer in wanted:
             weights = block_weights(model, layer)
             rows = weights.directions("mlp")
-            written = weights.as_written("mlp", rows.to(score_dtype(rows.dtype)))
+            written = weights.as_written("mlp", rows[:].to(score_dtype(rows.dtype)))
             unmoved.append(_counted(model, written, is_word, top, chunk))
             best = torch.zeros_like(unmoved[-1])
             for attn in moving:

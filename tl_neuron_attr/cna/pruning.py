@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.active_edits import Change, require_none
 from tl_neuron_attr.model.components import Components, MlpNeuron, component_lists, within
 from tl_neuron_attr.model.intervene import Edit, edit
@@ -71,12 +72,14 @@ def prune_mlp(model: Any, keep: Components, layers: Sequence[int], *, structured
     """
     require_none(model, "edit")
     kept = kept_by_layer(model, keep, layers)
-    widths = {layer: len(model.blocks[layer].mlp.W_out) for layer in layers}
+    widths = {layer: dimensions.d_mlp(model, layer) for layer in layers}
     if not structured:
         others: list[MlpNeuron] = [
             ("mlp", layer, i) for layer in layers for i in sorted(set(range(widths[layer])) - set(kept[layer]))
         ]
         return edit(model, others)
+    for layer in layers:
+        dimensions.post_hook(model, layer)  # refuses mixtures of experts
     modules = {layer: _neuron_modules(model.blocks[layer].mlp, layer) for layer in layers}
     removal = Removal(model, [])
     for layer, (ins, out) in modules.items():

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from tl_neuron_attr.cna.neuron_comparison import NeuronComparison
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.results.neurons import COLUMNS, Neurons
+from tl_neuron_attr.results.neurons import Neurons
 
 
 def selected(neurons: Neurons, at: Int[Tensor, "case n"]) -> Neurons:
     """Return the neurons at indices ``at`` of each case."""
-    return replace(neurons, **{name: getattr(neurons, name).gather(1, at) for name in COLUMNS}, evaluated=None)
+    return replace(neurons, **{name: getattr(neurons, name).gather(1, at) for name in neurons.columns}, evaluated=None)
 
 
 def roots(neurons: Neurons) -> Int[Tensor, "case"]:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_neuron_attr.model.hook_points import mlp_post_hook
+from tl_neuron_attr.model import dimensions
 
 STEPS = 16
 """Points of the path of integrated gradients: midpoints of as many equal steps from 0 to 1."""
@@ -53,7 +53,7 @@ def _backward(
         kept[hook.layer()] = last if last.requires_grad else last.requires_grad_()
         return torch.cat([activation[:, :-1], last[:, None]], dim=1)
 
-    hooks = [(mlp_post_hook(layer), keep) for layer in range(model.cfg.n_layers)]
+    hooks = [(dimensions.post_hook(model, layer), keep) for layer in range(model.cfg.n_layers)]
     with torch.enable_grad():
         logits = model.run_with_hooks(tokens, fwd_hooks=hooks)[:, -1]
         followed = logits.log_softmax(-1).gather(1, target[:, None]).sum()

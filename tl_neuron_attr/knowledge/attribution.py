@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 from transformer_lens import ActivationCache
 from typing_extensions import Unpack
 
@@ -130,6 +131,10 @@ def attribute_mlp_neurons(
 
     Arguments and errors as in :func:`attribute_layers`; ``layers`` restricts the work, in the order given.
 
+    In a mixture of experts the last axis holds the neurons of expert 0, of expert 1, ..., then of a shared expert;
+    those of experts that the token was not routed to score exactly zero. Where layers differ in width, narrower ones
+    are filled up with zeros.
+
     Examples:
         >>> import tl_neuron_attr as tna
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
@@ -233,4 +238,5 @@ def _every_neuron(
     sublayers = list(q.checked_sublayers((site,), layers))
     read_out(increases)
     scores = [neuron_scores(i, s, max_bytes=max_bytes) for i, s in zip(increases, sublayers, strict=True)]
-    return torch.stack(scores, dim=1)
+    widest = max(each.shape[1] for each in scores)
+    return torch.stack([pad(each, (0, 0, 0, widest - each.shape[1])) for each in scores], dim=1)

@@ -5,6 +5,7 @@ Each check is linear in the stream, so that all of them cost a few per cent of a
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,7 +15,7 @@ from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.finite_checks import first_not_finite
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.weights import is_norm
+from tl_neuron_attr.model.weights import BlockWeights, is_norm
 from tl_neuron_attr.numerics.readout import Readout
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
 
@@ -23,7 +24,7 @@ _SITE_HOOKS = {"attn": ("attn.hook_pattern", "attn.hook_v"), "mlp": ("mlp.hook_p
 _SAMPLED_LOGITS = 256
 """The number of logits compared with the readout's: a wrong readout gets nearly all of them wrong."""
 
-_TINY = 1e-30
+TINY = 1e-30
 """A vector with a smaller norm has no direction."""
 
 
@@ -56,7 +57,7 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = Fals
         more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
         raise ValueError(
             f"cache lacks {', '.join(missing[:4])}{more}; run_with_cache without stop_at_layer and without "
-            f"names_filter, or with names_filter=lambda name: name.endswith({_needed(sites)})"
+            f"names_filter, or with names_filter=lambda name: name.endswith({_needed(sites, stream.model)})"
         )
     _require_sizes(stream)
     lengths = (
@@ -71,24 +72,33 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = Fals
         )
 
 
-def needed_by(sites: tuple[Site, ...]) -> Callable[[str], bool]:
-    """Return a ``names_filter`` that caches what ``sites`` and the checks need."""
-    suffixes = _needed(sites)
+def needed_by(sites: tuple[Site, ...], model: Any = None) -> Callable[[str], bool]:
+    """Return a ``names_filter`` that caches what ``sites`` and the checks need.
+
+    What the routers of a mixture return is among it only if the ``model`` is given.
+    """
+    suffixes = _needed(sites, model)
     return lambda name: name.endswith(suffixes)
 
 
-def _needed(sites: tuple[Site, ...]) -> tuple[str, ...]:
+def _needed(sites: tuple[Site, ...], model: Any = None) -> tuple[str, ...]:
     keys = ("mlp.hook_pre", "mlp.hook_pre_linear") if "mlp" in sites else ()  # query scores check subkeys on them
-    return (*_block_hooks(sites), *keys, "hook_resid_mid", "hook_scale", "unembed.hook_out", "embed.hook_in")
+    mixtures = [BlockWeights(block).experts for block in (model.blocks if model and keys else ())]
+    routing = sorted({hook for experts in mixtures if experts for hook in experts.hooks})
+    of_sites = (*_STREAM_HOOKS, *(hook for site in sites for hook in _SITE_HOOKS[site]))
+    return (*of_sites, *keys, *routing, "hook_resid_mid", "hook_scale", "unembed.hook_out", "embed.hook_in")
 
 
-def _block_hooks(sites: tuple[Site, ...]) -> tuple[str, ...]:
-    return (*_STREAM_HOOKS, *(hook for site in sites for hook in _SITE_HOOKS[site]))
+def _site_hooks(stream: Stream, layer: int, site: Site) -> tuple[str, ...]:
+    """Return what the neurons of one sublayer need."""
+    experts = stream.weights(layer).experts if site == "mlp" else None
+    return experts.hooks if experts else _SITE_HOOKS[site]
 
 
 def _hooks_of(stream: Stream, layer: int, sites: tuple[Site, ...]) -> list[str]:
     """Return the hooks that a layer has: an attention-only model has none of an MLP."""
-    return [hook for hook in _block_hooks(sites) if stream.weights(layer).has_mlp or "mlp" not in hook]
+    wanted = (*_STREAM_HOOKS, *(hook for site in sites for hook in _site_hooks(stream, layer, site)))
+    return [hook for hook in wanted if stream.weights(layer).has_mlp or "mlp" not in hook]
 
 
 def _norms_read_through(stream: Stream, sites: tuple[Site, ...]) -> list[str]:
@@ -97,7 +107,7 @@ def _norms_read_through(stream: Stream, sites: tuple[Site, ...]) -> list[str]:
 
 
 def require_mlp_neurons(stream: Stream) -> None:
-    """Refuse models whose MLPs are routed experts.
+    """Refuse models with MLPs whose neurons cannot be read, or without MLPs.
 
     Raises:
         ValueError: Naming the layers without neurons.
@@ -105,8 +115,8 @@ def require_mlp_neurons(stream: Stream) -> None:
     routed = [layer for layer in range(stream.n_layers) if not stream.has_mlp_neurons(layer)]
     if routed:
         raise ValueError(
-            f"layers {routed} have no MLP neurons (mixture of experts, or attention only); layers and heads still "
-            'work: pass sites=("attn",), or use attribute_layers and attribute_heads'
+            f"layers {routed} have no MLP neurons (a mixture whose experts cannot be read, or attention only); layers "
+            'and heads still work: pass sites=("attn",), or use attribute_layers and attribute_heads'
         )
 
 
@@ -167,11 +177,11 @@ def _require_own_model(stream: Stream, places: Positions) -> None:
     if stream.model is stream.cache.model:
         return
     for site in SITES:
-        if all(stream.has(f"blocks.0.{hook}") for hook in _SITE_HOOKS[site]) and stream.has(
+        if all(stream.has(f"blocks.0.{hook}") for hook in _site_hooks(stream, 0, site)) and stream.has(
             f"blocks.0.hook_{site}_out"
         ):
             sublayer = stream.sublayer(site, 0, places)
-            along = sublayer.out / sublayer.out.norm(dim=-1, keepdim=True).clamp_min(_TINY)
+            along = sublayer.out / sublayer.out.norm(dim=-1, keepdim=True).clamp_min(TINY)
             require_neurons_add_up(stream, sublayer, along, sublayer.project_onto(along))
             return
     raise ValueError(

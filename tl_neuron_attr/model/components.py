@@ -1,7 +1,8 @@
 """Heads and neurons as the user names them: what interventions take, checked once.
 
 A head is ``(layer, head)`` or ``"L3H2"``; an MLP neuron ``("mlp", layer, index)`` or ``"L1N287"``; an attention neuron
-``("attn", layer, head, dimension)`` or ``"L21H0D79"``, its source ``@3`` allowed behind it;
+``("attn", layer, head, dimension)`` or ``"L21H0D79"``, its source ``@3`` allowed behind it; a neuron of an expert
+``"L3E17N204"``, or ``("mlp", layer, index)`` with the index counted through all experts of the layer;
 :class:`~tl_neuron_attr.Neurons` names all of its neurons.
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from tl_neuron_attr.model import dimensions
+from tl_neuron_attr.model.experts import experts_of
 from tl_neuron_attr.numerics.sublayer import SITES
 from tl_neuron_attr.results.neurons import Neurons
 
@@ -30,7 +32,7 @@ else:  # the functions below check every element, and their errors name it
     NamedHead = tuple | str
     NamedHeads = list | tuple
 
-_LABEL = re.compile(r"L(\d+)(?:N(\d+)|H(\d+)(?:D(\d+)(?:@\d+)?)?)")
+_LABEL = re.compile(r"L(\d+)(?:(?:E(\d+))?N(\d+)|H(\d+)(?:D(\d+)(?:@\d+)?)?)")
 _FORMS = '(layer, head), ("mlp", layer, index), ("attn", layer, head, dimension) or a label such as "L1N287"'
 
 
@@ -70,7 +72,7 @@ def required_heads(
 
 def required_head(model: Any, head: NamedHead, name: str = "head") -> Head:
     """Return one head, checked; errors as :func:`required_heads`."""
-    component = _read(head, name)
+    component = _read(model, head, name)
     _require_in_range(model, component)
     return _require_head(component, name)
 
@@ -84,7 +86,7 @@ def component_lists(model: Any, components: Components) -> list[list[Component]]
     Raises:
         TypeError: Naming the element that is no component.
         IndexError: If a layer, head, dimension or neuron is out of range, or a component is named twice.
-        ValueError: If MLP neurons of a mixture of experts are named.
+        ValueError: If MLP neurons are named of a layer where they cannot be read, or an expert of a dense layer.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -128,7 +130,7 @@ def _checked(model: Any, given: Sequence[object], name: str) -> list[Component]:
     """Return the components of one list, in range, each once; sources of one attention neuron are one component."""
     found: dict[Component, object] = {}
     for i, element in enumerate(given):
-        component = _read(element, f"{name}[{i}]")
+        component = _read(model, element, f"{name}[{i}]")
         _require_in_range(model, component)
         if component in found and not _differ_in_source(element, found[component]):
             raise IndexError(f"{component} is named twice")
@@ -150,16 +152,16 @@ def _of_neurons(model: Any, neurons: Neurons) -> list[Component]:
     return list(dict.fromkeys(named))
 
 
-def _read(element: object, name: str) -> Component:
-    """Return one component, read from a tuple or a label."""
+def _read(model: Any, element: object, name: str) -> Component:
+    """Return one component, read from a tuple or a label; an expert's neuron counted through all of its layer."""
     if isinstance(element, str):
         match = _LABEL.fullmatch(element)
         if match is None:
             raise TypeError(f"{name} must be {_FORMS}, got {element!r}")
-        layer, neuron, head, dimension = (None if group is None else int(group) for group in match.groups())
+        layer, expert, neuron, head, dimension = (None if group is None else int(group) for group in match.groups())
         assert layer is not None
         if neuron is not None:
-            return "mlp", layer, neuron
+            return "mlp", layer, neuron if expert is None else _of_expert(model, layer, expert, neuron)
         assert head is not None
         return (layer, head) if dimension is None else ("attn", layer, head, dimension)
     if isinstance(element, tuple):
@@ -174,6 +176,23 @@ def _read(element: object, name: str) -> Component:
             if site == "attn" and len(integers) == 3:
                 return "attn", integers[0], integers[1], integers[2]
     raise TypeError(f"{name} must be {_FORMS}, got {_brief(element)}")
+
+
+def _of_expert(model: Any, layer: int, expert: int, neuron: int) -> int:
+    """Return the number of an expert's neuron, counted through all experts of its layer.
+
+    Raises:
+        IndexError: If there is no such layer, expert or neuron, with the valid range.
+        ValueError: If the layer is dense.
+    """
+    label = f"L{layer}E{expert}N{neuron}"
+    within(f"layer of {label}", layer, model.cfg.n_layers)
+    experts = experts_of(getattr(model.blocks[layer], "mlp", None))
+    if experts is None:
+        raise ValueError(f"{label} names an expert, and layer {layer} has none that can be read: L{layer}N{neuron}?")
+    within(f"expert of {label}", expert, len(experts.starts))
+    within(f"neuron of {label}", neuron, len(experts.writer(expert)))
+    return experts.starts[expert] + neuron
 
 
 def _integer(value: object) -> int | None:
@@ -203,8 +222,6 @@ def _require_in_range(model: Any, component: Component) -> None:
     layer = component[0] if len(component) == 2 else component[1]
     within(f"layer of {component}", layer, model.cfg.n_layers)
     if len(component) == 3:
-        if getattr(model.blocks[layer].mlp, "W_out", None) is None:
-            raise ValueError(f"{component}: layer {layer} has no MLP neurons (mixture of experts)")
         within(f"neuron of {component}", component[2], dimensions.d_mlp(model, layer))
         return
     head = component[1] if len(component) == 2 else component[2]

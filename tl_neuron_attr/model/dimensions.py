@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from tl_neuron_attr.model.experts import experts_of
+from tl_neuron_attr.model.hook_points import mlp_post_hook
 from tl_neuron_attr.numerics.sublayer import Site
 
 
@@ -33,15 +35,35 @@ def d_head(model: Any, layer: int) -> int:
 
 
 def d_mlp(model: Any, layer: int) -> int:
-    """Return the number of MLP neurons of a layer.
+    """Return the number of MLP neurons of a layer, those of all experts of a mixture.
 
     Raises:
-        ValueError: If the layer's MLP is one of routed experts, or it has none.
+        ValueError: If the layer is a mixture whose experts cannot be read, or has no MLP.
     """
-    W_out = getattr(getattr(model.blocks[layer], "mlp", None), "W_out", None)
+    mlp = getattr(model.blocks[layer], "mlp", None)
+    W_out, experts = getattr(mlp, "W_out", None), experts_of(mlp)
+    if experts is not None:
+        return experts.neurons
     if W_out is None:
-        raise ValueError(f"layer {layer} has no MLP neurons (mixture of experts, or attention only)")
+        raise ValueError(
+            f"layer {layer} has no MLP neurons (a mixture whose experts cannot be read, or attention only)"
+        )
     return len(W_out)
+
+
+def post_hook(model: Any, layer: int) -> str:
+    """Return the hook at which the MLP neurons of a layer can be changed one by one.
+
+    Raises:
+        ValueError: If the layer is a mixture of experts, whose neurons have no hook.
+    """
+    mlp = getattr(model.blocks[layer], "mlp", None)
+    if mlp is not None and getattr(mlp, "W_out", None) is None:
+        raise ValueError(
+            f"layer {layer} is a mixture of experts, whose neurons have no hook of their own: this method needs dense "
+            "MLPs; scores, ablate and edit work"
+        )
+    return mlp_post_hook(layer)
 
 
 def width(model: Any, site: Site, layer: int) -> int | tuple[int, int]:

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_neuron_attr.model.dimensions import post_hook
 from tl_neuron_attr.model.weights import unit_norm
 
 Rule = Literal["gradient", "relevance"]
@@ -97,7 +98,7 @@ class _Run:
         layers = range(self.model.cfg.n_layers)
         return [
             ("blocks.0.hook_resid_pre", _begin_graph),
-            *((f"blocks.{layer}.mlp.hook_post", self._keep(self.mlp, layer)) for layer in layers),
+            *((post_hook(self.model, layer), self._keep(self.mlp, layer)) for layer in layers),
             *((f"blocks.{layer}.attn.hook_z", self._keep(self.attn, layer)) for layer in layers),
         ]
 

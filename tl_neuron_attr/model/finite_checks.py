@@ -9,7 +9,8 @@ from tl_neuron_attr.model.stream import Stream
 
 _HOOKS = (
     *("hook_resid_pre", "attn.hook_v", "attn.hook_pattern", "hook_attn_out", "hook_resid_mid"),
-    *("mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post", "hook_mlp_out", "hook_resid_post"),
+    *("mlp.hook_expert_weights", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post", "hook_mlp_out"),
+    "hook_resid_post",
 )
 """In the order in which a block computes them: the first that is not finite is the cause of the others."""
 

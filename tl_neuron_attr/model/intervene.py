@@ -1,7 +1,8 @@
 """Zero, scale or keep heads and neurons: by hooks, or in the weights, always undone.
 
 Where a scale is exact in floating point (0, 1, a power of two), hooks and weights give the same model bit for bit: a
-neuron's activation times its row of ``W_out`` (or ``W_O``) is the product either way.
+neuron's activation times its row of ``W_out`` (or ``W_O``) is the product either way. A neuron of an expert has no hook
+of its own: what it wrote is computed again and taken out of the layer's output, which agrees but for rounding.
 """
 
 import math
@@ -17,6 +18,9 @@ from torch import Tensor
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model.active_edits import Change, require_none
 from tl_neuron_attr.model.components import Component, Components, component_lists, within
+from tl_neuron_attr.model.experts import Experts
+from tl_neuron_attr.model.weights import block_weights
+from tl_neuron_attr.numerics.stacked_rows import StackedRows
 from tl_neuron_attr.numerics.sublayer import Site
 
 Where = tuple[Site, int]
@@ -42,14 +46,15 @@ def ablate(model: Any, components: Components, *, scale: float = 0.0) -> Abstrac
     Args:
         model: The model.
         components: ``(layer, head)`` pairs, ``("mlp", layer, index)`` or ``("attn", layer, head, dimension)`` tuples,
-            labels (``"L3H2"``, ``"L1N287"``, ``"L21H0D79"``), one list of them per prompt, or
+            labels (``"L3H2"``, ``"L1N287"``, ``"L3E17N204"``, ``"L21H0D79"``), one list of them per prompt, or
             :class:`~tl_neuron_attr.Neurons`.
         scale: The factor; 0 removes them.
 
     Raises:
         TypeError: If an element is no component.
         IndexError: If a component is out of range or named twice.
-        ValueError: If MLP neurons of a mixture of experts are named, or the model is run on another number of prompts.
+        ValueError: If MLP neurons are named of a layer where they cannot be read, or the model is run on another number
+            of prompts.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -71,7 +76,7 @@ def ablation_hooks(model: Any, components: Components, *, scale: float = 0.0) ->
     Arguments and errors as in :func:`ablate`.
 
     Returns:
-        Pairs of a hook's name and its function, one per sublayer.
+        Pairs of a hook's name and its function, one per sublayer; several for a mixture of experts.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -82,7 +87,7 @@ def ablation_hooks(model: Any, components: Components, *, scale: float = 0.0) ->
         >>> logits = model.run_with_hooks("3 + 5 =", fwd_hooks=hooks)
     """
     lists = component_lists(model, components)
-    return _multipliers(_factors(model, lists, scale, {_sublayer_of(each) for named in lists for each in named}))
+    return _multipliers(model, _factors(model, lists, scale, {_sublayer_of(each) for named in lists for each in named}))
 
 
 @typechecked
@@ -113,7 +118,9 @@ def keep(model: Any, components: Components, *, layers: Sequence[int]) -> Abstra
     for layer in layers:
         within("layers", layer, model.cfg.n_layers)
     inside = [[each for each in named if each[1] in layers] for named in lists]
-    return _hooked(model, _multipliers(_factors(model, inside, 1.0, {("mlp", layer) for layer in layers}, others=0.0)))
+    return _hooked(
+        model, _multipliers(model, _factors(model, inside, 1.0, {("mlp", layer) for layer in layers}, others=0.0))
+    )
 
 
 @contextmanager
@@ -188,11 +195,11 @@ def edit(model: Any, components: Components, *, scale: float = 0.0) -> Edit:
         )
     changed: list[ChangedRows] = []
     for where, factor in _factors(model, lists, scale, {_sublayer_of(each) for each in lists[0]}).items():
-        live = _writer(model, where).detach()
-        at = (factor[0] != 1).nonzero(as_tuple=True)
-        before = live[at]
-        live[at] = before * factor[0][at][:, None]
-        changed.append(ChangedRows(live, at, before, live[at]))
+        for live, own in _writers(model, where, factor[0]):
+            at = (own != 1).nonzero(as_tuple=True)
+            before = live[at]
+            live[at] = before * own[at][:, None]
+            changed.append(ChangedRows(live, at, before, live[at]))
     return Edit(model, changed)
 
 
@@ -200,14 +207,18 @@ def multiplier(factor: Float[Tensor, "row *width"]) -> Callable[..., Tensor]:
     """Return a hook that multiplies activations at every position; one row for all prompts, or one per prompt."""
 
     def multiply(activation: Tensor, hook: Any) -> Tensor:
-        if len(factor) not in (1, len(activation)):
-            raise ValueError(
-                f"the neurons are of {len(factor)} prompts, but the model is run on {len(activation)}: run it on the "
-                "same batch, or take one prompt's neurons"
-            )
+        _require_batch(factor, activation)
         return activation * factor[:, None]
 
     return multiply
+
+
+def _require_batch(factor: Float[Tensor, "row *width"], activation: Tensor) -> None:
+    if len(factor) not in (1, len(activation)):
+        raise ValueError(
+            f"the neurons are of {len(factor)} prompts, but the model is run on {len(activation)}: run it on the "
+            "same batch, or take one prompt's neurons"
+        )
 
 
 def _sublayer_of(component: Component) -> Where:
@@ -217,10 +228,20 @@ def _sublayer_of(component: Component) -> Where:
     return component[0], component[1]
 
 
-def _writer(model: Any, where: Where) -> Float[Tensor, "*width d_model"]:
-    """Return the model's own weight whose rows a sublayer's neurons write with."""
+def _weights(model: Any, where: Where) -> Float[Tensor, "*width d_model"] | StackedRows:
+    """Return the rows a sublayer's neurons write with."""
     site, layer = where
-    return model.blocks[layer].mlp.W_out if site == "mlp" else model.blocks[layer].attn.W_O
+    return block_weights(model, layer).directions("mlp") if site == "mlp" else model.blocks[layer].attn.W_O
+
+
+def _writers(model: Any, where: Where, factor: Float[Tensor, "*width"]) -> list[tuple[Tensor, Tensor]]:
+    """Return the live weights a sublayer's neurons write with, and the factors of their rows; one per expert."""
+    weights = _weights(model, where)
+    if not isinstance(weights, StackedRows):
+        return [(weights.detach(), factor)]
+    sizes = [len(block) for block in weights.blocks]
+    pairs = zip(weights.blocks, factor.split(sizes), strict=True)
+    return [(block.detach(), own) for block, own in pairs if bool((own != 1).any())]
 
 
 def _factors(
@@ -231,7 +252,7 @@ def _factors(
         raise ValueError(f"scale must be finite, got {scale}")
     factors: dict[Where, Tensor] = {}
     for where in sorted(wheres):
-        like = _writer(model, where)
+        like = _weights(model, where)
         shape = (len(lists), *like.shape[:-1])
         factors[where] = torch.full(shape, others, dtype=like.dtype, device=like.device)
     for i, named in enumerate(lists):
@@ -240,6 +261,34 @@ def _factors(
     return factors
 
 
-def _multipliers(factors: Mapping[Where, Float[Tensor, "row *width"]]) -> list[Hook]:
-    hook_of = {"mlp": "mlp.hook_post", "attn": "attn.hook_z"}
-    return [(f"blocks.{layer}.{hook_of[site]}", multiplier(factor)) for (site, layer), factor in factors.items()]
+def _multipliers(model: Any, factors: Mapping[Where, Float[Tensor, "row *width"]]) -> list[Hook]:
+    hooks: list[Hook] = []
+    for (site, layer), factor in factors.items():
+        experts = block_weights(model, layer).experts if site == "mlp" else None
+        if experts is None:
+            hooks.append((f"blocks.{layer}.{'mlp.hook_post' if site == 'mlp' else 'attn.hook_z'}", multiplier(factor)))
+        else:
+            hooks += [(f"blocks.{layer}.{name}", hook) for name, hook in _expert_hooks(experts, factor)]
+    return hooks
+
+
+def _expert_hooks(experts: Experts, factor: Float[Tensor, "row width"]) -> list[Hook]:
+    """Return hooks that keep what the experts read and how it was routed, and change what they wrote."""
+    seen: dict[str, Tensor] = {}
+
+    def keeping(name: str) -> Callable[..., None]:
+        def keep_activation(activation: Tensor, hook: Any) -> None:
+            seen[name] = activation
+
+        return keep_activation
+
+    def change(out: Tensor, hook: Any) -> Tensor:
+        _require_batch(factor, out)
+        batch, pos, _ = out.shape
+        read, *returned = (seen[name] for name in experts.hooks)
+        routing = experts.routing(returned, (batch, pos), out.dtype).flatten(0, 1)
+        row = torch.arange(batch, device=out.device).clamp_max(len(factor) - 1).repeat_interleave(pos)
+        added = experts.written(read.flatten(0, 1), routing, factor - 1, row)
+        return out + added.unflatten(0, (batch, pos))
+
+    return [*((name, keeping(name)) for name in experts.hooks), ("mlp.hook_out", change)]

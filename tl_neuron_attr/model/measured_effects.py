@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from tl_neuron_attr.model.dimensions import post_hook
 from tl_neuron_attr.model.rerun import KeptRun, require_finite_logits, runs_within
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import Site, score_dtype
@@ -65,8 +66,10 @@ def log_probs_without(
         progress: What a progress bar says; empty for none.
 
     Raises:
-        ValueError: If the logits hold NaN or Inf.
+        ValueError: If the logits hold NaN or Inf, or an MLP neuron is one of an expert.
     """
+    for layer in sorted({r.layer for removals in sets for r in removals if r.site == "mlp"}):
+        post_hook(model, layer)  # refuses mixtures of experts
     lowest = [min((r.layer for r in removals), default=model.cfg.n_layers) for removals in sets]
     order = sorted((i for i in range(len(sets)) if sets[i]), key=lambda i: lowest[i])
     step = runs_within(model, tokens.shape[1], max_bytes)

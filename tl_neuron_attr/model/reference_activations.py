@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_neuron_attr.model.dimensions import post_hook
+
 
 def mean_activation(
     model: Any, prompts: Sequence[Int[Tensor, "_"]], layer: Int[Tensor, "n"], index: Int[Tensor, "n"], seed: int
@@ -32,7 +34,7 @@ def _activations(
     found: list[Tensor] = []
     layers = sorted(set(layer.tolist()))
     for ids in prompts:
-        names = [f"blocks.{each}.mlp.hook_post" for each in layers]
+        names = [post_hook(model, each) for each in layers]
         _, cache = model.run_with_cache(ids[None], names_filter=names)
         by_layer = {each: cache[name][0] for each, name in zip(layers, names, strict=True)}
         columns = [by_layer[la][:, i] for la, i in zip(layer.tolist(), index.tolist(), strict=True)]

@@ -206,7 +206,7 @@ class ScoredCache:
         for layer in self._named(layers):
             for site in sites:
                 sublayer = self.stream.sublayer(site, layer, self.places)
-                along = sublayer.out / sublayer.out.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+                along = sublayer.out / sublayer.out.norm(dim=-1, keepdim=True).clamp_min(cache_checks.TINY)
                 cache_checks.require_neurons_add_up(self.stream, sublayer, along, sublayer.project_onto(along))
                 yield sublayer
 

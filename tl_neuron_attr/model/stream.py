@@ -3,7 +3,8 @@
 The rules hold for every architecture, in default and in compatibility mode:
 
 1. head ``h`` writes ``z[h] @ W_O[h]``; attention neuron ``(h, j)`` at source ``s`` writes
-   ``pattern[h, s] * v[s, h, j] * W_O[h, j]``; MLP neuron ``i`` writes ``post[i] * W_out[i]``; what is left is bias;
+   ``pattern[h, s] * v[s, h, j] * W_O[h, j]``; MLP neuron ``i`` writes ``post[i] * W_out[i]``, that of an expert times
+   the router's weight of the expert; what is left is bias;
 2. a norm between the sublayer and the stream (Gemma-2/3, OLMo-2) acts on each of these with its scale frozen;
 3. a residual multiplier (Granite) acts on all of them;
 4. in a parallel block (NeoX, Phi, GPT-J, Falcon, Cohere) attention and MLP both start from ``resid_pre``.
@@ -141,8 +142,10 @@ class Stream:
         return self.at(resid_post_hook(self.n_layers - 1), places)
 
     def has_mlp_neurons(self, layer: int) -> bool:
-        """Return whether the block's MLP is made of neurons, rather than of routed experts, or is missing."""
+        """Return whether the neurons of the block's MLP are known; those of experts, if their routing is cached."""
         name, weights = mlp_post_hook(layer), self.weights(layer)
+        if weights.experts:
+            return all(self.has(f"blocks.{layer}.{hook}") for hook in weights.experts.hooks)
         if not (weights.has_mlp_neurons and self.has(name)):
             return False
         return self._raw(name).shape[-1] == len(weights.directions("mlp"))
@@ -150,7 +153,7 @@ class Stream:
     def neuron_count(self, sites: Sequence[Site]) -> int:
         """Return how many neurons the sublayers of ``sites`` have, an attention neuron once for each source position.
 
-        An MLP of routed experts counts for none.
+        All experts of a mixture count; one whose experts cannot be read counts for none.
         """
         every = [self.weights(layer) for layer in range(self.n_layers)]
         attn = self.shape[1] * sum(w.n_heads * w.d_head for w in every) if "attn" in sites else 0
@@ -176,7 +179,7 @@ class Stream:
             layer=layer,
             base=self.base(site, layer, places),
             out=self.out(site, layer, places),
-            bias=self._bias(site, layer, post, len(places)) * weights.multiplier,
+            bias=self._bias(site, layer, post, places) * weights.multiplier,
             directions=weights.directions(site),
             coefficients=coefficients.flatten(1, -2),
             heads=weights.n_heads if attn else 1,
@@ -207,8 +210,19 @@ class Stream:
         return v.repeat_interleave(self.weights(layer).n_heads // v.shape[1], dim=1)
 
     def mlp_coefficients(self, layer: int, places: Positions) -> Float[Tensor, "batch d_mlp"]:
-        """Return the MLP's post-activations (paper 1, Eq. 6)."""
-        return self.at(mlp_post_hook(layer), places)
+        """Return the MLP's post-activations (paper 1, Eq. 6); those of an expert times the router's weight of it."""
+        experts = self.weights(layer).experts
+        if experts is None:
+            return self.at(mlp_post_hook(layer), places)
+        return experts.coefficients(self.at(f"blocks.{layer}.mlp.hook_in", places), self.routing(layer, places))
+
+    def routing(self, layer: int, places: Positions) -> Float[Tensor, "batch expert"]:
+        """Return the router's weight of every routed expert of a mixture; zero where a token was not routed to it."""
+        experts = self.weights(layer).experts
+        if experts is None:
+            raise ValueError(f"layer {layer} is no mixture of experts, so nothing is routed there")
+        returned = [self._raw(f"blocks.{layer}.{hook}") for hook in experts.hooks[1:]]
+        return experts.routing(returned, self.shape[:2], self.dtype)[places.row, places.pos]
 
     def readout(self, places: Positions) -> Readout:
         """Return the readout at each place."""
@@ -221,12 +235,16 @@ class Stream:
         """Return a norm of a block (``"ln1"``, ``"ln2"``) with its scale frozen at each place."""
         return self._frozen(self.weights(layer).norm(name, self.dtype), f"blocks.{layer}.{name}", places)
 
-    def _bias(self, site: Site, layer: int, post: Norm | None, n: int) -> Float[Tensor, "batch d_model"]:
+    def _bias(self, site: Site, layer: int, post: Norm | None, places: Positions) -> Float[Tensor, "batch d_model"]:
         """Return the sublayer's bias as it enters the stream: through the post-norm, whose own bias it includes."""
         weights = self.weights(layer)
-        own = weights.bias(site)
-        zeros = torch.zeros(n, self.shape[2], dtype=self.dtype, device=self.device)
-        bias = zeros if own is None else zeros + own.to(self.dtype)
+        if site == "mlp" and weights.experts:
+            read = self.at(f"blocks.{layer}.mlp.hook_in", places)
+            bias = weights.experts.bias(read, self.routing(layer, places))
+        else:
+            own = weights.bias(site)
+            zeros = torch.zeros(len(places), self.shape[2], dtype=self.dtype, device=self.device)
+            bias = zeros if own is None else zeros + own.to(self.dtype)
         if post is None:
             return bias
         norm_bias = weights.norm_bias(weights.post_norm[site])

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_neuron_attr.model.cache_checks import tolerance
+from tl_neuron_attr.model.cache_checks import TINY, require_neurons_add_up, tolerance
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.weights import BlockWeights
@@ -120,16 +120,19 @@ def subkey_directions(
         ValueError: If the cache lacks a pre-activation, or the model's weights do not give it.
     """
     weights = stream.weights(layer)
-    keys, biases = weights.keys(which)
-    directions = keys[:, index].T.to(stream.dtype)
-    constant = torch.zeros(len(index)).to(directions) if biases is None else biases[index].to(stream.dtype)
+    keys, biases = weights.subkeys_of(which, index)
+    keys = directions = keys.to(stream.dtype)
+    constant = own = torch.zeros(len(index)).to(directions) if biases is None else biases.to(stream.dtype)
     if name := weights.pre_norm[site]:
         norm, norm_bias = stream.norm(layer, name, places), weights.norm_bias(name)
         if norm_bias is not None:
             constant = constant + directions @ norm_bias.to(stream.dtype)
         directions = norm.adjoint(directions) / norm.scale[:, None]
     products = directions * stream.base(site, layer, places)
-    cached = _cached_pre_activations(stream, layer, index, places, which)
+    if site == "mlp" and weights.experts:  # experts' pre-activations are in no hook, but what they read is
+        cached = (stream.at(f"blocks.{layer}.mlp.hook_in", places) * keys).sum(-1) + own
+    else:
+        cached = _cached_pre_activations(stream, layer, index, places, which)
     names = [_neuron_name(stream, site, layer, i) for i in index.tolist()]
     _require_same(stream, products.sum(-1) + constant, cached, products.norm(dim=-1) + constant.abs(), names)
     return directions
@@ -226,6 +229,8 @@ def _of_sublayer(
     weights, index = stream.weights(layer), value.index.flatten()[mine]
     if site == "attn":
         index = index + value.head.flatten()[mine] * weights.d_head
+    elif weights.experts:
+        _require_experts_add_up(stream, layer, Positions(read.row[mine], read.pos[mine]))
     places, which = Positions(read.row[mine], read.pos[mine]), key_weights(weights, site, key)
     neuron = mine.repeat(len(which))
     return {
@@ -235,6 +240,14 @@ def _of_sublayer(
         "is_mlp": torch.full_like(neuron, site == "mlp", dtype=torch.bool),
         "score": value.score.flatten()[neuron].to(stream.dtype) / len(which),
     }
+
+
+def _require_experts_add_up(stream: Stream, layer: int, places: Positions) -> None:
+    """Refuse weights of experts that do not give what their layer wrote: they were changed since the run."""
+    row, pos = torch.stack([places.row, places.pos]).unique(dim=1)
+    sublayer = stream.sublayer("mlp", layer, Positions(row, pos))
+    along = sublayer.out / sublayer.out.norm(dim=-1, keepdim=True).clamp_min(TINY)
+    require_neurons_add_up(stream, sublayer, along, sublayer.project_onto(along))
 
 
 def key_weights(weights: BlockWeights, site: Site, key: Key) -> tuple[str, ...]:

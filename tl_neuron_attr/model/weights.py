@@ -8,12 +8,14 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge.generalized_components.block import ParallelBlockBridge
 
 from tl_neuron_attr.model.components import within
+from tl_neuron_attr.model.experts import Experts, experts_of
 from tl_neuron_attr.numerics.readout import Norm, Readout
+from tl_neuron_attr.numerics.stacked_rows import StackedRows
 from tl_neuron_attr.numerics.sublayer import SITES, Site, score_dtype
 
 Projected = Literal["q", "k", "v"]
@@ -56,13 +58,18 @@ class BlockWeights:
 
     @cached_property
     def has_mlp_neurons(self) -> bool:
-        """Whether the block's MLP is one of neurons, rather than of routed experts."""
-        return self.has_mlp and getattr(self.block.mlp, "W_out", None) is not None
+        """Whether the neurons of the block's MLP can be read: one of its own, or of experts."""
+        return self.experts is not None or (self.has_mlp and getattr(self.block.mlp, "W_out", None) is not None)
+
+    @cached_property
+    def experts(self) -> Experts | None:
+        """The experts of the block's MLP, where it is a mixture of them."""
+        return experts_of(self.block.mlp) if self.has_mlp else None
 
     @property
     def gated(self) -> bool:
         """Whether MLP neurons have a gate beside their input projection."""
-        return getattr(self.block.mlp, "W_gate", None) is not None
+        return self.experts.gated if self.experts else getattr(self.block.mlp, "W_gate", None) is not None
 
     @property
     def W_O(self) -> Float[Tensor, "head d_head d_model"]:
@@ -79,9 +86,11 @@ class BlockWeights:
         """The number of dimensions, or attention neurons, of each head."""
         return self.W_O.shape[1]
 
-    def directions(self, site: Site) -> Float[Tensor, "neuron d_model"]:
-        """Return each neuron's write direction: rows of ``W_out``, or of ``W_O`` head after head."""
-        return self.block.mlp.W_out if site == "mlp" else self.W_O.flatten(0, 1)
+    def directions(self, site: Site) -> Float[Tensor, "neuron d_model"] | StackedRows:
+        """Return each neuron's write direction: rows of ``W_out``, expert by expert, or of ``W_O``, head by head."""
+        if site == "attn":
+            return self.W_O.flatten(0, 1)
+        return self.experts.directions() if self.experts else self.block.mlp.W_out
 
     def bias(self, site: Site) -> Float[Tensor, "d_model"] | None:
         """Return what the sublayer adds whatever it reads, before the post-norm; None where it has no bias."""
@@ -110,6 +119,15 @@ class BlockWeights:
         if bias is not None:
             bias = bias.reshape(-1, self.d_head).repeat_interleave(self.shared_by("v"), dim=0).flatten()
         return self.by_head("v").transpose(0, 1).flatten(1), bias
+
+    def subkeys_of(
+        self, which: str, index: Int[Tensor, "n"]
+    ) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, "n"] | None]:
+        """Return the subkeys of some neurons, one row each, and their biases; see :meth:`keys`."""
+        if which != "v" and self.experts:
+            return self.experts.keys(which, index)
+        keys, biases = self.keys(which)
+        return keys[:, index].T, None if biases is None else biases[index]
 
     def norm(self, name: str, dtype: torch.dtype) -> Norm:
         """Return a norm of the block (``"ln1"``) with a scale of one."""

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_neuron_attr.numerics.readout import Norm
+from tl_neuron_attr.numerics.stacked_rows import StackedRows
 
 Site = Literal["attn", "mlp"]
 
@@ -39,7 +40,8 @@ class Sublayer:
         base: The stream the scores start from (paper 1, Eq. 13).
         out: What the sublayer wrote in all, biases included.
         bias: The part of ``out`` that no neuron wrote.
-        directions: One write direction a neuron: rows of ``W_O`` or ``W_out``, in the model's own dtype.
+        directions: One write direction per neuron: rows of ``W_O`` or ``W_out``, or of all experts' down projections
+            one after another, in the model's own dtype.
         coefficients: How far each neuron moved along its direction.
         heads: The number of heads the neurons are divided into; 1 for an MLP.
         post: The norm between the sublayer and the stream, if there is one.
@@ -51,7 +53,7 @@ class Sublayer:
     base: Float[Tensor, "batch d_model"]
     out: Float[Tensor, "batch d_model"]
     bias: Float[Tensor, "batch d_model"]
-    directions: Float[Tensor, "neuron d_model"]
+    directions: Float[Tensor, "neuron d_model"] | StackedRows
     coefficients: Float[Tensor, "batch neuron source"]
     heads: int
     post: Norm | None = None
@@ -85,12 +87,12 @@ class Sublayer:
     def project_onto(self, vectors: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch neuron source"]:
         """How much each neuron wrote along one vector a prompt: one matrix-vector product a prompt."""
         before_norm = vectors if self.post is None else self.post.adjoint(vectors)
-        return self.scaled_coefficients() * (before_norm @ self.directions.to(before_norm.dtype).T)[:, :, None]
+        return self.scaled_coefficients() * self._products(before_norm)[:, :, None]
 
     def project_heads_onto(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n head source"]:
         """How much each head wrote from each source along several vectors, all of the one place it was read at."""
         before_norm = vectors if self.post is None else self.post.adjoint(vectors)
-        by_neuron = (before_norm @ self.directions.to(before_norm.dtype).T).unflatten(1, (self.heads, -1))
+        by_neuron = self._products(before_norm).unflatten(1, (self.heads, -1))
         return torch.einsum("nhj,hjs->nhs", by_neuron, self.scaled_coefficients()[0].unflatten(0, (self.heads, -1)))
 
     def writes(
@@ -117,3 +119,9 @@ class Sublayer:
         coefficients = self.scaled_coefficients().unflatten(1, (self.heads, -1))
         directions = self.unscaled_directions().unflatten(0, (self.heads, -1))
         return torch.einsum("bhjs,hjd->bhsd", coefficients, directions)
+
+    def _products(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n neuron"]:
+        """Inner products with every direction; zero with those of experts that wrote at none of the places."""
+        if isinstance(self.directions, StackedRows):
+            return self.directions.products(vectors, (self.coefficients != 0).any(2).any(0))
+        return vectors @ self.directions.to(vectors.dtype).T

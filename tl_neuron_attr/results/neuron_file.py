@@ -17,7 +17,10 @@ PLACE = ("site", "layer", "head", "source", "index")
 _OF_TOKENS = ("token_score", "token_coefficient")
 """The fields with a number for every token of an answer; shorter answers have NaN coefficients behind their last."""
 
-_OPTIONAL = ("evaluated", "effect", *_OF_TOKENS)
+EXPERT = ("expert", "expert_index")
+"""The fields that say the same of a neuron in a mixture of experts, whose ``index`` counts through all of them."""
+
+_OPTIONAL = ("evaluated", "effect", *_OF_TOKENS, *EXPERT)
 """The fields a file may leave out."""
 
 _ORDERS = ("descending", "ascending", "unsorted")
@@ -80,6 +83,13 @@ def _require_shapes(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
     shape = tensors["score"].shape
     if len(shape) not in (1, 2):
         raise ValueError(f"{path}: field 'score' has shape {tuple(shape)}, expected (k,) or (batch, k)")
+    for name in EXPERT:
+        column = tensors.get(name, tensors["index"])
+        if column.dtype != torch.int64 or column.shape != shape or (EXPERT[0] in tensors) != (EXPERT[1] in tensors):
+            raise ValueError(
+                f"{path}: field {name!r} is {column.dtype} {tuple(column.shape)}, expected torch.int64 {tuple(shape)} "
+                f"beside {' and '.join(EXPERT)}"
+            )
     effect, evaluated = tensors.get("effect"), tensors.get("evaluated")
     if effect is not None and (not effect.is_floating_point() or effect.shape != shape):
         raise ValueError(
@@ -116,11 +126,15 @@ def _require_places(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
     """Refuse neurons that no model has: an MLP neuron has neither head nor source, an attention neuron has a head."""
     site, head, source = (tensors[name] for name in ("site", "head", "source"))
     mlp = site == SITES.index("mlp")
+    expert = tensors.get("expert", torch.full_like(site, -1))
+    inner = tensors.get("expert_index", torch.full_like(site, -1))
     for name, wrong, expected in (
         ("site", (site < 0) | (site >= len(SITES)), "0 for attention or 1 for MLP"),
         ("layer", tensors["layer"] < 0, "0 or above"),
         ("index", tensors["index"] < 0, "0 or above"),
         ("head", torch.where(mlp, head != -1, head < 0), "-1 for an MLP neuron, 0 or above for an attention neuron"),
+        ("expert", (expert < -1) | (~mlp & (expert != -1)), "-1 or above, -1 for an attention neuron"),
+        ("expert_index", (inner >= 0) != (expert >= 0), "0 or above where field 'expert' is, -1 elsewhere"),
         ("source", torch.where(mlp, source != -1, source < -1), "-1 for an MLP neuron, -1 or above for attention"),
     ):
         if bool(wrong.any()):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tl_neuron_attr.numerics.sublayer import SITES
-from tl_neuron_attr.results.neuron_file import PLACE
+from tl_neuron_attr.results.neuron_file import EXPERT, PLACE
 from tl_neuron_attr.results.neuron_text import NeuronText
 from tl_neuron_attr.results.table import Table
 from tl_neuron_attr.results.token_lists import listed
@@ -20,16 +20,24 @@ _Columns = Mapping[str, Sequence[Any]]
 
 
 def neuron_labels(columns: _Columns) -> list[str]:
-    """Return the name of each neuron: its layer, its head, its number, and the position an attention neuron read.
+    """Return the name of each neuron: its layer, its head or expert, its number, the position an attention neuron read.
 
     Examples:
         >>> neuron_labels({"site": [1, 0], "layer": [23, 21], "head": [-1, 0], "source": [-1, 3], "index": [6740, 79]})
         ['L23N6740', 'L21H0D79@3']
     """
+    none = [-1] * len(columns["site"])
+    experts = (columns.get(name, none) for name in EXPERT)
     return [
-        f"L{layer}N{i}" if SITES[int(site)] == "mlp" else f"L{layer}H{head}D{i}" + (f"@{at}" if at >= 0 else "")
-        for site, layer, head, at, i in zip(*(columns[name] for name in PLACE), strict=True)
+        _mlp_label(layer, i, expert, inner)
+        if SITES[int(site)] == "mlp"
+        else f"L{layer}H{head}D{i}" + (f"@{at}" if at >= 0 else "")
+        for site, layer, head, at, i, expert, inner in zip(*(columns[name] for name in PLACE), *experts, strict=True)
     ]
+
+
+def _mlp_label(layer: int, index: int, expert: int, inner: int) -> str:
+    return f"L{layer}N{index}" if expert < 0 else f"L{layer}E{expert}N{inner}"
 
 
 def neuron_keys(columns: _Columns) -> list[str]:

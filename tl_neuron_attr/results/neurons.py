@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_neuron_attr.numerics.flat_index import locate
+from tl_neuron_attr.numerics.stacked_rows import StackedRows
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
 from tl_neuron_attr.results import neuron_file
 from tl_neuron_attr.results.equality import same
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 COLUMNS = (*neuron_file.PLACE, "coefficient", "score")
-"""The fields of :class:`Neurons` with a number for every neuron."""
+"""The fields of :class:`Neurons` with a number for every neuron, whatever the model."""
 
 
 _OF_TOKENS = {"token_score": 0.0, "token_coefficient": torch.nan}
@@ -50,6 +51,9 @@ class Neurons(PrintsAsTable):
         effect: How much log-probability taking the neuron out alone really costs, in nats, where it was measured.
         token_score: Of an answer of several tokens, what each adds to the score; 0 behind the last of a shorter answer.
         token_coefficient: The coefficient at the position before each token; NaN behind the last.
+        expert: The expert of an MLP neuron in a mixture, the shared expert behind the routed ones; -1 for any other
+            neuron; None where no layer is a mixture. ``index`` counts through all experts of the layer all the same.
+        expert_index: The neuron's number within its expert; -1 and None as ``expert``.
     """
 
     site: Int[Tensor, "*b k"]
@@ -64,6 +68,8 @@ class Neurons(PrintsAsTable):
     effect: Float[Tensor, "*b k"] | None = None
     token_score: Float[Tensor, "*b token k"] | None = None
     token_coefficient: Float[Tensor, "*b token k"] | None = None
+    expert: Int[Tensor, "*b k"] | None = None
+    expert_index: Int[Tensor, "*b k"] | None = None
 
     @classmethod
     def of_mlp(
@@ -108,6 +114,7 @@ class Neurons(PrintsAsTable):
 
         attn, width = of([s.site == "attn" for s in sublayers]).bool(), of([s.width // s.heads for s in sublayers])
         minus = torch.full_like(neuron, -1)
+        expert, inner = _by_expert(sublayers, where, neuron)
         return cls(
             site=torch.where(attn, SITES.index("attn"), SITES.index("mlp")),
             layer=of([s.layer for s in sublayers]),
@@ -117,6 +124,8 @@ class Neurons(PrintsAsTable):
             coefficient=coefficient,
             score=score,
             evaluated=evaluated,
+            expert=expert,
+            expert_index=inner,
         )
 
     @classmethod
@@ -125,11 +134,16 @@ class Neurons(PrintsAsTable):
         if len(groups) == 1:
             return groups[0]
         k = min(len(group) for group in groups)
-        columns = [name for name in (*COLUMNS, "effect") if all(getattr(group, name) is not None for group in groups)]
+        columns = (*COLUMNS, *(["effect"] if all(group.effect is not None for group in groups) else []))
         tensors = {name: torch.cat([getattr(group, name)[:, :k] for group in groups]) for name in columns}
         for name, filling in _OF_TOKENS.items():
             if all(getattr(group, name) is not None for group in groups):
                 tensors[name] = _joined([getattr(group, name)[..., :k] for group in groups], filling)
+        if any(group.expert is not None for group in groups):  # one of dense layers only has none of these columns
+            none = [torch.full_like(group.index, -1) for group in groups]
+            for name in neuron_file.EXPERT:
+                found = [getattr(group, name) for group in groups]
+                tensors[name] = torch.cat([(n if f is None else f)[:, :k] for f, n in zip(found, none, strict=True)])
         evaluated = [group.evaluated for group in groups if group.evaluated is not None]
         text = [group.text for group in groups if group.text is not None]
         return cls(
@@ -144,8 +158,8 @@ class Neurons(PrintsAsTable):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Neurons):
             return NotImplemented
-        columns = self._measured()
-        if columns != other._measured():
+        columns = self.columns
+        if columns != other.columns:
             return False
         columns += self._of_tokens()
         if other._of_tokens() != self._of_tokens():
@@ -160,7 +174,10 @@ class Neurons(PrintsAsTable):
 
     @property
     def labels(self) -> list[str] | list[list[str]]:
-        """``L23N6740`` (an MLP neuron), ``L21H0D79@3`` (dimension 79 of head 0 at source 3); one list per prompt."""
+        """``L23N6740`` (an MLP neuron), ``L3E17N204`` (of expert 17), ``L21H0D79@3`` (dimension 79, head 0, source 3).
+
+        One list per prompt.
+        """
         names, k = self.flat_labels, len(self)
         return [names[i * k : (i + 1) * k] for i in range(len(self.score))] if self.batched else names
 
@@ -290,7 +307,7 @@ class Neurons(PrintsAsTable):
 
     def flattened(self) -> "Neurons":
         """Return the neurons of all prompts as those of one, without their text."""
-        columns: dict[str, Any] = {name: getattr(self, name).flatten() for name in self._measured()}
+        columns: dict[str, Any] = {name: getattr(self, name).flatten() for name in self.columns}
         return Neurons(**columns)
 
     def unsqueeze(self) -> "Neurons":
@@ -310,17 +327,18 @@ class Neurons(PrintsAsTable):
         return [f.name for f in fields(self) if f.name != "text" and getattr(self, f.name) is not None]
 
     def _select(self, at: object) -> "Neurons":
-        cut: dict[str, Any] = {name: getattr(self, name)[at] for name in (*self._measured(), *self._of_tokens())}
+        cut: dict[str, Any] = {name: getattr(self, name)[at] for name in (*self.columns, *self._of_tokens())}
         if (at is None or isinstance(at, int | list)) and self.evaluated is not None:
             cut["evaluated"] = self.evaluated[at]
         return replace(self, **cut)
 
     def _columns(self) -> dict[str, list[Any]]:
-        return {name: self.flat(name) for name in self._measured()}
+        return {name: self.flat(name) for name in self.columns}
 
-    def _measured(self) -> tuple[str, ...]:
-        """The fields with a number for every neuron: the effect only where it was measured."""
-        return COLUMNS if self.effect is None else (*COLUMNS, "effect")
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The fields with a number for every neuron: the effect only where measured, experts only where there are."""
+        return (*COLUMNS, *(name for name in ("effect", *neuron_file.EXPERT) if getattr(self, name) is not None))
 
     def _of_tokens(self) -> tuple[str, ...]:
         """The fields with a number for every neuron and token of an answer, where there are any."""
@@ -337,3 +355,16 @@ def _joined(groups: Sequence[Float[Tensor, "batch token k"]], filling: float) ->
     return torch.cat(
         [torch.nn.functional.pad(group, (0, 0, 0, longest - group.shape[1]), value=filling) for group in groups]
     )
+
+
+def _by_expert(
+    sublayers: Sequence[Sublayer], where: Int[Tensor, "batch k"], neuron: Int[Tensor, "batch k"]
+) -> tuple[Int[Tensor, "batch k"] | None, Int[Tensor, "batch k"] | None]:
+    """Return expert and number within it of each neuron, -1 in dense layers; None where all are dense."""
+    mixtures = [(i, s.directions) for i, s in enumerate(sublayers) if isinstance(s.directions, StackedRows)]
+    expert, inner = torch.full_like(neuron, -1), torch.full_like(neuron, -1)
+    for i, rows in mixtures:
+        mine = where == i
+        expert[mine] = rows.block_of(neuron[mine])
+        inner[mine] = neuron[mine] - torch.tensor(rows.starts, device=neuron.device)[expert[mine]]
+    return (expert, inner) if mixtures else (None, None)
