@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_neuron_attr.model.dimensions import post_hook
+
 
 @torch.no_grad()
 def activation_ratios(
@@ -15,7 +17,7 @@ def activation_ratios(
 
     Where a layer's median is zero, as ReLU makes it, the median is of the activations that are not.
     """
-    names = [f"blocks.{layer}.mlp.hook_post" for layer in range(model.cfg.n_layers)]
+    names = [post_hook(model, layer) for layer in range(model.cfg.n_layers)]
     _, cache = model.run_with_cache(ids[None], names_filter=names)
     ratios: list[Tensor] = []
     positions: list[Tensor] = []
