@@ -35,7 +35,7 @@ def weight(flow, source, sink):
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3", "neox_parallel", "olmo2"])
 def test_what_enters_a_node_leaves_it(name):
-    """All twelve heads are shown: heads and shallow neurons pass on what they take in, the answer gets all scores."""
+    """All twelve heads are shown: heads and query neurons pass on what they take in, the answer gets all scores."""
     cache = cached(name)
     graph = tna.trace(cache, 5, **EVERYTHING).graph
     for node, kind in graph.nodes(data="kind"):
@@ -67,7 +67,7 @@ def test_heads_pass_to_a_value_neuron_what_its_query_neurons_say(cache, flow):
                 assert weight(flow, f"L{layer}H{head}", value.labels[i]) == pytest.approx(float(expected), abs=1e-6)
 
 
-def test_shallow_neurons_pass_to_a_head_what_query_neurons_say(cache, flow):
+def test_query_neurons_at_pass_to_a_head_what_query_neurons_say(cache, flow):
     value = tna.value_neurons(cache, 5, 40)[0]
     shallow = [(n, d) for n, d in flow.graph.nodes(data=True) if d["kind"] == "query"]
     assert shallow

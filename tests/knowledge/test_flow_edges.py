@@ -5,7 +5,7 @@ import torch
 
 import tl_neuron_attr as tna
 from tests import architectures
-from tl_neuron_attr.knowledge.flow_edges import ShallowNeuron, best_heads, direct, shallow_neurons, through_heads
+from tl_neuron_attr.knowledge.flow_edges import QueryNeuronAt, best_heads, direct, query_neurons_at, through_heads
 from tl_neuron_attr.knowledge.query_neurons import weighted_subkeys
 
 LAYERS, HEADS = architectures.LAYERS, architectures.HEADS
@@ -63,7 +63,7 @@ def test_the_best_heads_pass_most_whatever_the_sign_and_none_that_passes_nothing
     assert best_heads(scores, 10) == [(0, 1), (1, 2), (1, 0)]
 
 
-def test_shallow_neurons_are_the_best_of_all_query_neurons_of_the_heads(cache, value, followed):
+def test_query_neurons_at_are_the_best_of_all_query_neurons_of_the_heads(cache, value, followed):
     heads = best_heads(direct(followed[0], value), 4)
     passed: dict[str, float] = {}
     for layer, head in heads:
@@ -73,7 +73,7 @@ def test_shallow_neurons_are_the_best_of_all_query_neurons_of_the_heads(cache, v
                 query = tna.query_neurons(cache, alone(value, mine), ALL, sites=("mlp",))[0]
                 for label, score in zip(query.labels, query.score.tolist(), strict=True):
                     passed[f"{label}@{source}"] = passed.get(f"{label}@{source}", 0) + score
-    found = shallow_neurons(*followed, value, heads, 10)
+    found = query_neurons_at(*followed, value, heads, 10)
     assert [neuron.name for neuron in found] == sorted(passed, key=lambda name: -passed[name])[:10]
     for neuron in found:
         assert sum(neuron.to.values()) == pytest.approx(passed[neuron.name], abs=1e-9)
@@ -81,10 +81,10 @@ def test_shallow_neurons_are_the_best_of_all_query_neurons_of_the_heads(cache, v
         assert neuron.coefficient == pytest.approx(float(coefficient))
 
 
-def test_without_heads_or_room_there_are_no_shallow_neurons(value, followed):
-    assert shallow_neurons(*followed, value, [], 5) == []
-    assert shallow_neurons(*followed, value, [(LAYERS - 1, 0)], 0) == []
+def test_without_heads_or_room_there_are_no_query_neurons_at(value, followed):
+    assert query_neurons_at(*followed, value, [], 5) == []
+    assert query_neurons_at(*followed, value, [(LAYERS - 1, 0)], 0) == []
 
 
-def test_a_shallow_neuron_is_named_with_its_position():
-    assert ShallowNeuron(3, 14, 5, 1.0, {}).name == "L3N14@5"
+def test_a_query_neuron_is_named_with_its_position():
+    assert QueryNeuronAt(3, 14, 5, 1.0, {}).name == "L3N14@5"

@@ -1,4 +1,4 @@
-"""The flow of one prediction: tokens -> shallow neurons -> attention heads -> deep neurons -> the answer.
+"""The flow of one prediction: tokens -> query neurons -> attention heads -> value neurons -> the answer.
 
 Paper 1, section 4.4: value neurons carry the answer's score; what switched them on is traced back. The parts of the
 graph, all weights in nats:
@@ -6,14 +6,14 @@ graph, all weights in nats:
     MLP value neuron -> answer      its score
     head -> answer                  the scores of its attention value neurons
     head -> MLP value neuron        the query scores of the head's neurons for that value neuron
-    position -> head                what the head read there for both, less what shallow neurons account for
-    shallow neuron -> head          the query scores of an MLP neuron at that position for the head's value neurons
-    position -> shallow neuron      what the neuron passes on
+    position -> head                what the head read there for both, less what query neurons account for
+    query neuron -> head            the query scores of an MLP neuron at that position for the head's value neurons
+    position -> query neuron        what the neuron passes on
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import pandas as pd
@@ -25,14 +25,13 @@ from typing_extensions import Unpack
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge import flow_edges
-from tl_neuron_attr.knowledge.flow_edges import ShallowNeuron
+from tl_neuron_attr.knowledge.flow_edges import QueryNeuronAt
 from tl_neuron_attr.knowledge.query_neurons import weighted_subkeys
+from tl_neuron_attr.knowledge.token_words import TokenWords
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
-from tl_neuron_attr.knowledge.vocabulary import prompt_tokens, top_tokens
-from tl_neuron_attr.model import dimensions
+from tl_neuron_attr.knowledge.vocabulary import prompt_tokens, signed_directions
 from tl_neuron_attr.model.components import Head, head_name
 from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring, as_scored
-from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.subkeys import Key
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.increase import MAX_BYTES
@@ -46,6 +45,8 @@ else:
     Graph = nx.DiGraph
 
 ANSWER = "answer"
+_TOKENS = 6
+"""Promoted tokens kept with a neuron: a line of them."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -54,8 +55,9 @@ class Flow(PrintsAsTable):
 
     Attributes:
         graph: A ``networkx.DiGraph``. Nodes have ``kind`` (``position``, ``query``, ``head``, ``value``, ``answer``),
-            ``layer`` (-1 for positions), ``pos`` (-1 for heads), ``text`` (the token of a position) and ``tokens``
-            (what a neuron promotes); edges have ``weight``, in nats.
+            ``layer`` (-1 for positions), ``pos`` (-1 for heads), ``text`` (the token of a position), ``tokens`` (what a
+            neuron promotes) and ``word`` (the first of them that is a word); edges have ``weight``, in nats. The graph
+            itself has ``tokens``, the prompt's, ``pos``, the position scored, and ``n_layers``.
         answer: The target's text.
     """
 
@@ -136,7 +138,7 @@ def trace(
         value: The value neurons that carry the answer, if they have been found already.
         k: The number of value neurons to search for otherwise.
         heads: The number of heads: those through which most passes.
-        queries: The number of shallow neurons between tokens and heads, each at its position.
+        queries: The number of query neurons between tokens and heads, each at its position.
         key: The subkey of a gated MLP neuron, as in :func:`~tl_neuron_attr.query_layers`.
         max_bytes: A cap on the working set.
         **scoring: ``pos``, ``contrast``, ``model``, ``final_bias``: see :func:`~tl_neuron_attr.scored`.
@@ -161,72 +163,71 @@ def trace(
     stream, rows = weighted_subkeys(q, value, key=key, sites=("attn", "mlp"))
     direct, through = flow_edges.direct(stream, value), flow_edges.through_heads(stream, rows, value)
     shown = flow_edges.best_heads(direct + through.sum(0), heads)
-    shallow = flow_edges.shallow_neurons(stream, rows, value, shown, queries)
-    graph = _graph(stream, value, direct, through, shown, shallow)
+    chosen = flow_edges.query_neurons_at(stream, rows, value, shown, queries)
+    graph = _graph(q, value, direct, through, shown, chosen)
     return Flow(graph, token_text(stream.model, int(q.target[0])))
 
 
 def _graph(
-    stream: Stream,
+    q: ScoredCache,
     value: Neurons,
     direct: Float[Tensor, "layer head source"],
     through: Float[Tensor, "neuron layer head source"],
     heads: Sequence[Head],
-    shallow: Sequence[ShallowNeuron],
+    queries: Sequence[QueryNeuronAt],
 ) -> Graph:
-    graph = Graph()
-    deep = value.of_site("mlp")
+    stream, mlp = q.stream, value.of_site("mlp")
     ids = stream.tokens()
     tokens = prompt_tokens(stream.model, ids)[0] if ids is not None else ("",) * stream.shape[1]
-    graph.add_node(ANSWER, kind="answer", layer=stream.n_layers, pos=-1, text="", tokens=())
-    for name, layer, promoted in zip(deep.flat_labels, deep.flat("layer"), _promoted(stream, deep), strict=True):
-        graph.add_node(name, kind="value", layer=layer, pos=-1, text="", tokens=promoted)
+    graph = Graph(tokens=tokens, pos=int(q.places.pos[0]), n_layers=stream.n_layers)
+    graph.add_node(ANSWER, kind="answer", layer=stream.n_layers, pos=-1, text="", tokens=(), word="")
+    for name, layer, promoted in zip(mlp.flat_labels, mlp.flat("layer"), _promoted(q, mlp), strict=True):
+        graph.add_node(name, kind="value", layer=layer, pos=-1, text="", **promoted)
     for layer, head in heads:
-        graph.add_node(head_name(layer, head), kind="head", layer=layer, pos=-1, text="", tokens=())
-    for neuron, promoted in zip(shallow, _promoted(stream, _as_neurons(shallow)), strict=True):
-        graph.add_node(
-            neuron.name, kind="query", layer=neuron.layer, pos=neuron.pos, text=tokens[neuron.pos], tokens=promoted
-        )
+        graph.add_node(head_name(layer, head), kind="head", layer=layer, pos=-1, text="", tokens=(), word="")
+    for neuron, promoted in zip(queries, _promoted(q, _as_neurons(queries)), strict=True):
+        at = {"layer": neuron.layer, "pos": neuron.pos, "text": tokens[neuron.pos]}
+        graph.add_node(neuron.name, kind="query", **at, **promoted)
     for pos, token in enumerate(tokens):
-        graph.add_node(f"@{pos}", kind="position", layer=-1, pos=pos, text=token, tokens=())
-    graph.add_weighted_edges_from(edge for edge in _edges(deep, direct, through, heads, shallow) if edge[2] != 0)
+        graph.add_node(f"@{pos}", kind="position", layer=-1, pos=pos, text=token, tokens=(), word="")
+    graph.add_weighted_edges_from(edge for edge in _edges(mlp, direct, through, heads, queries) if edge[2] != 0)
     graph.remove_nodes_from([node for node in list(nx.isolates(graph)) if node != ANSWER])
     return graph
 
 
 def _edges(
-    deep: Neurons,
+    mlp: Neurons,
     direct: Float[Tensor, "layer head source"],
     through: Float[Tensor, "neuron layer head source"],
     heads: Sequence[Head],
-    shallow: Sequence[ShallowNeuron],
+    queries: Sequence[QueryNeuronAt],
 ) -> list[tuple[str, str, float]]:
-    edges = [(name, ANSWER, score) for name, score in zip(deep.flat_labels, deep.flat("score"), strict=True)]
+    edges = [(name, ANSWER, score) for name, score in zip(mlp.flat_labels, mlp.flat("score"), strict=True)]
     for layer, head in heads:
         here = head_name(layer, head)
         edges.append((here, ANSWER, float(direct[layer, head].sum())))
-        edges += [(here, name, float(t[layer, head].sum())) for name, t in zip(deep.flat_labels, through, strict=True)]
+        edges += [(here, name, float(t[layer, head].sum())) for name, t in zip(mlp.flat_labels, through, strict=True)]
         for pos, weight in enumerate((direct[layer, head] + through[:, layer, head].sum(0)).tolist()):
-            passing = sum(s.to.get((layer, head), 0.0) for s in shallow if s.pos == pos)
+            passing = sum(s.to.get((layer, head), 0.0) for s in queries if s.pos == pos)
             edges.append((f"@{pos}", here, weight - passing))
-    for neuron in shallow:
+    for neuron in queries:
         edges += [(neuron.name, head_name(layer, head), weight) for (layer, head), weight in neuron.to.items()]
         edges.append((f"@{neuron.pos}", neuron.name, sum(neuron.to.values())))
     return edges
 
 
-def _promoted(stream: Stream, neurons: Neurons) -> list[tuple[str, ...]]:
-    return (
-        list(top_tokens(stream.model, neurons, k=min(6, dimensions.d_vocab(stream.model))).promoted)
-        if len(neurons)
-        else []
-    )
+def _promoted(q: ScoredCache, neurons: Neurons) -> list[dict[str, Any]]:
+    """Return, for each neuron, the tokens it promotes, and the first word among those a page lists."""
+    if not len(neurons):
+        return []
+    found = TokenWords(q.stream.model, q.readout).promoted(signed_directions(q.stream.model, neurons))
+    return [{"tokens": words.tokens[:_TOKENS], "word": next(iter(words.readable), "")} for words in found]
 
 
-def _as_neurons(shallow: Sequence[ShallowNeuron]) -> Neurons:
+def _as_neurons(queries: Sequence[QueryNeuronAt]) -> Neurons:
     return Neurons.of_mlp(
-        torch.tensor([s.layer for s in shallow], dtype=torch.long),
-        torch.tensor([s.index for s in shallow], dtype=torch.long),
-        coefficient=torch.tensor([s.coefficient for s in shallow]),
-        score=torch.tensor([sum(s.to.values()) for s in shallow]),
+        torch.tensor([s.layer for s in queries], dtype=torch.long),
+        torch.tensor([s.index for s in queries], dtype=torch.long),
+        coefficient=torch.tensor([s.coefficient for s in queries]),
+        score=torch.tensor([sum(s.to.values()) for s in queries]),
     )

@@ -1,4 +1,4 @@
-"""The numbers of a flow: what passes from shallow neurons and positions through heads to the deep neurons."""
+"""The numbers of a flow: what passes from query neurons and positions through heads to the value neurons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from tl_neuron_attr.results.neurons import Neurons
 
 
 @dataclass(frozen=True)
-class ShallowNeuron:
+class QueryNeuronAt:
     """An MLP neuron active at a position, its coefficient there, and what it passes to each head."""
 
     layer: int
@@ -60,9 +60,9 @@ def best_heads(scores: Float[Tensor, "layer head source"], n: int) -> list[Head]
     return [(layer, head) for layer, head in best if size[layer, head] > 0]
 
 
-def shallow_neurons(
+def query_neurons_at(
     stream: Stream, rows: Subkeys, value: Neurons, heads: Sequence[Head], n: int
-) -> list[ShallowNeuron]:
+) -> list[QueryNeuronAt]:
     """Return the MLP neurons, each at a position, that pass most to the value neurons of ``heads``."""
     groups = _by_head_and_source(rows, value, heads)
     if not groups or n < 1:
@@ -108,7 +108,7 @@ def _at_position(
     pos: int,
     groups: list[tuple[Head, int]],
     passed: Float[Tensor, "group d_mlp"],
-) -> ShallowNeuron:
+) -> QueryNeuronAt:
     to = {head: float(passed[g, index]) for g, (head, source) in enumerate(groups) if source == pos}
     place = stream.positions(pos)
-    return ShallowNeuron(layer, index, pos, float(stream.mlp_coefficients(layer, place)[0, index]), to)
+    return QueryNeuronAt(layer, index, pos, float(stream.mlp_coefficients(layer, place)[0, index]), to)

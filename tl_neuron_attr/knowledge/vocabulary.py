@@ -58,7 +58,7 @@ def top_tokens(cache_or_model: Any, neurons: Neurons, k: int = 10, *, readable: 
     """
     model = _model(cache_or_model)
     words = ReadableTokens(model) if readable else None
-    return _lists(model, _writes(model, neurons), tuple(neurons.flat_labels), k, words)
+    return _lists(model, signed_directions(model, neurons), tuple(neurons.flat_labels), k, words)
 
 
 @typechecked
@@ -91,7 +91,7 @@ def transformed_tokens(
         2
     """
     model = _model(cache_or_model)
-    moved = through_head(model, _writes(model, neurons), layer, head)
+    moved = through_head(model, signed_directions(model, neurons), layer, head)
     through = head_name(layer, head)
     return _lists(model, moved, tuple(f"{label} through {through}" for label in neurons.flat_labels), k)
 
@@ -158,7 +158,7 @@ def neuron_text(
         found = dict(zip((neurons.keys[i] for i in known), _texts(model, noted[known]), strict=True))
     first = {key: i for i, key in reversed(list(enumerate(neurons.keys))) if key not in found}
     if first:
-        others = _promoted(model, _writes(model, neurons.flattened().pick(list(first.values()))))
+        others = _promoted(model, signed_directions(model, neurons.flattened().pick(list(first.values()))))
         found |= dict(zip(first, others, strict=True))
     return NeuronText(() if ids is None else prompt_tokens(model, ids), found)
 
@@ -193,16 +193,16 @@ def promoted_shown(model: Any) -> int:
     return min(_SHOWN, dimensions.d_vocab(model))
 
 
-def prompt_tokens(model: Any, ids: Int[Tensor, "batch pos"]) -> tuple[tuple[str, ...], ...]:
-    """The text of each prompt's tokens."""
-    return tuple(_texts(model, ids))
-
-
-def _writes(model: Any, neurons: Neurons) -> Float[Tensor, "n d_model"]:
-    """Each neuron's direction, turned round where its coefficient is negative."""
+def signed_directions(model: Any, neurons: Neurons) -> Float[Tensor, "n d_model"]:
+    """Return each neuron's direction in the stream, negated where its coefficient is negative."""
     at = zip(*(neurons.flat(name) for name in ("site", "layer", "head", "index", "coefficient")), strict=True)
     rows = [direction(model, SITES[int(s)], int(la), int(h), int(i)) * (-1 if c < 0 else 1) for s, la, h, i, c in at]
     return torch.stack(rows)
+
+
+def prompt_tokens(model: Any, ids: Int[Tensor, "batch pos"]) -> tuple[tuple[str, ...], ...]:
+    """The text of each prompt's tokens."""
+    return tuple(_texts(model, ids))
 
 
 def _lists(

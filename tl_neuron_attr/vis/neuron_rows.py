@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_neuron_attr.knowledge.token_words import TokenWords, WordList
+from tl_neuron_attr.knowledge.vocabulary import signed_directions
 from tl_neuron_attr.model.scored_cache import ScoredCache
-from tl_neuron_attr.model.weights import direction
 from tl_neuron_attr.numerics.increase import Increase, log_sum_exp
 from tl_neuron_attr.numerics.sublayer import SITES
 from tl_neuron_attr.results.neurons import Neurons
@@ -102,7 +102,7 @@ def _rows(
     first: int,
     largest: float,
 ) -> list[NeuronRow]:
-    logits = words.logits(_writes(q, neurons))
+    logits = words.logits(signed_directions(q.stream.model, neurons))
     target = logits.gather(1, q.target.expand(len(logits))[:, None])
     ranks = ((logits > target).sum(1) + 1).tolist()
     promoted, suppressed = words.first(logits), words.first(-logits)
@@ -126,15 +126,6 @@ def _rows(
         )
         for i, name in enumerate(neurons.flat_labels)
     ]
-
-
-def _writes(q: ScoredCache, neurons: Neurons) -> Float[Tensor, "n d_model"]:
-    """Return each neuron's direction in the stream, turned round where its coefficient is negative."""
-    columns = zip(*(neurons.flat(name) for name in ("site", "layer", "head", "index", "coefficient")), strict=True)
-    model = q.stream.model
-    return torch.stack([
-        direction(model, SITES[s], layer, head, index) * (-1 if c < 0 else 1) for s, layer, head, index, c in columns
-    ])  # fmt: skip
 
 
 def _changes(q: ScoredCache, neurons: Neurons, tokens: list[int]) -> Float[Tensor, "n target"]:

@@ -30,12 +30,12 @@ from tl_neuron_attr.vis.measured import measured
 from tl_neuron_attr.vis.neuron_rows import ANSWERS, NeuronRow, neuron_rows
 from tl_neuron_attr.vis.page_data import page_data, records
 from tl_neuron_attr.vis.prediction import Prediction
-from tl_neuron_attr.vis.templates import asset, render
+from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
 from tl_neuron_attr.vis.views import attention, head_scores, layer_scores, source_scores, tokens_of
 
-_DRAWN_PATTERNS = 40_000
-"""Attention entries drawn at the most: fewer heads, then none, for long prompts."""
+_WHOLE_PATTERNS = 64
+"""Tokens of the longest prompt whose attention patterns are drawn whole; of longer ones, the scored position's."""
 
 
 @typechecked
@@ -100,7 +100,7 @@ def report(
         answers=[text for _, text in _shown_answers(prediction)],
         tables=tables,
         data=page_data(_data(name, prediction, found, tables)),
-        script=asset("page.js"),
+        whole_patterns=len(found.tokens) <= _WHOLE_PATTERNS,
         **_pictures(q, found),
     )
     return View(body, prediction.title, scripted=True, whole=True)
@@ -212,7 +212,7 @@ def _pictures(q: ScoredCache, found: _Found) -> dict[str, Markup]:
         "layers": layer_scores(found.layers).body,
         "heatmap": head_scores(found.heads).body,
         "sources": _sources_view(found.tokens, found.sources, found.best),
-        "patterns": _patterns_view(q.stream.cache, found.best, len(found.tokens)),
+        "patterns": _patterns_view(q, found),
         "flow": flow(found.flow).body,
     }
 
@@ -228,6 +228,6 @@ def _sources_view(
     return source_scores(tokens, rows, labels=[head_name(layer, head) for layer, head in best]).body
 
 
-def _patterns_view(cache: ActivationCache, best: list[tuple[int, int]], length: int) -> Markup:
-    drawn = best[: _DRAWN_PATTERNS // length**2]
-    return attention(cache, drawn).body if drawn else Markup()
+def _patterns_view(q: ScoredCache, found: _Found) -> Markup:
+    pos = None if len(found.tokens) <= _WHOLE_PATTERNS else int(q.places.pos[0])
+    return attention(q.stream.cache, found.best, pos=pos).body

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
-from circuitsvis.attention import attention_heads
 from circuitsvis.tokens import colored_tokens
 from jaxtyping import Float
 from torch import Tensor
@@ -12,17 +10,22 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
 from tl_neuron_attr.model.components import NamedHeads, head_name, required_heads, within
+from tl_neuron_attr.model.positions import from_start
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.results.layer_scores import LayerScores
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.vis.charts import head_heatmap, layer_chart
 from tl_neuron_attr.vis.circuits import element
 from tl_neuron_attr.vis.escaping import harmless_tokens
-from tl_neuron_attr.vis.templates import render
+from tl_neuron_attr.vis.page_data import page_data
+from tl_neuron_attr.vis.templates import asset, render
 from tl_neuron_attr.vis.view import View
 
 Head = tuple[int, int]
 """A layer and a head in it."""
+
+_COLOURS = {"positive_color": "#2b6ca8", "negative_color": "#b2402f"}
+"""Those of the page: blue raises, red lowers."""
 
 _DECIMALS = 4
 """Scores are exact to 1e-5; further digits would only make pages longer."""
@@ -85,23 +88,26 @@ def source_scores(
     values = scores.detach().cpu().round(decimals=_DECIMALS)
     largest, shown = max(float(values.abs().max()), 1e-12), harmless_tokens(tokens)
     lines = [
-        (name, element(colored_tokens(shown, line, min_value=-largest, max_value=largest)))
+        (name, element(colored_tokens(shown, line, min_value=-largest, max_value=largest, **_COLOURS)))
         for name, line in zip(names, values, strict=True)
     ]
     return View(render("sources.html.j2", lines=lines), "source positions", scripted=True)
 
 
 @typechecked
-def attention(cache: ActivationCache, heads: NamedHeads, *, prompt: int = 0) -> View:
+def attention(cache: ActivationCache, heads: NamedHeads, *, prompt: int = 0, pos: int | None = None) -> View:
     """Draw the attention patterns of some heads with circuitsvis: destination tokens in rows, sources in columns.
+
+    One head is drawn at a time, chosen by a button.
 
     Args:
         cache: A cache of a forward pass.
         heads: ``(layer, head)`` pairs.
         prompt: Which prompt of a batch.
+        pos: Draw only what this position attends to, as one strip per head: for long prompts.
 
     Raises:
-        IndexError: If a layer, head or prompt is out of range.
+        IndexError: If a layer, head, prompt or position is out of range.
         ValueError: If ``heads`` is empty.
 
     Examples:
@@ -113,15 +119,20 @@ def attention(cache: ActivationCache, heads: NamedHeads, *, prompt: int = 0) -> 
     stream = Stream(cache)
     heads = required_heads(stream.model, heads)
     within("prompt", prompt, stream.shape[0])
-    patterns = [stream.pattern(layer)[prompt, head] for layer, head in heads]
-    names = [head_name(layer, head) for layer, head in heads]
-    drawn = attention_heads(
-        attention=torch.stack(patterns).cpu().round(decimals=_DECIMALS),
-        tokens=harmless_tokens(tokens_of(stream, prompt)),
-        attention_head_names=names,
-        mask_upper_tri=False,
-    )
-    return View(render("attention.html.j2", drawn=element(drawn)), "attention", scripted=True)
+    rows = slice(None)
+    if pos is not None:
+        at = int(from_start(pos, *stream.shape[:2])[0])
+        rows = slice(at, at + 1)
+    patterns = {
+        head_name(layer, head): stream.pattern(layer)[prompt, head, rows].double().cpu().round(decimals=_DECIMALS)
+        for layer, head in heads
+    }
+    drawn = {
+        "tokens": harmless_tokens(tokens_of(stream, prompt)),
+        "heads": {name: pattern.tolist() for name, pattern in patterns.items()},
+    }
+    body = render("attention.html.j2", patterns=page_data(drawn), script=asset("attention.js"))
+    return View(body, "attention", scripted=True)
 
 
 @typechecked
