@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tl_neuron_attr import cna, demo, evaluate, incontext, srnn, vis
     from tl_neuron_attr.cna import HeadEffects, NeuronComparison, compare_neurons, head_effects
+    from tl_neuron_attr.knowledge.attention_sources import AttentionSources, attention_sources
     from tl_neuron_attr.knowledge.attribution import (
         attribute_attn_neurons,
         attribute_head_positions,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tl_neuron_attr.knowledge.baselines import baseline_scores
     from tl_neuron_attr.knowledge.common_neurons import common_neurons
     from tl_neuron_attr.knowledge.flow import Flow, trace
+    from tl_neuron_attr.knowledge.logit_flow import LogitFlow, logit_flow
     from tl_neuron_attr.knowledge.moved_tokens import moved_tokens
     from tl_neuron_attr.knowledge.query_neurons import query_layers, query_neurons
     from tl_neuron_attr.knowledge.value_neurons import value_neurons
@@ -37,6 +39,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "AttentionSources": "knowledge.attention_sources",
+    "attention_sources": "knowledge.attention_sources",
+    "LogitFlow": "knowledge.logit_flow",
+    "logit_flow": "knowledge.logit_flow",
     "attribute_attn_neurons": "knowledge.attribution",
     "attribute_head_positions": "knowledge.attribution",
     "attribute_heads": "knowledge.attribution",
@@ -79,10 +85,12 @@ _MODULES = ("cna", "demo", "evaluate", "incontext", "srnn", "vis")
 __all__ = [
     "Answer",
     "AnyOf",
+    "AttentionSources",
     "CommonNeurons",
     "Flow",
     "HeadEffects",
     "LayerScores",
+    "LogitFlow",
     "MovedTokens",
     "NeuronComparison",
     "Neurons",
@@ -92,6 +100,7 @@ __all__ = [
     "ablation_hooks",
     "answer",
     "any_of",
+    "attention_sources",
     "attribute_attn_neurons",
     "attribute_head_positions",
     "attribute_heads",
@@ -108,6 +117,7 @@ __all__ = [
     "incontext",
     "keep",
     "load",
+    "logit_flow",
     "moved_tokens",
     "position_tokens",
     "query_layers",

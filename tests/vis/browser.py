@@ -49,8 +49,9 @@ class Page:
     def requests(self) -> list[str]:
         """Addresses asked for so far, the page itself and inline data left out."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        page = self.driver.current_url.partition("#")[0]
         urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-        return [url for url in urls if not url.startswith(("data:", "blob:")) and url != self.driver.current_url]
+        return [url for url in urls if not url.startswith(("data:", "blob:")) and url != page]
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def test_a_share_out_of_range_is_refused(flow):
 def test_the_thresholds_and_the_paths(flow, tmp_path):
     path = vis.flow(flow, share=0.5).save(tmp_path / "flow.html")
     with opened(path) as page:
-        for share in (0.5, 0.9, 1):
+        for share in (0.5, 0.9, 1.0):
             page.run(DRAG.format("share", share))
             expected = flow.prune(share).graph
             assert {tuple(edge) for edge in page.run(EDGES)} == set(expected.edges)

@@ -148,7 +148,7 @@ def test_views_draw_in_a_notebooks_cells(cache, tmp_path):
 def test_hostile_tokens_are_text(hostile, tmp_path):
     path = vis.report(hostile, 5, k=60).save(tmp_path / "hostile.html")
     with opened(path) as page:
-        page.wait_for("return document.querySelectorAll('.tna-attention canvas').length > 0")
+        page.wait_for("return document.querySelectorAll('.tna-attention .strip').length == 8")
         assert page.run("return document.querySelectorAll('.prompt .token').length") == 201
         assert page.run("return window.hacked === undefined")
         assert page.run("return document.querySelectorAll('section iframe, section img, section a').length") == 0

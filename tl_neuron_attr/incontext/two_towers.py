@@ -28,9 +28,9 @@ from tl_neuron_attr.model import attention_scores, dimensions
 from tl_neuron_attr.model.cache_checks import needed_by, require_finite
 from tl_neuron_attr.model.components import head_name, within
 from tl_neuron_attr.model.positions import Positions
+from tl_neuron_attr.model.score_components import score_components
 from tl_neuron_attr.model.scored_cache import checked_stream
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.subkeys import components, depth_of
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 
@@ -158,8 +158,8 @@ def two_towers(
     batch, labels = at.shape
     places = Positions(last.row.repeat_interleave(labels), at.flatten())
 
-    names, query_components, query = _tower(stream, "q", layer, head, last, heads)
-    _, key_components, key = _tower(stream, "k", layer, head, places, heads)
+    names, query_components, query = score_components(stream, "q", layer, head, last, heads)
+    _, key_components, key = score_components(stream, "k", layer, head, places, heads)
     key_components, key = key_components.unflatten(1, (batch, labels)), key.unflatten(0, (batch, labels))
     formula = attention_scores.AttentionScore.of(stream.model, layer)
     pairs = formula.scale * torch.einsum("abd,cbld->blac", query_components, key_components)
@@ -244,45 +244,9 @@ def _require_seen(score: Float[Tensor, "batch label"], layer: int) -> None:
         )
 
 
-def _tower(
-    stream: Stream, side: attention_scores.QueryOrKey, layer: int, head: int, places: Positions, heads: bool
-) -> tuple[tuple[str, ...], Float[Tensor, "component batch d_head"], Float[Tensor, "batch d_head"]]:
-    """Return one tower's components by name, and the head's cached queries or keys, which they must sum to."""
-    names, summands = _by_component(stream, side, layer, head, places, heads)
-    vector = attention_scores.cached_vector(stream, side, layer, head, places)
-    attention_scores.require_projection(stream, summands, vector, side, layer)
-    return names, summands, vector
-
-
 def _position_term(
     formula: attention_scores.AttentionScore, prompts: Sequence[IclPrompt], head: int
 ) -> Float[Tensor, "batch label"]:
     """Return the term of the scores that depends on the labels' positions alone (ALiBi); zero elsewhere."""
     own = torch.tensor([prompt.label_positions for prompt in prompts])
     return own * (0.0 if formula.slopes is None else formula.slopes[head].to(own.device))
-
-
-def _by_component(
-    stream: Stream, side: attention_scores.QueryOrKey, layer: int, head: int, places: Positions, heads: bool
-) -> tuple[tuple[str, ...], Float[Tensor, "component batch d_head"]]:
-    """Return what each component before the layer, and the biases, contribute to the head's queries or keys."""
-    named: list[tuple[str, Tensor]] = []
-    for depth, written in components(stream, places):
-        if depth >= depth_of("attn", layer):
-            break
-        earlier, is_mlp = divmod(depth, 2)
-        if heads and depth >= 0 and not is_mlp:
-            named += _by_head(stream, earlier, places)
-        else:
-            named.append(("embed" if depth < 0 else f"L{earlier} {'mlp' if is_mlp else 'attn'}", written))
-    vectors = attention_scores.project(stream, side, layer, head, places, torch.stack([vector for _, vector in named]))
-    return (*(name for name, _ in named), "bias"), vectors
-
-
-def _by_head(stream: Stream, layer: int, places: Positions) -> Sequence[tuple[str, Float[Tensor, "batch d_model"]]]:
-    """Return what each head of a layer wrote, and what none of them wrote."""
-    sublayer = stream.sublayer("attn", layer, places)
-    summed = replace(sublayer, coefficients=sublayer.coefficients.sum(-1, keepdim=True))
-    written = summed.head_writes()[:, :, 0]
-    own = [(head_name(layer, h), written[:, h]) for h in range(sublayer.heads)]
-    return [*own, (f"L{layer} attn bias", sublayer.bias)]

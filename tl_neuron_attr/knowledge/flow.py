@@ -11,8 +11,10 @@ graph, all weights in nats:
     position -> query neuron        what the neuron passes on
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
@@ -26,6 +28,7 @@ from typing_extensions import Unpack
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge import flow_edges
 from tl_neuron_attr.knowledge.flow_edges import QueryNeuronAt
+from tl_neuron_attr.knowledge.graph_json import graph_json
 from tl_neuron_attr.knowledge.query_neurons import weighted_subkeys
 from tl_neuron_attr.knowledge.token_words import TokenWords
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
@@ -36,6 +39,7 @@ from tl_neuron_attr.model.subkeys import Key
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.storage import write_text
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_text import token_text, visible
 
@@ -57,7 +61,7 @@ class Flow(PrintsAsTable):
         graph: A ``networkx.DiGraph``. Nodes have ``kind`` (``position``, ``query``, ``head``, ``value``, ``answer``),
             ``layer`` (-1 for positions), ``pos`` (-1 for heads), ``text`` (the token of a position), ``tokens`` (what a
             neuron promotes) and ``word`` (the first of them that is a word); edges have ``weight``, in nats. The graph
-            itself has ``tokens``, the prompt's, ``pos``, the position scored, and ``n_layers``.
+            itself has ``tokens``, the prompt's, ``pos``, the position scored, ``n_layers``, and ``prob``, the target's.
         answer: The target's text.
     """
 
@@ -80,7 +84,7 @@ class Flow(PrintsAsTable):
         if not 0 < share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, got {share}")
         edges = self._strongest_first()
-        total, kept, kept_weight = sum(abs(w) for *_, w in edges), Graph(), 0.0
+        total, kept, kept_weight = sum(abs(w) for *_, w in edges), Graph(**self.graph.graph), 0.0
         kept.add_nodes_from(self.graph.nodes(data=True))
         for source, sink, weight in edges:
             if kept_weight >= share * total:
@@ -97,6 +101,27 @@ class Flow(PrintsAsTable):
             for a, b, w in self._strongest_first()
         ]
         return pd.DataFrame(rows, columns=["from", "to", "kind", "weight"])
+
+    def to_graph_json(self, path: str | Path) -> Path:
+        """Write the graph in circuit-tracer's attribution-graph schema, for its front end; whole or not at all.
+
+        Args:
+            path: The file; its name without the ending is the graph's.
+
+        Raises:
+            ValueError: If the graph was not made by :func:`trace`.
+
+        Examples:
+            >>> import tl_neuron_attr as tna
+            >>> from tempfile import mkdtemp
+            >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
+            >>> tna.trace(cache, " basketball").to_graph_json(Path(mkdtemp()) / "duncan.json").name
+            'duncan.json'
+        """
+        missing = {"tokens", "pos", "n_layers", "prob"} - {*self.graph.graph}
+        if missing:
+            raise ValueError(f"graph lacks {', '.join(sorted(missing))}: write a flow that tna.trace made")
+        return write_text(path, json.dumps(graph_json(self.graph, self.answer, Path(path).stem), allow_nan=False))
 
     def table(self) -> Table:
         """The strongest edges."""
@@ -179,7 +204,8 @@ def _graph(
     stream, mlp = q.stream, value.of_site("mlp")
     ids = stream.tokens()
     tokens = prompt_tokens(stream.model, ids)[0] if ids is not None else ("",) * stream.shape[1]
-    graph = Graph(tokens=tokens, pos=int(q.places.pos[0]), n_layers=stream.n_layers)
+    prob = float(q.final().target_log_p()[0].exp())
+    graph = Graph(tokens=tokens, pos=int(q.places.pos[0]), n_layers=stream.n_layers, prob=prob)
     graph.add_node(ANSWER, kind="answer", layer=stream.n_layers, pos=-1, text="", tokens=(), word="")
     for name, layer, promoted in zip(mlp.flat_labels, mlp.flat("layer"), _promoted(q, mlp), strict=True):
         graph.add_node(name, kind="value", layer=layer, pos=-1, text="", **promoted)

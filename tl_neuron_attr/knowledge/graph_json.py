@@ -1,0 +1,82 @@
+"""A flow in the attribution-graph schema of circuit-tracer, whose front end then draws it.
+
+That schema knows features, embeddings and logits. Neurons and heads are features of their layer, at the position they
+stand at; a head's number is counted from :data:`HEAD_FEATURES`, so that it is no neuron's.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import networkx as nx
+
+from tl_neuron_attr.results.token_text import visible
+
+HEAD_FEATURES = 1_000_000
+"""Above the number of neurons of any layer."""
+
+_FEATURE = "cross layer transcoder"
+"""What the schema calls a feature, of whatever kind."""
+
+
+def graph_json(graph: "nx.DiGraph[str]", answer: str, slug: str) -> dict[str, object]:
+    """Return a flow's graph as circuit-tracer's front end reads it.
+
+    Args:
+        graph: Of a :class:`~tl_neuron_attr.Flow`.
+        answer: The target's text.
+        slug: What the front end calls the graph.
+    """
+    tokens = [str(token) for token in graph.graph["tokens"]]
+    nodes = {name: _node(graph, str(name), data, answer) for name, data in graph.nodes(data=True)}
+    return {
+        "metadata": {
+            "slug": slug,
+            "scan": "tl_neuron_attr",
+            "transcoder_list": [],
+            "prompt_tokens": tokens,
+            "prompt": "".join(tokens),
+            "node_threshold": 1.0,
+            "schema_version": 1,
+        },
+        "qParams": {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""},
+        "nodes": list(nodes.values()),
+        "links": [
+            {"source": nodes[a]["node_id"], "target": nodes[b]["node_id"], "weight": weight}
+            for a, b, weight in graph.edges(data="weight")
+        ],
+    }
+
+
+def _node(graph: "nx.DiGraph[str]", name: str, data: Mapping[str, Any], answer: str) -> dict[str, object]:
+    kind, prob = data["kind"], float(graph.graph["prob"])
+    pos = int(graph.graph["pos"] if data["pos"] < 0 else data["pos"])
+    layer, feature, shown, kind_there = str(data["layer"]), _feature(name), f"{name} {data['word']}".strip(), _FEATURE
+    if kind == "position":
+        layer, feature, shown, kind_there = "E", pos, visible(data["text"]) or name, "embedding"
+    elif kind == "answer":
+        layer, feature = str(graph.graph["n_layers"] + 1), 0
+        shown, kind_there = f'Output "{answer}" (p={prob:.3f})', "logit"
+    return {
+        "node_id": f"{layer}_{feature}_{pos}",
+        "jsNodeId": f"{layer}_{feature}-{pos}",
+        "feature": feature,
+        "layer": layer,
+        "ctx_idx": pos,
+        "feature_type": kind_there,
+        "token_prob": prob if kind == "answer" else 0.0,
+        "is_target_logit": kind == "answer",
+        "run_idx": 0,
+        "reverse_ctx_idx": 0,
+        "clerp": shown,
+        "influence": None,
+        "activation": None,
+    }
+
+
+def _feature(name: str) -> int:
+    """Return the number of ``L3N14``, ``L3N14@5`` or ``L12H2`` in its layer; 0 for what is neither."""
+    found = re.match(r"L\d+([NH])(\d+)", name)
+    if found is None:
+        return 0
+    return int(found[2]) + (HEAD_FEATURES if found[1] == "H" else 0)
