@@ -52,7 +52,7 @@ def imports(room: str, module: str) -> list[str]:
             is_room = [(PACKAGE / name).is_dir() for name in names]
             whole = [n for n, m, r in zip(names, is_module, is_room, strict=True) if m or r]
             found |= {*(whole or [".".join(inside)])}
-    return sorted(found - {"", "_typechecked"})
+    return sorted(room for room in found if room and not room.startswith("_"))
 
 
 class _Room:

@@ -214,6 +214,16 @@ def test_the_wrong_element_is_named():
         shown(many=[1] * 4999 + [1.5] + [1] * 4999)
 
 
+@pytest.mark.parametrize("wrong", [0, -1, 2**70])
+def test_what_bounds_the_work_is_one_or_more(real, wrong):
+    for name, call in (
+        ("max_bytes", lambda given: tna.attribute_layers(real[1], 5, **given)),
+        ("batch_size", lambda given: tna.head_effects(real[0], "3 + 5 =", 5, heads=[(0, 0)], **given)),
+    ):
+        with pytest.raises(ValueError, match=rf"{name} must be between 1 and 2\*\*62, got {wrong}"):
+            call({name: wrong})
+
+
 def test_missing_arguments_name_the_function():
     with pytest.raises(TypeError, match="value_neurons: missing a required argument: 'cache'"):
         tna.value_neurons()

@@ -8,6 +8,7 @@ run to thousands of lines and take seconds to write, since it prints the value; 
 import operator
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property, wraps
 from inspect import BoundArguments, Parameter, signature
 from typing import (
@@ -26,6 +27,9 @@ from typing import (
 
 from beartype.door import is_bearable
 from jaxtyping import jaxtyped
+from torch.nn import Module
+
+from tl_neuron_attr._turns import turn_on
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,6 +39,12 @@ _NO = object()
 
 _MODELS = ("model", "other", "other_model")
 """Parameters that take a model, of whatever class: what they all have is ``cfg``."""
+
+_AT_LEAST_ONE = ("batch_size", "max_bytes")
+"""Parameters that mean the same wherever they stand: below one there is nothing to work with."""
+
+_LARGEST = 2**62
+"""Larger integers overflow in torch."""
 
 _PLAIN: dict[Any, str] = {
     int: "an int",
@@ -54,10 +64,11 @@ def typechecked(function: Callable[P, R]) -> Callable[P, R]:
     """Enforce the annotations of a public function.
 
     Integers of numpy and torch (``logits.argmax()``, of no dimension) count as ints; True and False do not. A string is
-    no list of strings. Every element of a list is looked at, not a random one. What is called ``model`` must be one.
+    no list of strings. Every element of a list is looked at, not a random one. What is called ``model`` must be one,
+    and threads that share it take turns.
 
     The decorated function raises ``TypeError``, three lines at most, naming the argument, what it was and what it may
-    be. Costs some 20 microseconds a call.
+    be, and ``ValueError`` where ``batch_size`` or ``max_bytes`` is below one. Costs some 20 microseconds a call.
 
     Examples:
         >>> from typing import Literal
@@ -74,7 +85,9 @@ def typechecked(function: Callable[P, R]) -> Callable[P, R]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         with jaxtyped("context"):  # axes of one name have one size within a call
             bound = door.arguments(args, kwargs)
-            return door.result(function(*bound.args, **bound.kwargs))
+            model = bound.arguments.get("model")
+            with turn_on(model) if isinstance(model, Module) else nullcontext():
+                return door.result(function(*bound.args, **bound.kwargs))
 
     return checked
 
@@ -149,6 +162,8 @@ class _Door:
             raise TypeError(
                 f"{self._name}: {place} must be {_expected(wanted)}, got {_got(wrong)}{_advice(wrong, wanted)}"
             )
+        if name in _AT_LEAST_ONE and found is not None and not 1 <= found <= _LARGEST:
+            raise ValueError(f"{self._name}: {name} must be between 1 and 2**62, got {found}")
         return found
 
     def _require_model(self, name: str, value: Any) -> None:

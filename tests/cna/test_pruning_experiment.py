@@ -1,4 +1,5 @@
 from importlib import import_module
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -85,6 +86,13 @@ def test_the_seed_decides_the_random_neurons_only():
 def test_bad_arguments_are_named():
     model = architectures.build("gpt2")
     adapter = trained(model)
+    given = {"layers": [2], "lora_layer": 0, "adapter": adapter, "top": 25}
+    wrong = [({"epoch": 3}, TypeError, "'epoch', may be rank"), ({"layer": 1}, TypeError, "'layer', may be")]
+    wrong += [({"rank": 0}, ValueError, "rank must be positive"), ({"rank": 33}, ValueError, "rank must be at most 32")]
+    wrong += [({"learning_rate": float("nan")}, ValueError, "learning_rate must be positive, got nan")]
+    for options, error, message in wrong:
+        with pytest.raises(error, match=message), patch.object(cna.Adapter, "attached", side_effect=AssertionError):
+            cna.pruning_experiment(model, CASES, CASES, **given, **options)
     with pytest.raises(ValueError, match="cases is empty"):
         cna.pruning_experiment(model, [], CASES, layers=[2], lora_layer=0)
     with pytest.raises(IndexError, match="layers must lie between 0 and 2, got 5"):

@@ -103,3 +103,10 @@ def test_damaged_records_and_frames_are_named(model, prompts, study, tmp_path):
     study.selection.to_parquet(tmp_path / "selection.parquet")
     with pytest.raises(ValueError, match=r"layers.parquet lacks the column 'site'"):
         KnowledgeStudy.load(tmp_path)
+
+
+def test_a_file_in_place_of_the_folder_is_refused_first(model, prompts, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(NotADirectoryError, match=r"out=.*file is a file: give a folder"):
+        knowledge_study(model, prompts, sizes=SIZES, out=tmp_path / "file", progress=False)
+    assert (tmp_path / "file").read_text() == "kept"

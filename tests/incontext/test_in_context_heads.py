@@ -3,6 +3,7 @@ import torch
 
 from tests import architectures
 from tests.incontext import handmade
+from tests.incontext.test_icl_batches import tiny_prompts
 from tl_neuron_attr import demo
 from tl_neuron_attr.incontext import from_demo, icl_prompt, in_context_heads
 
@@ -83,7 +84,7 @@ def test_a_model_that_does_not_do_the_task_is_said_not_to():
 @pytest.mark.parametrize(
     "options, error, message",
     [
-        ({"n": 0}, ValueError, "n must be between 1 and the 40 candidate heads, got 0"),
+        ({"n": 0}, ValueError, "n must be 1 or more, got 0"),
         ({"n": 41}, ValueError, "n must be between 1 and the 40 candidate heads, got 41"),
         ({"layers": [2, 5]}, IndexError, "layers must lie between 0 and 4, got 5"),
         ({"min_attention": 1.1}, ValueError, "no head is left: min_attention=1.1, .* of the 40 heads"),
@@ -106,3 +107,13 @@ def test_on_the_bundled_model_the_found_heads_attend_to_labels_and_write_them(fo
     heads = found.frame[found.frame["found"]]
     assert (heads["static"] > 0).sum() >= 5 and heads["attention"].median() > 0.5
     assert (heads["layer"] >= 2).sum() >= 4
+
+
+@pytest.mark.parametrize(
+    "wrong, error", [({"n": 0}, ValueError), ({"search": -1}, ValueError), ({"random_sets": -1}, ValueError),
+                     ({"layers": [7]}, IndexError)],
+)  # fmt: skip
+def test_what_is_asked_is_checked_also_where_the_model_does_not_do_the_task(wrong, error):
+    model = architectures.build("llama", dtype=torch.float32)
+    with pytest.raises(error, match=next(iter(wrong))):
+        in_context_heads(model, tiny_prompts(model), **{**QUIET, **wrong})

@@ -37,6 +37,19 @@ def test_the_formula_gives_the_models_scores(name):
         torch.testing.assert_close(found[seen], own[seen], atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "olmo2", "cohere"])
+@pytest.mark.parametrize("side", ["q", "k"])
+def test_components_of_queries_and_keys_add_up_to_the_cached_ones(name, side):
+    """Through the norm of queries and keys where there is one: by head in Qwen 3, one for all heads in OLMo 2."""
+    _, cache = architectures.run(name)
+    stream, layer, head = Stream(cache), 1, 3
+    first, read = (cache[f"blocks.{la}.hook_resid_pre"][:, -1].double() for la in (0, layer))
+    parts = attention_scores.project(stream, side, layer, head, stream.last, torch.stack([first, read - first]))
+    cached = attention_scores.cached_vector(stream, side, layer, head, stream.last)
+    torch.testing.assert_close(parts.sum(0), cached.double(), atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["scaling", "inv_norm_factor", None])
 def test_the_scale_is_the_modules_own_whatever_it_calls_it_or_one_by_the_root_of_the_heads_size(name):
     own = SimpleNamespace(**({name: 0.3} if name else {}))

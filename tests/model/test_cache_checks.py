@@ -8,7 +8,13 @@ from tests import architectures, oracle
 
 TOKENS = architectures.prompts(1)
 NAMES = ["gpt2", "llama", "neox_parallel", "gemma2", "bloom"]
-STREAM_HOOKS = ["blocks.1.hook_resid_pre", "blocks.1.hook_resid_mid", "blocks.1.hook_resid_post"]
+STREAM_HOOKS = [
+    "hook_embed",
+    "blocks.0.hook_resid_pre",
+    "blocks.1.hook_resid_pre",
+    "blocks.1.hook_resid_mid",
+    "blocks.1.hook_resid_post",
+]
 SUBLAYER_HOOKS = ["attn.hook_z", "attn.hook_v", "mlp.hook_post", "hook_attn_out", "hook_mlp_out", "ln1.hook_normalized"]
 FINAL_HOOKS = ["ln_final.hook_normalized", "ln_final.hook_scale"]
 
@@ -48,6 +54,15 @@ def test_an_edited_run_gives_the_stream_as_it_was_or_is_refused(model, hook):
         torch.testing.assert_close(scores.double(), expected, atol=1e-6, rtol=1e-5)
 
 
+@torch.no_grad()
+def test_a_block_that_does_not_add_up_is_refused_as_not_additive():
+    model = architectures.build("llama")
+    _, cache = model.run_with_cache(TOKENS)
+    broken = changed(model, cache, "blocks.1.hook_mlp_out", 2 * cache["blocks.1.hook_mlp_out"])
+    with pytest.raises(ValueError, match=r"hooks are not additive .layer 1: resid_pre"):
+        tna.attribute_layers(broken, 5)
+
+
 def changed(model, cache, name, value):
     from transformer_lens import ActivationCache
 
@@ -73,6 +88,22 @@ def test_a_jump_of_the_stream_at_any_position_is_refused(name, finding, pos):
         return  # only the scored position is read out
     with pytest.raises(ValueError, match=finding):
         tna.attribute_layers(changed(model, cache, name, edited), 5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "granite", "bloom"])
+def test_a_first_stream_that_is_not_the_embedding_is_refused(name):
+    model = architectures.build(name)
+    cache = cache_with(model, "blocks.0.hook_resid_pre")
+    for function in (tna.attribute_layers, tna.value_neurons):
+        with pytest.raises(ValueError, match=r"embedding is not .* edits activations at blocks.0.hook_resid_pre"):
+            function(cache, 5)
+
+
+def test_a_float64_batch_padded_on_the_left_is_refused_with_the_cause():
+    model = architectures.build("granite")
+    _, cache = model.run_with_cache(["w1 w2 w3", "w4 w5 w6 w7 w8 w9"], padding_side="left")
+    with pytest.raises(ValueError, match="float64 model attends to NaN where padding on the left"):
+        tna.attribute_layers(cache, 5)
 
 
 @torch.no_grad()

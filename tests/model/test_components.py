@@ -72,6 +72,9 @@ def test_the_labels_of_found_neurons_name_them(model, batch):
         ([("ffn", 1, 2)], r"components\[0\]"),
         ([(1, 2, 3)], r"components\[0\]"),
         ([()], r"components\[0\]"),
+        (["L١N٧"], r"components\[0\]"),
+        (["L" + "9" * 5000 + "N1"], r"components\[0\]"),
+        (["x" * 5000], r"components\[0\]"),
         ([(True, 1)], r"components\[0\]"),
         ([(np.bool_(True), 1)], r"components\[0\]"),
         ([(torch.tensor(True), 1)], r"components\[0\]"),
@@ -125,6 +128,19 @@ def test_heads_are_pairs_or_labels_and_all_by_default(model):
 def test_functions_of_heads_take_labels(model):
     by_pair, by_label = (tna.head_effects(model, TOKENS[0], 5, heads=[head]) for head in ((1, 2), "L1H2"))
     assert torch.equal(by_pair.prob[1, 2], by_label.prob[1, 2])
+
+
+def test_an_attention_only_model_has_heads_and_no_neurons():
+    model = architectures.native(attn_only=True)
+    assert component_lists(model, [(0, 1)]) == [[(0, 1)]]
+    with pytest.raises(ValueError, match=r"layer 0 has no MLP neurons .*, or attention only"):
+        component_lists(model, ["L0N1"])
+
+
+def test_a_scale_beyond_the_dtype_is_refused(model):
+    for take in (ablate, edit):
+        with pytest.raises(ValueError, match=r"scale must lie within torch.float32, the model's dtype, got 1e\+39"):
+            take(model, [(0, 1)], scale=1e39)
 
 
 def test_an_index_is_not_counted_from_the_end():

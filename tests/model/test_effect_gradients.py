@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests import architectures
-from tl_neuron_attr.model.effect_gradients import effect_gradients
+from tl_neuron_attr.model.effect_gradients import _shared_product, effect_gradients
 
 TARGET, POS = 5, -1
 
@@ -82,6 +82,21 @@ def test_the_relevance_of_the_last_layer_is_the_frozen_readout(name):
     _, cache = model.run_with_cache(tokens)
     exact = tna.attribute_mlp_neurons(cache, TARGET, contrast=TARGET + 1, layers=[last])[:, 0]
     assert torch.allclose(estimated, exact, atol=1e-5)
+
+
+def test_a_gate_and_its_factor_share_the_gradient_of_their_product():
+    gate, factor = torch.tensor([2.0, 0.0], requires_grad=True), torch.tensor([3.0, 5.0], requires_grad=True)
+    share = _shared_product({"gate": gate, "up": factor}, ["gate", "up"])
+    share((gate * factor).detach(), None).sum().backward()
+    assert gate.grad.tolist() == [1.5, 0.0] and factor.grad.tolist() == [1.0, 0.0]  # half of 6 / 2 and of 6 / 3
+
+
+def test_a_broken_weight_is_named():
+    model = architectures.build("llama", dtype=torch.float32)
+    with torch.no_grad():
+        model.blocks[1].attn.W_Q[0, 3, 3] = torch.nan
+    with pytest.raises(ValueError, match=r"the model's weight .* holds NaN or Inf"):
+        effect_gradients(model, *arguments())
 
 
 def test_half_precision_is_refused():

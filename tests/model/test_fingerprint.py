@@ -1,4 +1,5 @@
 import copy
+from collections import Counter
 
 import pytest
 import torch
@@ -45,6 +46,13 @@ def test_a_tokenizer_is_told_by_its_rules_and_not_by_what_it_was_last_asked(mode
 def test_active_hooks_are_named(model):
     require_no_hooks(model)
     add = model.hooks(fwd_hooks=[("blocks.1.hook_mlp_out", lambda value, hook: value)])
+    ways = Counter(map(id, model.hook_dict.values()))
+    names = [name for name, point in model.hook_dict.items() if ways[id(point)] == 1]
+    for count in (3, 4):
+        some = model.hooks(fwd_hooks=[(name, lambda value, hook: value) for name in names[:count]])
+        with some, pytest.raises(ValueError, match="the model has active hooks at") as raised:
+            require_no_hooks(model)
+        assert ("and more" in str(raised.value)) == (count > 3)
     with add, pytest.raises(ValueError, match=r"the model has active hooks at .*blocks.1.hook_mlp_out: leave"):
         require_no_hooks(model)
     require_no_hooks(model)

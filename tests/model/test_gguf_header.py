@@ -37,6 +37,14 @@ def test_a_file_cut_off_anywhere_is_refused(file, tmp_path):
             read_gguf_header(cut)
 
 
+def test_a_file_of_24_bytes_has_a_head_and_one_of_23_has_none(tmp_path):
+    bad = tmp_path / "bad.gguf"
+    for size, message in ((23, "it has only 23 bytes"), (24, "begins with b'nope'")):
+        bad.write_bytes(b"nope".ljust(size, b"\0"))
+        with pytest.raises(ValueError, match=message):
+            read_gguf_header(bad)
+
+
 @pytest.mark.parametrize(
     "at, value, message",
     [

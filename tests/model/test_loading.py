@@ -45,3 +45,9 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_read(device, m
     monkeypatch.setattr(loading, "provenance", lambda _: pytest.fail("the model was looked at"))
     with pytest.raises(ValueError, match=f"device='{device}' .*{message}"):
         tna.load("demo", device=device)
+
+
+def test_an_empty_name_is_no_model(monkeypatch):
+    monkeypatch.setattr(loading, "provenance", lambda _: pytest.fail("a folder was looked at"))
+    with pytest.raises(ValueError, match="name is empty"):
+        tna.load("")

@@ -69,6 +69,19 @@ def test_each_removal_is_a_whole_run_with_a_hook(name):
     assert torch.allclose(found, expected, atol=2e-5), dict(zip(sets, (found - expected).tolist(), strict=True))
 
 
+def test_the_first_source_is_a_source():
+    model = architectures.build("llama")
+    tokens, pos = architectures.prompts()[:1], architectures.prompts().shape[1] - 1
+
+    def less(z, hook):
+        z = z.clone()
+        z[0, pos, 1, 2] -= 0.7
+        return z
+
+    _, found = log_probs_without(model, tokens, pos, TARGET, [[NeuronRemoval("attn", 2, 1, 0, 2, 0.7)]])
+    assert torch.allclose(found[0], by_hooks(model, tokens, pos, [("blocks.2.attn.hook_z", less)]), atol=1e-5)
+
+
 def test_all_neurons_of_a_sublayer_are_the_sublayer():
     model = architectures.build("llama")
     tokens, pos = architectures.prompts()[:1], architectures.prompts().shape[1] - 1

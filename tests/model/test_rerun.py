@@ -8,7 +8,7 @@ import torch
 
 from tests import architectures
 from tl_neuron_attr.model.intervene import edit
-from tl_neuron_attr.model.rerun import KeptRun, rerun
+from tl_neuron_attr.model.rerun import KeptRun, _kept_within, rerun, runs_within
 
 TOKENS, POS = architectures.prompts(), torch.tensor([4, 6])
 EVERYTHING = torch.arange(2)
@@ -32,6 +32,14 @@ def test_every_layer_gives_the_runs_own_logits_back(name):
 
 
 @torch.no_grad()
+def test_what_is_kept_fits_in_its_share_of_the_cap():
+    model, length, layers = architectures.build("gpt2", dtype=torch.float32), 1000, 2
+    stream = layers * length * architectures.D_MODEL * 4
+    for cap in (1, 4 * stream, 12 * stream, 10**9):
+        fitting = min(cap // (4 * stream), runs_within(model, length, cap))
+        assert _kept_within(model, length, layers, cap) == max(1, fitting)
+
+
 def test_blocks_below_are_not_run():
     model = architectures.build("llama")
     kept = KeptRun(model, TOKENS, POS)

@@ -130,6 +130,14 @@ def test_a_cache_tells_its_tokens(name):
     assert torch.equal(stream_of(name, False).tokens(), architectures.prompts())
 
 
+def test_neurons_are_counted_by_site_an_attention_neuron_once_for_each_source():
+    stream = stream_of("llama", False)
+    layers, length = architectures.LAYERS, stream.shape[1]
+    attn, mlp = layers * length * architectures.D_MODEL, layers * architectures.D_MLP
+    assert (stream.neuron_count(("attn",)), stream.neuron_count(("mlp",))) == (attn, mlp)
+    assert stream.neuron_count(("mlp", "attn")) == attn + mlp and stream.neuron_count(()) == 0
+
+
 def test_weights_are_views_not_copies():
     stream = stream_of("llama", False)
     sublayer = stream.sublayer("mlp", 1, stream.last)

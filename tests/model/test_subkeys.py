@@ -1,6 +1,8 @@
 """Subkeys give the pre-activations the model computed, or are refused: weights changed since the run, adapters."""
 
 import copy
+import dataclasses
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from tests import architectures
 from tests.incontext.test_icl_batches import tiny_prompts
 from tl_neuron_attr import cna
 from tl_neuron_attr.incontext import batch_of, two_towers
+from tl_neuron_attr.knowledge.query_neurons import weighted_subkeys
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.subkeys import subkey_directions
 
@@ -172,6 +175,24 @@ def test_a_head_is_not_followed_through_changed_weights(name):
     module_of(model, 1, name).original_component.weight.mul_(1.1)
     with pytest.raises(ValueError, match=CHANGED if name == "v" else "layer 1: the attn neurons"):
         cna.feature_transferring(cache, one_of_the_last_layer(), (1, 2))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name, depths", [("neox_parallel", [0, 2, 4]), ("llama", [1, 3, 5])])
+def test_a_parallel_mlp_is_fed_by_what_lies_below_its_block(name, depths):
+    """An MLP behind attention lies a step deeper than that; beside it, both read the block's input."""
+    _, cache = architectures.build(name).run_with_cache(architectures.prompts())
+    _, rows = weighted_subkeys(cache, tna.value_neurons(cache, 5, 40, sites="mlp"))
+    assert sorted(set(rows.depth.tolist())) == depths
+
+
+@torch.no_grad()
+def test_value_neurons_whose_coefficients_are_a_hundredth_off_are_of_another_cache():
+    cache, value = asked(architectures.build("llama"))
+    for off, refused in ((1.0001, False), (1.01, True)):
+        other = dataclasses.replace(value, coefficient=off * value.coefficient)
+        with pytest.raises(ValueError, match="value is of another cache") if refused else nullcontext():
+            tna.query_layers(cache, other, pos=POS)
 
 
 def one_of_the_last_layer():

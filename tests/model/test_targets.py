@@ -41,6 +41,18 @@ def test_the_spelling_that_is_one_token_is_named(words, target, advice):
         token_id(model_of(words), target, "target")
 
 
+@pytest.mark.parametrize("target", ["\ud800", " caf\udfff", "\udc00" * 5000])
+def test_a_lone_surrogate_is_no_target(target):
+    with pytest.raises(ValueError, match=r"target='.*' holds a lone surrogate, which is no character: take it out"):
+        token_id(model_of({target: 1}), target, "target")
+
+
+def test_a_prompt_passed_as_the_target_is_not_shown_whole():
+    with pytest.raises(ValueError, match=r"it is 5000: \['\?'(, '\?'){7}, ...\]") as raised:
+        token_id(model_of({}), "x" * 5000, "target")
+    assert len(str(raised.value)) < 300
+
+
 def test_the_unknown_token_is_refused():
     with pytest.raises(ValueError, match="'zebra' is not in the model's vocabulary"):
         token_id(model_of({"zebra": 9}), "zebra", "target")

@@ -66,6 +66,8 @@ def test_tokens_that_begin_with_two_bos_are_warned_about(plain):
 def test_empty_and_overlong_prompts_are_refused(plain):
     with pytest.raises(ValueError, match="prompt is empty"):
         prompt_ids(plain, "")
+    with pytest.raises(ValueError, match=r"prompt='w1 .ud800' holds a lone surrogate"):
+        prompt_ids(plain, "w1 \ud800")
     assert len(prompt_ids(plain, " ".join(["w1"] * 64))) == 64
     with pytest.raises(ValueError, match="the prompt is 65 tokens, the model's context 64"):
         prompt_ids(plain, " ".join(["w1"] * 65))

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 
 from tests import synthetic
-from tl_neuron_attr.numerics.increase import Increase, read_out
+from tl_neuron_attr.numerics.increase import Increase, read_out, rows_within
 from tl_neuron_attr.numerics.readout import Norm, Readout
 from tl_neuron_attr.numerics.scores_of_vectors import scores_of_vectors
 
@@ -35,6 +35,12 @@ def test_the_toy_example_of_table_1(values, after):
     before = torch.tensor([0.03, 0.09, 0.24, 0.64], dtype=torch.float64)
     torch.testing.assert_close((scores + BEFORE.log_softmax(-1)).exp(), torch.tensor(after).double(), atol=1e-2, rtol=0)
     torch.testing.assert_close(BEFORE.softmax(-1), before, atol=1e-2, rtol=0)
+
+
+def test_as_many_rows_fit_as_their_logits_and_three_temporaries_take():
+    increase, _ = synthetic.large_vocabulary()
+    one = 4 * increase.readout.d_vocab * increase.readout.dtype.itemsize
+    assert [rows_within(size, increase.readout) for size in (1, one, 2 * one - 1, 7 * one)] == [1, 1, 1, 7]
 
 
 @settings(max_examples=50)

@@ -111,3 +111,12 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path):
         (tmp_path / "a").write_bytes(whole[:size])
         with pytest.raises(ValueError, match="is not a result file"):
             storage.load_tensors(tmp_path / "a", "test")
+
+
+def test_a_name_below_a_file_or_with_a_nul_is_refused_by_name(write, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(NotADirectoryError, match="file/x could not be written: Not a directory"):
+        write(tmp_path / "file" / "x")
+    with pytest.raises(ValueError, match="holds a NUL"):
+        write(f"{tmp_path}/a\0b")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "kept"

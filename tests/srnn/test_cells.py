@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from tests.srnn import oracle
 from tl_neuron_attr.srnn import KerasGRU, LinearRNN
+from tl_neuron_attr.srnn.cells import factory
 
 CELLS = [(KerasGRU, oracle.keras_gru), (LinearRNN, oracle.linear)]
 
@@ -69,6 +70,15 @@ def test_the_candidate_is_linear():
     with torch.no_grad():
         cell.weight_ih_l0[8:] *= 1e3
     torch.testing.assert_close(cell(x)[1], 1e3 * once, rtol=1e-12, atol=0)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_a_cell_is_a_known_name_or_a_factory():
+    assert factory("lstm") is torch.nn.LSTM and factory(torch.nn.GRU) is torch.nn.GRU
+    with pytest.raises(ValueError, match=r"cell must be one of 'gru', .* got 'mamba'"):
+        factory("mamba")
+    with pytest.raises(TypeError, match=r"cell must be a name or a factory called as torch.nn.GRU is, got 3"):
+        factory(3)
 
 
 @pytest.mark.parametrize(

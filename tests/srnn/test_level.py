@@ -68,6 +68,15 @@ def test_a_level_s_hook_sees_the_slices_and_their_states_with_every_engine():
         assert torch.equal(state.unflatten(0, (2, 2)), states[0])
 
 
+def test_slices_cut_short_end_at_their_last_step_in_both_directions():
+    torch.manual_seed(0)
+    cell = nn.GRU(3, 4, batch_first=True, bidirectional=True, dtype=torch.float64)
+    level, x, steps = Level(cell, bidirectional=True), torch.randn(3, 6, 3, dtype=torch.float64), [2, 6, 4]
+    found = level(x, None, torch.tensor(steps))
+    for i, n in enumerate(steps):
+        torch.testing.assert_close(found[i : i + 1], level(x[i : i + 1, :n]), rtol=0, atol=1e-13)
+
+
 @pytest.mark.usefixtures("as_installed")
 def test_engines_are_checked():
     with pytest.raises(ValueError, match=r"engine must be one of 'auto', .* got 'fast'"):

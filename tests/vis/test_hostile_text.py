@@ -3,7 +3,10 @@
 A page of hostile tokens has the very elements and attributes of the page of harmless ones, as a parser reads both.
 """
 
+import csv
+import io
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from unittest.mock import patch
 
@@ -12,7 +15,9 @@ import torch
 
 import tl_neuron_attr as tna
 from tests import architectures
-from tl_neuron_attr import vis
+from tests.incontext.test_icl_batches import tiny_prompts
+from tl_neuron_attr import cna, vis
+from tl_neuron_attr.incontext import batch_of, two_towers
 
 _MARKUP = [
     "</script><script>hack()</script>", "<img src=x onerror=hack()>", "<svg onload=hack()>", "<iframe src=hack>",
@@ -95,7 +100,32 @@ def of_tokens(model, texts, ids):
             "flow": vis.flow(tna.trace(cache, 5)),
             "source scores": vis.source_scores(shown, torch.ones(2, ids.shape[1])),
         }
-        return {name: str(view.body) for name, view in views.items()}
+        printed = {
+            "value neurons": value,
+            "query neurons": tna.query_neurons(cache, value, 6),
+            "top tokens": tna.top_tokens(model, value, 4),
+            "position tokens": tna.position_tokens(cache, 1, k=3),
+            "head effects": tna.head_effects(model, ids[0], 5, heads=[(0, 1)], progress=False),
+        }
+        frames = {name: found.to_frame().to_csv() for name, found in printed.items() if hasattr(found, "to_frame")}
+        tables = {name: str(found) for name, found in printed.items()}
+        return {name: str(view.body) for name, view in views.items()}, tables, frames
+
+
+def of_prompts(model, texts):
+    """What is drawn of in-context prompts, and of the four stages: label words and tokens are the texts."""
+    with reading(model, texts):
+        prompts = [replace(p, labels=(texts[0], texts[1 % len(texts)]), query=texts[-1]) for p in tiny_prompts(model)]
+        _, cache = model.run_with_cache(batch_of(model, prompts[:2]).tokens)
+        shown = {"heads": [(0, 1), (2, 3)]}
+        chain = cna.logic_chain(model, torch.arange(9), 5, head=(2, 1), k=4, shallow=4, hops=1)
+        views = {
+            "label sources": vis.label_sources(cache, prompts[:2], **shown),
+            "label differences": vis.label_differences(cache, prompts[:2], **shown),
+            "tower split": vis.tower_split(two_towers(cache, prompts[:2], layer=1, head=1)),
+            "logic chain": vis.logic_chain(chain, name=texts[0]),
+        }
+        return {name: str(view.body) for name, view in views.items()}, {"logic chain": str(chain)}
 
 
 def structures(pages):
@@ -104,11 +134,40 @@ def structures(pages):
 
 @pytest.fixture(scope="module")
 def harmless(model):
-    return structures(of_tokens(model, [HARMLESS], torch.arange(50)[None]))
+    return of_tokens(model, [HARMLESS], torch.arange(50)[None])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, 200, 50))
 def test_no_element_comes_from_a_token_of_a_cache(model, harmless, first):
-    hostile = of_tokens(model, HOSTILE[first : first + 50], torch.arange(50)[None])
-    assert structures(hostile) == harmless
+    pages, tables, frames = of_tokens(model, HOSTILE[first : first + 50], torch.arange(50)[None])
+    assert structures(pages) == structures(harmless[0])
+    same_tables(tables, harmless[1])
+    for name, frame in frames.items():
+        frame.encode()  # no lone surrogate
+        rows, expected = (len(list(csv.reader(io.StringIO(each)))) for each in (frame, harmless[2][name]))
+        assert rows == expected, f"a token broke a row of the frame of {name}"
+
+
+def same_tables(tables, harmless):
+    """As many lines, and nothing that a terminal would act on."""
+    for name, table in tables.items():
+        assert len(table.split("\n")) == len(harmless[name].split("\n")), name
+        assert all(c.isprintable() or c == "\n" for c in table), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, 200, 50))
+def test_no_element_comes_from_a_label_or_a_token_of_a_chain(model, first):
+    pages, tables = of_prompts(model, HOSTILE[first : first + 50])
+    harmless_pages, harmless_tables = of_prompts(model, [HARMLESS, "other"])
+    assert structures(pages) == structures(harmless_pages)
+    same_tables(tables, harmless_tables)
+
+
+@pytest.mark.parametrize("first", range(0, 200, 50))
+def test_the_command_line_prints_a_hostile_token_on_its_line(model, first, run):
+    with reading(model, HOSTILE[first : first + 50]), patch("tl_neuron_attr.model.loading.load", return_value=model):
+        code, out, err = run("neurons", "--prompt", "w1 w2 w3", "--target", "w5", "-k", "5")
+    assert code == 0, err
+    assert all(c.isprintable() or c == "\n" for c in out), out

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tl_neuron_attr.cli.output import note
+from tl_neuron_attr.results.token_text import printable
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -158,7 +159,9 @@ def _from_start(pos: int, length: int) -> int:
 def _note_spelling(model: Any, p: "Float[Tensor, 'd_vocab']", given: str, args: Namespace) -> None:
     """Say so on stderr where the target with its leading space added or taken away is far likelier."""
     other = given.removeprefix(" ") if given.startswith(" ") else f" {given}"
-    ids = [model.tokenizer.encode(text, add_special_tokens=False) for text in (given, other)]
+    from tl_neuron_attr.model.tokens import text_ids
+
+    ids = [text_ids(model, text, "--target") for text in (given, other)]
     if any(len(tokens) != 1 for tokens in ids):
         return
     ours, theirs = (float(p[tokens[0]]) for tokens in ids)
@@ -170,4 +173,4 @@ def _note_spelling(model: Any, p: "Float[Tensor, 'd_vocab']", given: str, args: 
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return printable(json.dumps(text, ensure_ascii=False))

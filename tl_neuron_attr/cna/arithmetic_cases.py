@@ -143,7 +143,7 @@ def problems(op: Op, *, digits: int, n: int | None = None, seed: int = 0) -> lis
         seed: Of the draw.
 
     Raises:
-        ValueError: If ``digits`` is not between 1 and 3, or there are fewer than ``n``.
+        ValueError: If ``digits`` is not between 1 and 3, or ``n`` not between 0 and their number.
 
     Examples:
         >>> problem = problems("/", digits=2, n=1)[0]
@@ -156,8 +156,8 @@ def problems(op: Op, *, digits: int, n: int | None = None, seed: int = 0) -> lis
     pairs = [(a, b) for a in range(low, high) for b in range(low, high)]
     if op in "-/":
         pairs = [(a, b) for a, b in pairs if a >= b and (op == "-" or (b and a % b == 0))]
-    if n is not None and n > len(pairs):
-        raise ValueError(f"n must be at most the {len(pairs)} problems {digits}D{op} there are, got {n}")
+    if n is not None and not 0 <= n <= len(pairs):
+        raise ValueError(f"n must be between 0 and the {len(pairs)} problems {digits}D{op} there are, got {n}")
     chosen = pairs if n is None else Random(seed).sample(pairs, n)
     return [Problem(a, op, b) for a, b in chosen]
 

@@ -13,6 +13,7 @@ from tl_neuron_attr.cna.capabilities import PERPLEXITY, Guard
 from tl_neuron_attr.model.intervene import edit
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
+from tl_neuron_attr.results.token_text import encodable
 
 _COLUMNS = ("before", "after")
 
@@ -118,7 +119,7 @@ def bias_report(
         after = log_probs(model, prompt_pairs, ids)
         measured.append(guard.measure(model) if guard else {})
     biased = towards(before)
-    shown = list(names) if names is not None else [first for first, _ in prompt_pairs]
+    shown = [encodable(name) for name in names or [first for first, _ in prompt_pairs]]
     rows = [
         {"pair": shown[p], "target": str(targets[t]), "towards": sides[side]}
         | {

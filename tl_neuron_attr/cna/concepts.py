@@ -53,8 +53,15 @@ class ConceptNeurons(PrintsAsTable):
     missing: tuple[str, ...]
 
     def more_than(self, m: int) -> list[MlpNeuron]:
-        """Return the neurons that promote more than ``m`` of the words."""
-        return [("mlp", self.layers[la], i) for la, i in (self.counts > m).nonzero().tolist()]
+        """Return the neurons that promote more than ``m`` of the words.
+
+        Raises:
+            ValueError: If ``m`` is negative.
+        """
+        if m < 0:
+            raise ValueError(f"more_than must be 0 or more, got {m}")
+        most = int(self.counts.max())  # torch compares with no integer beyond its own
+        return [("mlp", self.layers[la], i) for la, i in (self.counts > min(m, most)).nonzero().tolist()]
 
     def random(self, n: int, seed: int = 0) -> list[MlpNeuron]:
         """Return ``n`` random neurons of the same layers.
@@ -239,7 +246,8 @@ def _vocabulary(model: Any, words: Sequence[str]) -> tuple[Bool[Tensor, "d_vocab
     plain = {word.strip().casefold(): word for word in words}
     is_word = torch.tensor([text in plain and text != "" for text in texts], device=dimensions.device_of(model))
     if not bool(is_word.any()):
-        raise ValueError(f"words: none of {list(words)[:5]} is a token of the vocabulary")
+        some = [word[:40] for word in words[:5]]
+        raise ValueError(f"words: none of {some} is a token of the vocabulary")
     return is_word, tuple(word for text, word in plain.items() if text not in set(texts))
 
 

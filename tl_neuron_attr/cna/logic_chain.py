@@ -1,6 +1,6 @@
 """The logic chain: the four stages from the prompt's tokens to the answer, in one call (paper 3, Tables 4 to 8)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ class LogicChain(PrintsAsTable):
     Attributes:
         tokens: The prompt's tokens.
         answer: The text of the token followed.
-        cache: The untouched run.
+        cache: The untouched run; a chain that is pickled or copied leaves the model out of it.
         feature_enhancing: Stage (a): shallow neurons at the tokens' positions.
         feature_transferring: Stage (b): what attention carried to the last position, hop by hop.
         feature_predicting: Stage (c): the head, and the deep neurons it switched on.
@@ -39,7 +39,7 @@ class LogicChain(PrintsAsTable):
 
     tokens: tuple[str, ...]
     answer: str
-    cache: ActivationCache
+    cache: ActivationCache = field(compare=False)
     feature_enhancing: FeatureEnhancing
     feature_transferring: FeatureTransferring
     feature_predicting: FeaturePredicting
@@ -49,6 +49,9 @@ class LogicChain(PrintsAsTable):
     def head(self) -> Head:
         """Return the head."""
         return self.feature_predicting.head
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "cache": ActivationCache(dict(self.cache.items()), None, self.cache.has_batch_dim)}
 
     def table(self) -> Table:
         """Return the strongest entries of every stage, from the tokens to the answer."""

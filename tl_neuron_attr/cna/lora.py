@@ -13,26 +13,29 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from random import Random
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
+from typing_extensions import Unpack
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.arithmetic_cases import Case, require_cases
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.active_edits import open_on, require_none
 from tl_neuron_attr.model.batches import of_tokens
 from tl_neuron_attr.model.components import within
+from tl_neuron_attr.results.equality import EqualByData
 
 MATRICES = ("q", "k", "v", "o")
 _NAME = "tl_neuron_attr"
 
 
-@dataclass(frozen=True, repr=False)
-class Adapter:
+@dataclass(frozen=True, repr=False, eq=False)
+class Adapter(EqualByData):
     """A trained low-rank change of one attention layer.
 
     Attributes:
@@ -139,7 +142,8 @@ def train_lora(
     Raises:
         ImportError: If ``peft`` is missing.
         IndexError: If the model has no such layer.
-        ValueError: If there is no case, an adapter is already active, or a number is not positive.
+        ValueError: If there is no case, an adapter is already active, a number is not positive, or ``rank`` is larger
+            than the stream is wide.
 
     Examples:
         >>> from tl_neuron_attr import cna, demo
@@ -150,15 +154,11 @@ def train_lora(
     """
     _require_peft()
     require_cases(cases)
-    numbers = {"rank": rank, "alpha": alpha, "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size}
-    for name, value in {**numbers, **({} if steps is None else {"steps": steps})}.items():
-        if value <= 0:
-            raise ValueError(f"{name} must be positive, got {value}")
+    require_training(model, rank=rank, alpha=alpha, learning_rate=learning_rate, epochs=epochs, steps=steps)
     linears = _linears(model, layer)
     _require_no_adapter(model)
-    batches = _epochs(cases, epochs, batch_size, seed)
-    if steps is not None:
-        batches = batches[:steps]
+    enough = epochs if steps is None else min(epochs, steps)  # an epoch has a step at the least
+    batches = _epochs(cases, enough, batch_size, seed)[:steps]
     losses: list[float] = []
     with _injected(model, layer, rank, float(alpha), seed) as layers, torch.enable_grad():
         trained = [parameter for each in layers.values() for parameter in each.parameters() if parameter.requires_grad]
@@ -176,6 +176,31 @@ def train_lora(
             bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
         factors = {name: _factors(layers[name]) for name in linears}
     return Adapter(layer, rank, float(alpha), factors, tuple(losses))
+
+
+class Training(TypedDict, total=False):
+    """How an adapter is trained: keywords of :func:`train_lora`, described there."""
+
+    rank: int
+    alpha: float | int
+    learning_rate: float
+    epochs: int
+    steps: int | None
+    batch_size: int
+
+
+def require_training(model: Any, **training: Unpack[Training]) -> None:
+    """Refuse what no adapter can be trained with.
+
+    Raises:
+        ValueError: If a number is not positive, or too large for the weights.
+    """
+    for name, value in training.items():
+        if value is not None and not 0 < cast(float, value) < torch.finfo(torch.float32).max:
+            raise ValueError(f"{name} must be positive, got {value}")
+    rank, width = training.get("rank", 1), dimensions.d_model(model)
+    if rank > width:
+        raise ValueError(f"rank must be at most {width}, the width of the stream, got {rank}")
 
 
 def _epochs(

@@ -12,15 +12,16 @@ from random import Random
 from typing import Any
 
 import pandas as pd
+from typing_extensions import Unpack
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.arithmetic_cases import Case, answered, require_cases
 from tl_neuron_attr.cna.coefficients import run_of, used_more
-from tl_neuron_attr.cna.lora import Adapter, train_lora
+from tl_neuron_attr.cna.lora import Adapter, Training, require_training, train_lora
 from tl_neuron_attr.cna.paired_runs import paired_comparisons, plain
 from tl_neuron_attr.cna.pruning import kept_by_layer, prune_mlp
 from tl_neuron_attr.model import dimensions
-from tl_neuron_attr.model.components import MlpNeuron
+from tl_neuron_attr.model.components import MlpNeuron, within
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 Kept = Mapping[int, Sequence[int]]
@@ -74,7 +75,7 @@ def pruning_experiment(
     adapter: Adapter | None = None,
     seed: int = 0,
     progress: bool = True,
-    **training: Any,
+    **training: Unpack[Training],
 ) -> PruningExperiment:
     """Prune the deep layers to the neurons that an adapter amplifies, fine-tune, and compare with random neurons.
 
@@ -92,12 +93,15 @@ def pruning_experiment(
         adapter: The adapter of the whole model, if it is trained already.
         seed: Of adapters and random neurons.
         progress: Whether to show progress bars.
-        **training: Further arguments of :func:`~tl_neuron_attr.cna.train_lora`.
+        **training: ``rank``, ``alpha``, ``learning_rate``, ``epochs``, ``steps``, ``batch_size``: see
+            :func:`~tl_neuron_attr.cna.train_lora`.
 
     Raises:
         ImportError: If ``peft`` is missing.
         IndexError: If a layer is out of range or named twice.
-        ValueError: If there is no case, ``top`` is out of range, or one of the layers would keep no neuron.
+        TypeError: If ``training`` holds what :func:`~tl_neuron_attr.cna.train_lora` does not take.
+        ValueError: If there is no case, a number of ``training`` is not positive, ``top`` is out of range, or one of
+            the layers would keep no neuron.
 
     Examples:
         >>> from tl_neuron_attr import cna, demo
@@ -109,6 +113,10 @@ def pruning_experiment(
     """
     require_cases(train)
     require_cases(test)
+    require_training(model, **training)
+    for layer in layers:
+        within("layers", layer, model.cfg.n_layers)
+    within("lora_layer", lora_layer, model.cfg.n_layers)
     options: dict[str, Any] = {**training, "layer": lora_layer, "seed": seed, "progress": progress}
     whole = adapter or train_lora(model, train, **options)
     kept = amplified(model, whole, train if search is None else search, top=top, layers=layers, progress=progress)

@@ -147,4 +147,4 @@ def _split(kind: str, subject: str, template: str) -> str:
 
 def _check_kind(kind: str) -> None:
     if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind[:40]!r}")

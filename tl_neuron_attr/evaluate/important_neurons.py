@@ -133,6 +133,8 @@ def important_neurons(
     _, cache = model.run_with_cache(ids, names_filter=needed_by(SITES))
     q = scored(cache, target, pos=pos, contrast=contrast, model=model, max_bytes=max_bytes)
     sublayers = list(q.stream.sublayers(q.places, SITES))
+    if candidates < 1:
+        raise ValueError(f"candidates must be 1 or more, got {candidates}")
     tried = _candidates(q, sublayers, ids, candidates, max_bytes)
     if not 1 <= k <= len(tried.score):
         raise ValueError(f"k must be between 1 and the {len(tried.score)} candidates, got {k}: raise candidates=")

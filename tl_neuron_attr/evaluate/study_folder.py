@@ -46,6 +46,7 @@ class StudyFolder:
         """Open or make the folder of a study.
 
         Raises:
+            NotADirectoryError: If ``out`` is a file.
             ValueError: If it holds another study, naming the difference; or hooks are active on the model, which no
                 later run could know of.
         """
@@ -53,6 +54,8 @@ class StudyFolder:
             return cls(None)
         require_no_hooks(model)
         folder = cls(Path(out))
+        if Path(out).exists() and not Path(out).is_dir():
+            raise NotADirectoryError(f"out={out} is a file: give a folder")
         for part in ("prompts", "cross", "specific"):
             (Path(out) / part).mkdir(parents=True, exist_ok=True)
         folder._require_same(_manifest(model, prompts, sizes, seed, every_neuron))

@@ -17,10 +17,11 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.results.equality import EqualByData
 
 
-@dataclass(frozen=True)
-class IclBatch:
+@dataclass(frozen=True, eq=False)
+class IclBatch(EqualByData):
     """Some prompts as the model takes them.
 
     Attributes:

@@ -13,7 +13,8 @@ from itertools import accumulate
 from typing import Any
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.model.tokens import prompt_ids
+from tl_neuron_attr.model.tokens import prompt_ids, text_ids
+from tl_neuron_attr.results.token_text import quoted
 
 SEPARATOR, END = " : ", " "
 """The paper's template: ``S0 : bar S1 : foo S2 :``."""
@@ -125,7 +126,7 @@ def icl_prompt(
     words = tuple(dict.fromkeys(word for _, word in demonstrations)) if labels is None else tuple(labels)
     for word in (*(word for _, word in demonstrations), gold):
         if word not in words:
-            raise ValueError(f"the label {word!r} is none of {words}")
+            raise ValueError(f"the label {quoted(word)} is none of ({', '.join(map(quoted, words[:8]))})")
     pairs = tuple((text, words.index(word)) for text, word in demonstrations)
     return tokenised(model, pairs, query, words.index(gold), words, separator, end, tuple(classes))
 
@@ -241,8 +242,8 @@ def _boundaries(model: Any, pieces: Sequence[str]) -> tuple[list[int], list[int]
         if tokens[bos : bos + len(before)] != before:
             piece = next((piece for piece in pieces[i:] if piece), "")
             raise ValueError(
-                f"the tokenizer joins {piece!r} to what stands before it: choose a separator and an end that begin at "
-                "token boundaries, or texts without spaces at their ends"
+                f"the tokenizer joins {quoted(piece)} to what stands before it: choose a separator and an end that "
+                "begin at token boundaries, or texts without spaces at their ends"
             )
     return [bos + len(before) for before in encoded], tokens
 
@@ -259,10 +260,10 @@ def _label_ids(model: Any, text: str, labels: Sequence[str], separator: str) -> 
 
 
 def _refuse_label(model: Any, label: str, found: Sequence[int]) -> None:
-    tokens = [model.tokenizer.decode([token]) for token in found]
+    tokens = [model.tokenizer.decode([token]) for token in found[:8]] + ["..."] * (len(found) > 8)
     raise ValueError(
-        f"the label {label!r} must be one token of the vocabulary after the separator, it is {tokens}: choose another "
-        "label word or separator"
+        f"the label {quoted(label)} must be one token of the vocabulary after the separator, it is {tokens}: choose "
+        "another label word or separator"
     )
 
 
@@ -270,4 +271,4 @@ def _encoded(model: Any, texts: list[str]) -> list[list[int]]:
     """Return the token ids of texts, without BOS."""
     if model.tokenizer is None:
         raise ValueError("the model has no tokenizer: set model.tokenizer, prompts are made from text")
-    return model.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [text_ids(model, text, "a text") for text in texts]

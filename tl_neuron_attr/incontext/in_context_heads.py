@@ -156,7 +156,8 @@ def in_context_heads(
         heads.
 
     Raises:
-        ValueError: If there are too few prompts, they have different labels, no candidate is left, or ``n`` is below 1.
+        ValueError: If there are too few prompts, they have different labels, no candidate is left, ``n`` is below 1,
+            or ``search`` or ``random_sets`` is negative.
         IndexError: If a layer is out of range.
 
     Examples:
@@ -170,6 +171,11 @@ def in_context_heads(
         True
     """
     require_alike(prompts)
+    for name, least, count in (("n", 1, n), ("search", 0, search), ("random_sets", 0, random_sets)):
+        if count is not None and count < least:
+            raise ValueError(f"{name} must be {least} or more, got {count}")
+    for layer in layers or ():
+        within("layers", layer, model.cfg.n_layers)
     labels = prompts[0].labels
     seen, measured = _halves(prompts, seed)
     result = outcomes(model, prompts, batch_size=batch_size)
@@ -182,7 +188,7 @@ def in_context_heads(
         return InContextHeads(frame, untouched, by_label, pd.DataFrame(), labels, chance, among, False)
 
     n = min(12, max(1, len(frame) // 5)) if n is None else n
-    allowed = _allowed(frame, model.cfg.n_layers, layers, min_attention)
+    allowed = _allowed(frame, layers, min_attention)
     candidates = pairs(allowed.nlargest(4 * n, "static") if screen else allowed)
     before = outcomes(model, seen, batch_size=batch_size)
     without = outcomes_without(model, seen, [[h] for h in candidates], batch_size=batch_size, progress=progress)
@@ -222,15 +228,12 @@ def _of_layers(frame: pd.DataFrame, layers: Sequence[int] | None) -> pd.DataFram
     return frame if layers is None else frame[frame["layer"].isin(list(layers))]
 
 
-def _allowed(frame: pd.DataFrame, n_layers: int, layers: Sequence[int] | None, min_attention: float) -> pd.DataFrame:
+def _allowed(frame: pd.DataFrame, layers: Sequence[int] | None, min_attention: float) -> pd.DataFrame:
     """Return the heads of the given layers that pay enough attention to labels.
 
     Raises:
-        IndexError: If a layer is out of range.
         ValueError: If no head is left.
     """
-    for layer in layers or ():
-        within("layers", layer, n_layers)
     inside = _of_layers(frame, layers)
     kept = inside[inside["attention"] >= min_attention]
     if kept.empty:

@@ -27,6 +27,7 @@ from tl_neuron_attr.model.hook_points import resid_post_hook
 from tl_neuron_attr.model.scored_cache import checked_stream
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.tokens import prompt_ids
+from tl_neuron_attr.results.equality import EqualByData
 from tl_neuron_attr.results.intervals import interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
@@ -71,8 +72,8 @@ def prefix_matching(model: Any, *, length: int = 20, seed: int = 0) -> Float[Ten
     return torch.stack([_match(model, _ids(model, text)) for text in texts]).mean(0)
 
 
-@dataclass(frozen=True)
-class FunctionVector:
+@dataclass(frozen=True, eq=False)
+class FunctionVector(EqualByData):
     """The mean output of heads at the last position of in-context prompts.
 
     Attributes:

@@ -18,6 +18,7 @@ from tl_neuron_attr.model.intervene import Hook
 from tl_neuron_attr.model.rerun import Rerun, require_finite_logits, rerun, runs_within, unembedding_only
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import score_dtype
+from tl_neuron_attr.results.equality import EqualByData
 from tl_neuron_attr.results.intervals import interval
 
 Among = Literal["vocabulary", "labels"]
@@ -30,8 +31,8 @@ BATCH_SIZE = 256
 """The most prompts in one forward pass, counting copies: enough to fill a GPU with short prompts."""
 
 
-@dataclass(frozen=True)
-class Outcomes:
+@dataclass(frozen=True, eq=False)
+class Outcomes(EqualByData):
     """What was predicted after each prompt, under each condition if there are several.
 
     Attributes:

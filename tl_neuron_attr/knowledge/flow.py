@@ -169,8 +169,8 @@ def trace(
         **scoring: ``pos``, ``contrast``, ``model``, ``final_bias``: see :func:`~tl_neuron_attr.scored`.
 
     Raises:
-        ValueError: If the cache holds several prompts, ``value`` is of another cache, or as
-            :func:`~tl_neuron_attr.value_neurons`.
+        ValueError: If the cache holds several prompts, ``heads`` or ``queries`` is negative, ``value`` is of another
+            cache, or as :func:`~tl_neuron_attr.value_neurons`.
         IndexError: If a position or token id is out of range.
 
     Examples:
@@ -180,6 +180,9 @@ def trace(
         >>> sorted({kind for _, kind in flow.graph.nodes(data="kind")})
         ['answer', 'head', 'position', 'query', 'value']
     """
+    for name, count in (("heads", heads), ("queries", queries)):
+        if count < 0:
+            raise ValueError(f"{name} must be 0 or more, got {count}")
     q = as_scored(cache, target, max_bytes=max_bytes, **scoring)
     if len(q.places) != 1:
         raise ValueError(f"cache holds {len(q.places)} prompts; a flow is of one: cache a single prompt")

@@ -130,6 +130,7 @@ def require_additive(stream: Stream, readout: Readout, places: Positions) -> Non
         ValueError: Naming the layer and hook, or the tensor that is not finite.
     """
     allowed = tolerance(stream.cache["blocks.0.hook_resid_pre"].dtype)
+    _require_embedding(stream, allowed)
     for layer in range(stream.n_layers):
         _require_block_adds_up(stream, layer, allowed)
     final = stream.final(places)
@@ -145,6 +146,18 @@ def require_additive(stream: Stream, readout: Readout, places: Positions) -> Non
     computed = (readout.norm(final) + readout.norm_bias) @ W_U + readout.b_U[some]
     if not _close(computed, stream.at("unembed.hook_out", places)[:, some], allowed):
         _refuse(stream, "the readout of the final stream is not the model's logits", edited="the final norm or W_U")
+
+
+def _require_embedding(stream: Stream, allowed: float) -> None:
+    """Refuse a first stream that is not the embedding: what a hook put there would count as the tokens' share."""
+    first = "blocks.0.hook_resid_pre"
+    if not stream.has("hook_embed") or _is_same(stream, "hook_embed", first):
+        return
+    embedded = stream.get("hook_embed")
+    if stream.has("hook_pos_embed"):
+        embedded = embedded + stream.get("hook_pos_embed")
+    if not _close(embedded, stream.get(first), allowed):
+        _refuse(stream, "the embedding is not the first block's resid_pre", edited=first)
 
 
 def _require_block_adds_up(stream: Stream, layer: int, allowed: float) -> None:
@@ -252,6 +265,11 @@ def _refuse(stream: Stream, finding: str, *, edited: str | None = None) -> None:
         ValueError: Always.
     """
     culprit = first_not_finite(stream)
+    if culprit is not None and stream.dtype == torch.float64 and culprit.endswith("attn.hook_pattern"):
+        raise ValueError(
+            f"{culprit} holds NaN: a float64 model attends to NaN where padding on the left has nothing to attend to; "
+            "run prompts of one length, or the model in float32"
+        )
     if culprit is not None:
         raise ValueError(
             f"{culprit} holds NaN or Inf; the run that made this cache is broken (dtype, weights or a hook)"

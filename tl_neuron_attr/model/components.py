@@ -32,7 +32,10 @@ else:  # the functions below check every element, and their errors name it
     NamedHead = tuple | str
     NamedHeads = list | tuple
 
-_LABEL = re.compile(r"L(\d+)(?:(?:E(\d+))?N(\d+)|H(\d+)(?:D(\d+)(?:@\d+)?)?)")
+_INDEX = "([0-9]{1,9})"
+"""An index in a label: digits of ASCII, and no more of them than any model needs."""
+
+_LABEL = re.compile(f"L{_INDEX}(?:(?:E{_INDEX})?N{_INDEX}|H{_INDEX}(?:D{_INDEX}(?:@[0-9]{{1,9}})?)?)")
 _FORMS = '(layer, head), ("mlp", layer, index), ("attn", layer, head, dimension) or a label such as "L1N287"'
 
 
@@ -157,7 +160,7 @@ def _read(model: Any, element: object, name: str) -> Component:
     if isinstance(element, str):
         match = _LABEL.fullmatch(element)
         if match is None:
-            raise TypeError(f"{name} must be {_FORMS}, got {element!r}")
+            raise TypeError(f"{name} must be {_FORMS}, got {_brief(element)}")
         layer, expert, neuron, head, dimension = (None if group is None else int(group) for group in match.groups())
         assert layer is not None
         if neuron is not None:

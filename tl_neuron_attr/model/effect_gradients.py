@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_neuron_attr.model.dimensions import post_hook
+from tl_neuron_attr.model.rerun import require_finite_logits
 from tl_neuron_attr.model.weights import unit_norm
 
 Rule = Literal["gradient", "relevance"]
@@ -64,7 +65,7 @@ def effect_gradients(
         scaled: By layer, a factor for the activations of its MLP neurons (for integrated gradients).
 
     Raises:
-        ValueError: If the model is in half precision, whose gradients would be noise.
+        ValueError: If the model is in half precision, whose gradients would be noise, or its logits hold NaN or Inf.
     """
     dtype = model.W_U.dtype
     if dtype not in (torch.float32, torch.float64):
@@ -74,6 +75,7 @@ def effect_gradients(
     hooks = [*linear, *run.hooks()]
     with torch.enable_grad(), _no_dropout(model):
         logits = model.run_with_hooks(tokens, fwd_hooks=hooks)[torch.arange(len(tokens)), pos]
+        require_finite_logits(model, logits.detach())
         log_probs = logits.log_softmax(-1)
         followed = log_probs.gather(1, target[:, None])[:, 0]
         if contrast is not None:

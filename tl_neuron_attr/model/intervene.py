@@ -253,6 +253,8 @@ def _factors(
     factors: dict[Where, Tensor] = {}
     for where in sorted(wheres):
         like = _weights(model, where)
+        if abs(scale) > torch.finfo(like.dtype).max:
+            raise ValueError(f"scale must lie within {like.dtype}, the model's dtype, got {scale}")
         shape = (len(lists), *like.shape[:-1])
         factors[where] = torch.full(shape, others, dtype=like.dtype, device=like.device)
     for i, named in enumerate(lists):

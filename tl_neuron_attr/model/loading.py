@@ -41,7 +41,7 @@ def load(
         OSError: If the model cannot be found, with what can be done: a path that does not exist at once, without
             looking for it on the hub; if the cache directory cannot be written.
         ValueError: If a GGUF file is damaged, not the published one, or of an architecture transformers cannot read;
-            or the device does not exist here.
+            the name is empty, or the device does not exist here.
         ImportError: If a GGUF file needs the package ``gguf``, which is not installed.
 
     Examples:
@@ -50,6 +50,8 @@ def load(
         'basketball'
     """
     _require_device(device)
+    if not str(name):
+        raise ValueError("name is empty: give a model's name, a directory or a .gguf file")
     folder = _folder_of(str(name))
     local = Path(folder)
     source = provenance(local)

@@ -12,15 +12,14 @@ import warnings
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from threading import Lock, RLock
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from tl_neuron_attr._turns import turn_on
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.cache_checks import tolerance
 from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
@@ -29,9 +28,6 @@ from tl_neuron_attr.numerics.increase import MAX_BYTES
 
 _KEPT_SHARE = 4
 """Kept streams may take one part in so many of ``max_bytes``; the runs that start from them take the rest."""
-
-_TURNS: WeakKeyDictionary[Any, RLock] = WeakKeyDictionary()
-_NEW_TURN = Lock()
 
 
 @dataclass(frozen=True)
@@ -154,7 +150,7 @@ class KeptRun:
         self._layers = range(model.cfg.n_layers) if layers is None else sorted(layers)
         self.skips = False
         everything = torch.arange(len(tokens), device=tokens.device)
-        with _turn_on(model), _watching(model, self._layers, self._streams, self._returned):
+        with turn_on(model), _watching(model, self._layers, self._streams, self._returned):
             self.logits = self.from_layer(0, everything)
         require_finite_logits(model, self.logits)
         self.skips = self._starts_again()
@@ -165,7 +161,7 @@ class KeptRun:
         """Return the logits of prompts ``rows``, each with its own heads zeroed, none of them below ``layer``."""
         if layer == self.model.cfg.n_layers:
             return self.logits[rows]
-        with _turn_on(self.model), ablate(self.model, [list(heads) for heads in zeroed]):
+        with turn_on(self.model), ablate(self.model, [list(heads) for heads in zeroed]):
             logits = self.from_layer(layer, rows)
         require_finite_logits(self.model, logits)
         return logits
@@ -173,7 +169,7 @@ class KeptRun:
     def from_layer(self, layer: int, rows: Int[Tensor, "row"]) -> Float[Tensor, "row d_vocab"]:
         """Return the logits of prompts ``rows`` as the model is now, from the kept stream that ``layer`` reads."""
         mask = {} if self._mask is None else {"attention_mask": self._mask[rows]}
-        with _turn_on(self.model), ExitStack() as stack:
+        with turn_on(self.model), ExitStack() as stack:
             stack.enter_context(unembedding_only(self.model, self._pos[rows]))
             if self.skips and layer > 0:
                 stream = self._streams[layer][rows]
@@ -235,7 +231,7 @@ def unembedding_only(model: Any, pos: Int[Tensor, "row"]) -> Generator[None]:
     def select(unembed: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0][torch.arange(len(pos), device=pos.device), pos][:, None], *args[1:])
 
-    with _turn_on(model):
+    with turn_on(model):
         handle = model.unembed.register_forward_pre_hook(select)
         try:
             yield
@@ -248,15 +244,6 @@ def _kept_within(model: Any, length: int, layers: int, max_bytes: int) -> int:
     numbers = max(1, layers) * length * dimensions.d_model(model)
     streams = max_bytes // (_KEPT_SHARE * numbers * dimensions.dtype_of(model).itemsize)
     return max(1, min(streams, runs_within(model, length, max_bytes)))
-
-
-@contextmanager
-def _turn_on(model: Any) -> Generator[None]:
-    """Wait until no other thread runs a patched ``model``."""
-    with _NEW_TURN:
-        turn = _TURNS.setdefault(model, RLock())
-    with turn:
-        yield
 
 
 @contextmanager

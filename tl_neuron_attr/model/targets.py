@@ -9,6 +9,8 @@ from torch import Tensor
 
 from tl_neuron_attr.model.answer_tokens import Answer, AnyOf
 from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.model.tokens import text_ids
+from tl_neuron_attr.results.token_text import quoted
 
 Target = int | str | Answer | AnyOf | Sequence[int | str | Answer | AnyOf] | Int[Tensor, "batch"]
 """A token id, a string that is one token, an answer, a set of right answers, or one of these for each prompt."""
@@ -38,6 +40,10 @@ def per_prompt(model: Any, target: Target, batch: int, name: str = "target") -> 
     if isinstance(target, Answer):
         return [Answer.of(model, target, name)] * batch
     return [AnyOf((token,)) for token in one_each(model, target, batch, name).tolist()]
+
+
+_SHOWN_PIECES = 8
+"""How many tokens of a text an error shows: a whole prompt may have been passed as the target."""
 
 
 def token_ids(stream: Stream, target: Target, name: str = "target") -> Int[Tensor, "batch"]:
@@ -86,29 +92,25 @@ def token_id(model: Any, target: int | str, name: str) -> int:
         raise TypeError(f"{name} must be made of token ids or strings, got {target!r}")
     if isinstance(target, int):
         return target
-    if model.tokenizer is None:
-        raise ValueError(f"{name}={target!r} is a string and the model has no tokenizer: pass a token id")
-    ids = _encoded(model, target)
+    ids = text_ids(model, target, name)
     if len(ids) != 1:
-        pieces = [model.tokenizer.decode([i]) for i in ids]
+        more = ", ..." * (len(ids) > _SHOWN_PIECES)
+        pieces = ", ".join(quoted(model.tokenizer.decode([i])) for i in ids[:_SHOWN_PIECES])
         raise ValueError(
-            f"{name}={target!r} must be one token, it is {len(ids)}: {pieces}; {_other_spelling(model, target)}"
+            f"{name}={quoted(target)} must be one token, it is {len(ids)}: [{pieces}{more}]; "
+            f"{_other_spelling(model, target)}"
         )
     if ids[0] == model.tokenizer.unk_token_id and target.strip() != model.tokenizer.unk_token:
         raise ValueError(
-            f"{name}={target!r} is not in the model's vocabulary: it reads as {model.tokenizer.unk_token!r}"
+            f"{name}={quoted(target)} is not in the model's vocabulary: it reads as {model.tokenizer.unk_token!r}"
         )
     return ids[0]
-
-
-def _encoded(model: Any, text: str) -> list[int]:
-    return model.tokenizer.encode(text, add_special_tokens=False)
 
 
 def _other_spelling(model: Any, target: str) -> str:
     """Return what to do where a target is several tokens: tokenizers differ in whether a word begins with its space."""
     word = target.strip()
     other = word if target != word else f" {word}"
-    if word and len(ids := _encoded(model, other)) == 1 and ids[0] != model.tokenizer.unk_token_id:
+    if word and len(ids := text_ids(model, other, "target")) == 1 and ids[0] != model.tokenizer.unk_token_id:
         return f"{other!r} is one token, pass that"
     return "pass one of them, an id, or all of them by tna.answer(model, prompt, ...)"

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from tl_neuron_attr.model import dimensions
+from tl_neuron_attr.results.token_text import encodable
 
 Tokens = str | Int[Tensor, "pos"] | Int[Tensor, "batch pos"]
 """A prompt's text, its token ids, or those of a batch of prompts of one length."""
@@ -31,7 +32,7 @@ def prompt_ids(model: Any, text: str, *, prepend_bos: bool | None = None) -> Int
             where ``model.cfg.default_prepend_bos`` is False.
 
     Raises:
-        ValueError: If the prompt is empty or longer than the model's context, or the model has no tokenizer.
+        ValueError: If the prompt is empty or longer than the model's context, or as :func:`text_ids`.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -41,20 +42,36 @@ def prompt_ids(model: Any, text: str, *, prepend_bos: bool | None = None) -> Int
     """
     if not text:
         raise ValueError("prompt is empty: give at least one word")
-    if model.tokenizer is None:
-        raise ValueError(f"prompt={text[:40]!r} is text and the model has no tokenizer: pass token ids")
+    ids = text_ids(model, text, "prompt")
     bos = model.tokenizer.bos_token_id
     if prepend_bos is None and getattr(model.cfg, "default_prepend_bos", True):
         prefix = _prefix(model.tokenizer)
     else:
         prefix = [bos] if prepend_bos and bos is not None else []
-    ids = model.tokenizer.encode(text, add_special_tokens=False)
     if ids[: len(prefix)] != prefix:
         ids = prefix + ids
     context = getattr(model.cfg, "n_ctx", None)
     if context and len(ids) > context:
         raise ValueError(f"the prompt is {len(ids)} tokens, the model's context {context}: {text[:60]!r}")
     return torch.tensor(ids, device=dimensions.device_of(model))
+
+
+def text_ids(model: Any, text: str, name: str) -> list[int]:
+    """Return the token ids of a text, without BOS.
+
+    Args:
+        model: The model.
+        text: The text.
+        name: What errors call it.
+
+    Raises:
+        ValueError: If the model has no tokenizer, or the text holds a lone surrogate, which no encoding has.
+    """
+    if model.tokenizer is None:
+        raise ValueError(f"{name}={text[:40]!r} is text and the model has no tokenizer: pass token ids")
+    if encodable(text) != text:
+        raise ValueError(f"{name}={text[:40]!r} holds a lone surrogate, which is no character: take it out")
+    return model.tokenizer.encode(text, add_special_tokens=False)
 
 
 def _prefix(tokenizer: Any) -> list[int]:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -57,7 +57,10 @@ def whole(path: str | Path) -> Generator[Path]:
 
     Raises:
         OSError: If the file can't be written, naming it; nothing is left behind.
+        ValueError: If no file can have such a name.
     """
+    if "\0" in str(path):
+        raise ValueError(f"path={str(path)!r} holds a NUL, which no file's name does")
     target = Path(os.path.realpath(path))
     if _is_special(target):
         raise OSError(f"{path} could not be written: it is no file")
@@ -74,7 +77,8 @@ def whole(path: str | Path) -> Generator[Path]:
         message = f"{path} could not be written: {error.strerror or error}"
         raise type(error)(*((message,) if error.errno is None else (error.errno, message))) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):  # the folder is a file: nothing was written
+            partial.unlink(missing_ok=True)
 
 
 def _is_special(path: Path) -> bool:

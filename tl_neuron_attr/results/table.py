@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tabulate import tabulate
 
-from tl_neuron_attr.results.equality import same_fields
+from tl_neuron_attr.results.equality import EqualByData
 
 Side = Literal["left", "right"]
 """Where the cells of a column stand."""
@@ -72,7 +72,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-class PrintsAsTable:
+class PrintsAsTable(EqualByData):
     """Mixin of every result: it prints as its ``table()``, and equals another whose data are the same.
 
     Results hold tensors and frames, which Python's own ``==`` of dataclasses can't compare: they are decorated with
@@ -82,9 +82,6 @@ class PrintsAsTable:
     def table(self) -> Table:
         """Return the object as a table."""
         raise NotImplementedError
-
-    def __eq__(self, other: object) -> bool:
-        return same_fields(self, other) if type(self) is type(other) else NotImplemented
 
     def __repr__(self) -> str:
         return str(self.table())

@@ -26,6 +26,16 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def quoted(text: str, most: int = 40) -> str:
+    """Return text as an error shows it: quoted, and cut where it is long.
+
+    Examples:
+        >>> quoted("Paris"), quoted("Paris" * 100, 8)
+        ("'Paris'", "'ParisPar'...")
+    """
+    return repr(text) if len(text) <= most else f"{text[:most]!r}..."
+
+
 def visible(text: str) -> str:
     """Return token text for a table: one line, spaces at the ends and control characters made visible."""
     core = text.strip(" ")

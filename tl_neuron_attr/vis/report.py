@@ -71,7 +71,8 @@ def report(
         A view: shown in a notebook, ``.save(path)`` writes the page.
 
     Raises:
-        ValueError: If the cache holds several prompts, or as :func:`~tl_neuron_attr.value_neurons`.
+        ValueError: If the cache holds several prompts, ``heads`` is below one, or as
+            :func:`~tl_neuron_attr.value_neurons`.
         IndexError: If a position or token id is out of range.
 
     Examples:
@@ -80,6 +81,8 @@ def report(
         >>> report(cache, " basketball")
         View('What made the model say basketball?'): shown in a notebook; .save(path) writes a page
     """
+    if heads < 1:
+        raise ValueError(f"heads must be 1 or more, got {heads}")
     predicted = target is None and not isinstance(cache, ScoredCache)
     q = as_scored(cache, 0 if predicted else target, SITES, **scoring)
     if len(q.places) != 1:
