@@ -104,6 +104,58 @@ EXPERTS: dict[str, Callable[[], hf.PreTrainedModel]] = {
 """Mixtures of experts: with a shared expert, behind a gate or not; with dense layers among them; with biases, a clamped
 gate and transposed weights; with a multiplier."""
 
+_DELTA = {
+    "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+}  # fmt: skip
+_MIXED = {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+
+HYBRIDS: dict[str, Callable[[], hf.PreTrainedModel]] = {
+    "qwen3_next": _experts(
+        "Qwen3Next", {**_GQA, "head_dim": 8}, **_FEW, **_DELTA, **_MIXED, shared_expert_intermediate_size=24
+    ),
+    "qwen3_5": lambda: hf.Qwen3_5ForCausalLM(hf.Qwen3_5TextConfig(**_GQA, head_dim=8, **_DELTA, **_MIXED)),
+    "lfm2": _of("Lfm2", _GQA, block_auto_adjust_ff_dim=False, layer_types=["conv", "full_attention", "conv"]),
+}
+"""Models of which only layer 1 has softmax attention."""
+
+LATER: dict[str, Callable[[], hf.PreTrainedModel]] = {
+    "smollm3": _of("SmolLM3", _GQA, pad_token_id=0),
+    "olmo3": _of("Olmo3", _GQA),
+    "seed_oss": _of("SeedOss", {**_GQA, "head_dim": 8}),
+    "apertus": _of("Apertus", _GQA),
+    "exaone4": _of("Exaone4", _GQA),
+    "hunyuan": _of("HunYuanDenseV1", {**_GQA, "head_dim": 8}, pad_token_id=0),
+    "ernie4_5": _of("Ernie4_5", {**_GQA, "head_dim": 8}),
+    "arcee": _of("Arcee", _GQA),
+    "glm": _of("Glm", {**_GQA, "head_dim": 8}, pad_token_id=0),
+    "glm4": _of("Glm4", {**_GQA, "head_dim": 8}, pad_token_id=0),
+    "starcoder2": _of("Starcoder2", _GQA),
+    "gpt_bigcode": lambda: hf.GPTBigCodeForCausalLM(
+        hf.GPTBigCodeConfig(
+            n_layer=LAYERS, n_head=HEADS, n_embd=D_MODEL, n_inner=D_MLP, vocab_size=VOCAB, n_positions=64
+        )
+    ),
+    "mpt": lambda: hf.MptForCausalLM(
+        hf.MptConfig(d_model=D_MODEL, n_layers=LAYERS, n_heads=HEADS, vocab_size=VOCAB, max_seq_len=64)
+    ),
+    "xglm": lambda: hf.XGLMForCausalLM(
+        hf.XGLMConfig(
+            d_model=D_MODEL,
+            num_layers=LAYERS,
+            attention_heads=HEADS,
+            ffn_dim=D_MLP,
+            vocab_size=VOCAB,
+            max_position_embeddings=64,
+        )
+    ),
+    "nemotron": _of("Nemotron", _GQA),
+    "cohere2": _of("Cohere2", {**_GQA, "head_dim": 8}, logit_scale=0.5),
+}
+"""Dense decoders that follow the rules of those below, tried in fewer places."""
+
+SINGLE = {"xglm"}
+"""What transformers runs in single precision only."""
+
 BUILDERS: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "gpt2": _gpt2,
     "llama": _of("Llama", _GQA),
@@ -152,10 +204,11 @@ def tokenizer() -> Any:
     return hf.AutoTokenizer.from_pretrained(folder)
 
 
-def build(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float64, compat: bool = False) -> TransformerBridge:
-    """A model with norms and biases perturbed, so that none of them is trivially one or zero."""
+def build(name: str, *, seed: int = 0, dtype: torch.dtype | None = None, compat: bool = False) -> TransformerBridge:
+    """A model in float64 with norms and biases perturbed, so that none of them is trivially one or zero."""
+    dtype = dtype or (torch.float32 if name in SINGLE else torch.float64)
     torch.manual_seed(seed)
-    model = (BUILDERS | UNWEIGHTED | EXPERTS)[name]().eval()
+    model = (BUILDERS | UNWEIGHTED | EXPERTS | HYBRIDS | LATER)[name]().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -10,7 +10,7 @@ from tests import architectures
 from tl_neuron_attr.model.stream import Stream
 
 POS = torch.tensor([6, 3])
-EVERY = list(architectures.BUILDERS | architectures.EXPERTS)
+EVERY = list(architectures.BUILDERS | architectures.EXPERTS | architectures.LATER)
 MODES = [pytest.param(False, id="default"), pytest.param(True, id="compat")]
 
 

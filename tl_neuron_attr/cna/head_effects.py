@@ -146,7 +146,7 @@ def head_effects(
             for runs in rerun(model, prompts, sets, pos=at, batch_size=batch_size, max_bytes=max_bytes, bar=bar):
                 of = which[runs.prompts]
                 found[of, runs.sets] = _log_prob(runs.logits, targets[of]).to(found)
-    grid = torch.full((len(ids), model.cfg.n_layers, dimensions.n_heads(model, 0)), torch.nan).to(found)
+    grid = torch.full((len(ids), model.cfg.n_layers, dimensions.most_heads(model)), torch.nan).to(found)
     for i, (layer, head) in enumerate(wanted, 1):
         grid[:, layer, head] = found[:, i]
     without, base = (scores if batched else scores[0] for scores in (grid, found[:, 0]))

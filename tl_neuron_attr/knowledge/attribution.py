@@ -77,6 +77,9 @@ def attribute_heads(
 
     Paper 1, Eq. 13 with ``v`` a head's output, one term of Eq. 3.
 
+    Layers that mix positions otherwise than by softmax attention have no heads; their rows are zeros, and
+    :func:`attribute_layers` has what they wrote as a whole.
+
     A head writes ``z @ W_O``; the attention bias belongs to no head. Compatibility mode moves value biases out of the
     heads into that bias, so head scores differ between modes wherever a model has value biases.
 
@@ -143,7 +146,7 @@ def attribute_mlp_neurons(
         torch.Size([1, 1])
     """
     q = as_scored(cache, target, ("mlp",), max_bytes=max_bytes, **scoring)
-    return _scores(q, ("mlp",), layers, max_bytes, partial(_every_neuron, "mlp", layers))[..., 0]
+    return _scores(q, ("mlp",), layers, max_bytes, partial(_every_neuron, "mlp", layers))[..., 0, :, 0]
 
 
 @typechecked
@@ -168,9 +171,7 @@ def attribute_attn_neurons(
         5
     """
     q = as_scored(cache, target, ("attn",), max_bytes=max_bytes, **scoring)
-    scores = _scores(q, ("attn",), layers, max_bytes, partial(_every_neuron, "attn", layers))
-    heads = q.stream.sublayer("attn", 0, q.places).heads
-    return scores.unflatten(-2, (heads, -1)).transpose(-1, -2)
+    return _scores(q, ("attn",), layers, max_bytes, partial(_every_neuron, "attn", layers)).transpose(-1, -2)
 
 
 def _scores(
@@ -223,7 +224,7 @@ def _of_heads(
 
     def of_places(group: ScoredCache, increases: list[Increase], max_bytes: int) -> Float[Tensor, "place layer *n"]:
         written = [vectors(sublayer) for sublayer in group.checked_sublayers(("attn",))]
-        return torch.stack(scores_of_vectors(increases, written, max_bytes=max_bytes), dim=1)
+        return _stacked(scores_of_vectors(increases, written, max_bytes=max_bytes), 1)
 
     return _scores(q, ("attn",), None, max_bytes, of_places)
 
@@ -234,9 +235,20 @@ def _summed(sublayer: Sublayer) -> Float[Tensor, "batch head d_model"]:
 
 def _every_neuron(
     site: Site, layers: Sequence[int] | None, q: ScoredCache, increases: list[Increase], max_bytes: int
-) -> Float[Tensor, "place layer neuron source"]:
+) -> Float[Tensor, "place layer head d_head source"]:
     sublayers = list(q.checked_sublayers((site,), layers))
     read_out(increases)
     scores = [neuron_scores(i, s, max_bytes=max_bytes) for i, s in zip(increases, sublayers, strict=True)]
-    widest = max(each.shape[1] for each in scores)
-    return torch.stack([pad(each, (0, 0, 0, widest - each.shape[1])) for each in scores], dim=1)
+    return _stacked([own.unflatten(1, (s.heads, -1)) for own, s in zip(scores, sublayers, strict=True)], 2)
+
+
+def _stacked(scores: Sequence[Tensor], widths: int) -> Tensor:
+    """Return scores of layers in one tensor, the ``widths`` axes behind the first filled up with zeros."""
+    widest = [max(each.shape[1 + axis] for each in scores) for axis in range(widths)]
+
+    def filled_up(each: Tensor) -> Tensor:
+        short = [(0, widest[axis] - each.shape[1 + axis]) for axis in range(widths)]
+        behind = [(0, 0)] * (each.ndim - 1 - widths)
+        return pad(each, [n for pair in (*reversed(behind), *reversed(short)) for n in pair])
+
+    return torch.stack([filled_up(each) for each in scores], dim=1)

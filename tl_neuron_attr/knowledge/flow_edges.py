@@ -35,7 +35,7 @@ class QueryNeuronAt:
 def direct(stream: Stream, value: Neurons) -> Float[Tensor, "layer head source"]:
     """Return the scores of attention value neurons, by head and source."""
     mine = value.site == SITES.index("attn")
-    grid = torch.zeros(stream.n_layers, dimensions.n_heads(stream.model, 0), stream.shape[1]).to(value.score)
+    grid = torch.zeros(stream.n_layers, dimensions.most_heads(stream.model), stream.shape[1]).to(value.score)
     at = (value.layer[mine], value.head[mine], value.source[mine])
     return grid.index_put(at, value.score[mine], accumulate=True)
 
@@ -44,7 +44,7 @@ def through_heads(stream: Stream, rows: Subkeys, value: Neurons) -> Float[Tensor
     """Return the query scores of heads, by source, for each MLP value neuron."""
     deep = (value.site == SITES.index("mlp")).nonzero()[:, 0]
     mine = rows.only(rows.is_mlp)
-    shape = (len(deep), stream.n_layers, dimensions.n_heads(stream.model, 0), stream.shape[1])
+    shape = (len(deep), stream.n_layers, dimensions.most_heads(stream.model), stream.shape[1])
     scores = torch.zeros(shape).to(value.score)
     for layer in range(stream.n_layers) if len(deep) else ():
         fed = (mine.depth > 2 * layer) & (mine.neuron == deep[:, None])

@@ -60,16 +60,27 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = Fals
             f"names_filter, or with names_filter=lambda name: name.endswith({_needed(sites, stream.model)})"
         )
     _require_sizes(stream)
-    lengths = (
-        {stream.get(f"blocks.0.{h}").shape[d] for h, d in (("attn.hook_pattern", -1), ("attn.hook_v", 1))}
-        if "attn" in sites
-        else set[int]()
-    )
+    lengths = _lengths_attended(stream) if "attn" in sites else set[int]()
     if lengths - {stream.shape[1]}:
         raise ValueError(
             f"cache holds {stream.shape[1]} positions but attends to {max(lengths)}: it was made with pos_slice or "
             "past keys; run_with_cache on the whole prompt"
         )
+
+
+def _lengths_attended(stream: Stream) -> set[int]:
+    """Return the numbers of positions that the first layer with attention attends to.
+
+    Raises:
+        ValueError: If no layer has softmax attention.
+    """
+    first = next((layer for layer in range(stream.n_layers) if stream.weights(layer).has_attn), None)
+    if first is None:
+        raise ValueError(
+            "no layer of this model has softmax attention, so there are no heads and no attention neurons: pass "
+            'sites=("mlp",), or use attribute_layers'
+        )
+    return {stream.get(f"blocks.{first}.{h}").shape[d] for h, d in (("attn.hook_pattern", -1), ("attn.hook_v", 1))}
 
 
 def needed_by(sites: tuple[Site, ...], model: Any = None) -> Callable[[str], bool]:
@@ -85,20 +96,26 @@ def _needed(sites: tuple[Site, ...], model: Any = None) -> tuple[str, ...]:
     keys = ("mlp.hook_pre", "mlp.hook_pre_linear") if "mlp" in sites else ()  # query scores check subkeys on them
     mixtures = [BlockWeights(block).experts for block in (model.blocks if model and keys else ())]
     routing = sorted({hook for experts in mixtures if experts for hook in experts.hooks})
-    of_sites = (*_STREAM_HOOKS, *(hook for site in sites for hook in _SITE_HOOKS[site]))
+    gates = ("attn.hook_q_gate", "attn.hook_gate") if "attn" in sites else ()
+    of_sites = (*_STREAM_HOOKS, *(hook for site in sites for hook in _SITE_HOOKS[site]), *gates)
     return (*of_sites, *keys, *routing, "hook_resid_mid", "hook_scale", "unembed.hook_out", "embed.hook_in")
 
 
 def _site_hooks(stream: Stream, layer: int, site: Site) -> tuple[str, ...]:
     """Return what the neurons of one sublayer need."""
-    experts = stream.weights(layer).experts if site == "mlp" else None
-    return experts.hooks if experts else _SITE_HOOKS[site]
+    weights = stream.weights(layer)
+    if site == "attn":
+        return (*_SITE_HOOKS["attn"], *weights.gate_hooks) if weights.has_attn else ()
+    return weights.experts.hooks if weights.experts else _SITE_HOOKS["mlp"]
 
 
 def _hooks_of(stream: Stream, layer: int, sites: tuple[Site, ...]) -> list[str]:
-    """Return the hooks that a layer has: an attention-only model has none of an MLP."""
-    wanted = (*_STREAM_HOOKS, *(hook for site in sites for hook in _site_hooks(stream, layer, site)))
-    return [hook for hook in wanted if stream.weights(layer).has_mlp or "mlp" not in hook]
+    """Return the hooks that a layer has: one without an MLP has none of it, one with another mixer no attention's."""
+    weights = stream.weights(layer)
+    wanted = [*_STREAM_HOOKS, *(hook for site in sites for hook in _site_hooks(stream, layer, site))]
+    if not weights.has_attn:
+        wanted[wanted.index("hook_attn_out")] = "hook_resid_mid"
+    return [hook for hook in wanted if weights.has_mlp or "mlp" not in hook]
 
 
 def _norms_read_through(stream: Stream, sites: tuple[Site, ...]) -> list[str]:
@@ -167,6 +184,8 @@ def _require_block_adds_up(stream: Stream, layer: int, allowed: float) -> None:
         stream.get(f"{at}hook_{site}_out") if stream.has(f"{at}hook_{site}_out") else torch.zeros_like(before)
         for site in SITES
     )
+    if not stream.weights(layer).has_attn:
+        attn = stream.get(f"{at}hook_resid_mid") - before
     if not _close(before + attn + mlp, after, allowed):
         _refuse(stream, f"layer {layer}: resid_pre + attn_out + mlp_out != resid_post")
     between = f"{at}hook_resid_mid"
@@ -189,7 +208,7 @@ def _require_own_model(stream: Stream, places: Positions) -> None:
     """Refuse a model that did not make the cache, for caches without logits to compare."""
     if stream.model is stream.cache.model:
         return
-    for site in SITES:
+    for site in SITES if stream.weights(0).has_attn else SITES[1:]:
         if all(stream.has(f"blocks.0.{hook}") for hook in _site_hooks(stream, 0, site)) and stream.has(
             f"blocks.0.hook_{site}_out"
         ):

@@ -228,6 +228,8 @@ def _require_in_range(model: Any, component: Component) -> None:
         within(f"neuron of {component}", component[2], dimensions.d_mlp(model, layer))
         return
     head = component[1] if len(component) == 2 else component[2]
+    if not dimensions.n_heads(model, layer):
+        raise ValueError(f"{component}: layer {layer} has no attention heads; its mixer counts as a whole")
     within(f"head of {component}", head, dimensions.n_heads(model, layer))
     if len(component) == 4:
         within(f"dimension of {component}", component[3], dimensions.d_head(model, layer))

@@ -25,13 +25,23 @@ def sizes_of(model: Any) -> tuple[int, int, int]:
 
 
 def n_heads(model: Any, layer: int) -> int:
-    """Return the number of attention heads of a layer."""
-    return len(model.blocks[layer].attn.W_O)
+    """Return the number of attention heads of a layer; 0 where it mixes positions otherwise."""
+    return len(_heads(model, layer))
+
+
+def most_heads(model: Any) -> int:
+    """Return the number of attention heads of the layer that has most."""
+    return max(n_heads(model, layer) for layer in range(model.cfg.n_layers))
 
 
 def d_head(model: Any, layer: int) -> int:
     """Return the number of dimensions, or attention neurons, of each head of a layer."""
-    return model.blocks[layer].attn.W_O.shape[1]
+    return _heads(model, layer).shape[1]
+
+
+def _heads(model: Any, layer: int) -> torch.Tensor:
+    W_O = getattr(getattr(model.blocks[layer], "attn", None), "W_O", None)
+    return torch.empty(0, 0, 0) if W_O is None else W_O
 
 
 def d_mlp(model: Any, layer: int) -> int:

@@ -170,6 +170,8 @@ class Stream:
     def sublayer(self, site: Site, layer: int, places: Positions) -> Sublayer:
         """Return what one sublayer read and wrote at each place."""
         attn, weights = site == "attn", self.weights(layer)
+        if attn and not weights.has_attn:
+            return self._mixer(layer, places)
         post = self._post_norm(site, layer, places)
         coefficients = (
             self.attn_coefficients(layer, places) if attn else self.mlp_coefficients(layer, places)[..., None]
@@ -187,20 +189,36 @@ class Stream:
             multiplier=weights.multiplier,
         )
 
+    def _mixer(self, layer: int, places: Positions) -> Sublayer:
+        """Return a block's mixer where it is no softmax attention: it has no neurons, and all it wrote is bias."""
+        base, out = self.base("attn", layer, places), self.out("attn", layer, places)
+        none = base.new_zeros(0, self.shape[2])
+        return Sublayer("attn", layer, base, out, out, none, base.new_zeros(len(places), 0, self.shape[1]), heads=1)
+
     def out(self, site: Site, layer: int, places: Positions) -> Float[Tensor, "batch d_model"]:
-        """Return what a sublayer wrote in all, biases included; zeros where an attention-only model has no MLP."""
+        """Return what a sublayer wrote in all, biases included; zeros where an attention-only model has no MLP.
+
+        What a mixer other than softmax attention wrote is the difference of the streams behind it and before it.
+        """
         if site == "mlp" and not self.weights(layer).has_mlp:
             return torch.zeros(len(places), self.shape[2], dtype=self.dtype, device=self.device)
+        if site == "attn" and not self.weights(layer).has_attn:
+            return self.at(f"blocks.{layer}.hook_resid_mid", places) - self.at(resid_pre_hook(layer), places)
         return self.at(f"blocks.{layer}.hook_{site}_out", places)
 
     def attn_coefficients(self, layer: int, places: Positions) -> Float[Tensor, "batch head d_head source"]:
         """Return ``pattern * v``: what an attention neuron's direction is multiplied with, by source (paper 1, Eq. 7).
+
+        Heads with a gate (Qwen3-Next) write that times the gate's sigmoid.
 
         Where :func:`~tl_neuron_attr.ablate` zeroed a head or neuron for the run, pattern and ``v`` do not show it but
         ``z``, which they make, does: zero.
         """
         pattern = self._batch(pattern_hook(layer))[places.row, :, places.pos].to(self.dtype)
         coefficients = self.attn_values(layer, places) * pattern[:, :, None]
+        for hook in self.weights(layer).gate_hooks:
+            gate = self.at(f"blocks.{layer}.{hook}", places).sigmoid()
+            coefficients = coefficients * gate.reshape(*coefficients.shape[:3], 1)
         z = f"blocks.{layer}.attn.hook_z"
         return coefficients.masked_fill((self.at(z, places) == 0)[..., None], 0) if self.has(z) else coefficients
 

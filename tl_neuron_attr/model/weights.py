@@ -52,6 +52,19 @@ class BlockWeights:
         self.pre_norm: dict[Site, str] = {site: self._pre_norm(site) for site in SITES}
 
     @cached_property
+    def has_attn(self) -> bool:
+        """Whether the block has softmax attention: blocks of a hybrid may mix positions otherwise, as a whole."""
+        return getattr(getattr(self.block, "attn", None), "W_O", None) is not None
+
+    @cached_property
+    def gate_hooks(self) -> tuple[str, ...]:
+        """The hook of the gate that heads pass their output through, before its sigmoid, where they have one."""
+        attn = getattr(self.block, "attn", None)
+        separate = getattr(getattr(attn, "gate", None), "original_component", None) is not None
+        named = {"hook_q_gate": hasattr(attn, "hook_q_gate"), "hook_gate": separate and hasattr(attn, "hook_gate")}
+        return tuple(f"attn.{name}" for name, there in named.items() if there)[:1]
+
+    @cached_property
     def has_mlp(self) -> bool:
         """Whether the block has an MLP at all: attention-only models have none."""
         return hasattr(self.block, "mlp")
@@ -78,13 +91,13 @@ class BlockWeights:
 
     @property
     def n_heads(self) -> int:
-        """The number of heads."""
-        return len(self.W_O)
+        """The number of heads; 0 where the block has no softmax attention."""
+        return len(self.W_O) if self.has_attn else 0
 
     @property
     def d_head(self) -> int:
         """The number of dimensions, or attention neurons, of each head."""
-        return self.W_O.shape[1]
+        return self.W_O.shape[1] if self.has_attn else 0
 
     def directions(self, site: Site) -> Float[Tensor, "neuron d_model"] | StackedRows:
         """Return each neuron's write direction: rows of ``W_out``, expert by expert, or of ``W_O``, head by head."""
@@ -131,7 +144,8 @@ class BlockWeights:
 
     def norm(self, name: str, dtype: torch.dtype) -> Norm:
         """Return a norm of the block (``"ln1"``) with a scale of one."""
-        return unit_norm(getattr(self.block, name), dtype, self.W_O[0, 0])
+        like = self.W_O[0, 0] if self.has_attn else self.directions("mlp")[:1][0]
+        return unit_norm(getattr(self.block, name), dtype, like)
 
     def norm_bias(self, name: str) -> Float[Tensor, "d_model"] | None:
         """Return a norm's bias; None where it has none."""

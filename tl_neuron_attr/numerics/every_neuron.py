@@ -68,7 +68,7 @@ def direction_chunks(
 
     A chunk lies where the one before it lay: fresh memory for each would cost a fifth of the time.
     """
-    step = min(rows_within(min(max_bytes, 4 * CHUNK_BYTES), readout), sublayer.width)
+    step = max(1, min(rows_within(min(max_bytes, 4 * CHUNK_BYTES), readout), sublayer.width))
     memory = torch.empty(step, readout.d_vocab, dtype=readout.dtype, device=readout.W_U.device)
     for start in range(0, sublayer.width, step):
         if wanted is not None and not bool(wanted[start : start + step].any()):
