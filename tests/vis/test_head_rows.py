@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import tl_neuron_attr as tna
+from tests import architectures
 from tl_neuron_attr import demo
 from tl_neuron_attr.knowledge.token_words import TokenWords
 from tl_neuron_attr.vis.head_rows import best_heads, head_rows, lowest_heads
@@ -46,3 +47,23 @@ def test_it_writes_what_its_value_projection_makes_of_that_token(rows):
         v = cache[f"blocks.{row.layer}.attn.hook_v"][0, row.source, row.head]
         logits = ((v @ attn.W_O[row.head]) * model.ln_final.w) @ model.W_U
         assert row.writes.tokens[0] == model.to_single_str_token(int(logits.argmax()))
+
+
+def test_it_looked_there_for_what_sets_that_source_apart(rows):
+    _, cache, _, _, found = rows
+    for row in found[:3]:
+        split = tna.attention_sources(cache, row.layer, row.head)
+        others = [i for i in range(len(split.sources)) if i != row.source]
+        query, key, value = row.reasons[0]
+        a, b = split.components.index(query), split.components.index(key)
+        assert value == pytest.approx(float(split.pairs[row.source, a, b] - split.pairs[others, a, b].mean()), abs=1e-5)
+        assert value == pytest.approx(float((split.pairs[row.source] - split.pairs[others].mean(0)).max()), abs=1e-5)
+
+
+def test_an_architecture_that_hides_its_scores_gives_no_reasons():
+    _, cache = architectures.run("opt", batch=1, dtype=torch.float32)
+    q = tna.scored(cache, 5)
+    scores, sources = tna.attribute_heads(q)[0], tna.attribute_head_positions(q)[0]
+    tokens = [str(i) for i in range(sources.shape[-1])]
+    found = head_rows(q, [(1, 0)], sources, scores, tokens, TokenWords(cache.model, q.readout))
+    assert found[0].reasons == () and found[0].writes.tokens

@@ -8,6 +8,7 @@ from tl_neuron_attr.vis.chain import chain_flow, head_effects, logic_chain
 from tl_neuron_attr.vis.editing import bias, coefficients
 from tl_neuron_attr.vis.flow import flow
 from tl_neuron_attr.vis.in_context import in_context
+from tl_neuron_attr.vis.logit_flow import logit_flow
 from tl_neuron_attr.vis.report import report
 from tl_neuron_attr.vis.study import faithfulness, study
 from tl_neuron_attr.vis.towers import label_differences, label_sources, learned_metric, score_matrix, tower_split
@@ -31,6 +32,7 @@ __all__ = [
     "layer_scores",
     "learned_metric",
     "logic_chain",
+    "logit_flow",
     "neurons",
     "report",
     "score_matrix",

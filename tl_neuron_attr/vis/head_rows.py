@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_neuron_attr.knowledge.attention_sources import attention_sources
 from tl_neuron_attr.knowledge.token_words import TokenWords, WordList
 from tl_neuron_attr.model.components import Head, head_name
 from tl_neuron_attr.model.scored_cache import ScoredCache
+
+REASONS = 2
+"""Pairs of components shown of a score: those that make most of the difference."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,9 @@ class HeadRow:
         from_source: The part of the score that comes from there.
         attention: How much the head attends there.
         writes: The tokens that what it wrote from there promotes most.
+        reasons: Why it looked there: the pairs of components, one that wrote the query and one that wrote the key, that
+            add most to the score of that source beyond their mean over the other sources, and how much, in the units of
+            its scores; none where the architecture hides them.
     """
 
     layer: int
@@ -34,6 +41,7 @@ class HeadRow:
     from_source: float
     attention: float
     writes: WordList
+    reasons: tuple[tuple[str, str, float], ...] = ()
 
     @property
     def name(self) -> str:
@@ -66,10 +74,31 @@ def head_rows(
         rows.append(
             HeadRow(
                 layer, head, score, source, tokens[source], float(from_each[source]), float(attention),
-                words.promoted(write[None])[0],
+                words.promoted(write[None])[0], _reasons(q, layer, head, source),
             )
         )  # fmt: skip
     return rows
+
+
+def _reasons(q: ScoredCache, layer: int, head: int, source: int) -> tuple[tuple[str, str, float], ...]:
+    """Return the pairs of components that set a source's score apart from the others'.
+
+    The softmax does not see what all sources have in common, so each pair's mean over the others is taken off.
+    """
+    try:
+        found = attention_sources(q.stream.cache, layer, head, int(q.places.pos[0]), model=q.stream.model)
+    except ValueError:  # scores that the architecture hides, or the cache lacks: the rest of the row needs none
+        return ()
+    if source not in found.sources or len(found.sources) < 2:
+        return ()
+    at = found.sources.index(source)
+    others = (found.pairs.sum(0) - found.pairs[at]) / (len(found.sources) - 1)
+    apart = found.pairs[at] - others
+    best = apart.flatten().topk(min(REASONS, apart.numel()))
+    names, n = found.components, len(found.components)
+    return tuple(
+        (names[i // n], names[i % n], v) for i, v in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    )
 
 
 def lowest_heads(scores: Float[Tensor, "layer head"], n: int) -> list[Head]:

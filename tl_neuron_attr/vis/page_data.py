@@ -51,4 +51,5 @@ def _of_head(row: HeadRow) -> dict[str, object]:
         "from_source": row.from_source,
         "attention": row.attention,
         "writes": row.writes.tokens,
+        "looks_there_for": [f"{query} x {key} {value:+.4f}" for query, key, value in row.reasons],
     }

@@ -14,6 +14,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.evaluate.verify import Verified
 from tl_neuron_attr.knowledge.attribution import attribute_head_positions, attribute_heads, attribute_layers
 from tl_neuron_attr.knowledge.flow import Flow, trace
+from tl_neuron_attr.knowledge.logit_flow import LogitFlow, logit_flow
 from tl_neuron_attr.knowledge.query_neurons import query_neurons
 from tl_neuron_attr.knowledge.token_words import TokenWords
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
@@ -26,6 +27,7 @@ from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.vis.flow import flow
 from tl_neuron_attr.vis.head_rows import HeadRow, best_heads, head_rows, lowest_heads
 from tl_neuron_attr.vis.headline import headline
+from tl_neuron_attr.vis.logit_flow import logit_flow as draw_logit_flow
 from tl_neuron_attr.vis.measured import measured
 from tl_neuron_attr.vis.neuron_rows import ANSWERS, NeuronRow, neuron_rows
 from tl_neuron_attr.vis.page_data import page_data, records
@@ -33,6 +35,9 @@ from tl_neuron_attr.vis.prediction import Prediction
 from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
 from tl_neuron_attr.vis.views import attention, head_scores, layer_scores, source_scores, tokens_of
+
+_LOGIT_FLOW_TOKENS = 32
+"""Tokens of the longest prompt whose logit flow is drawn: it reads out every sublayer at every one of them."""
 
 _WHOLE_PATTERNS = 64
 """Tokens of the longest prompt whose attention patterns are drawn whole; of longer ones, the scored position's."""
@@ -124,6 +129,7 @@ class _Found:
     suppressing: Neurons | None
     verified: Verified | None
     flow: Flow
+    logit_flow: LogitFlow | None
 
     @classmethod
     def of(cls, q: ScoredCache, *, k: int, heads: int, queries: int, suppressing: int, measure: bool) -> "_Found":
@@ -144,6 +150,7 @@ class _Found:
             suppressing=None if lowest is None else lowest.pick((lowest.score < 0).nonzero()[:, 0].tolist()),
             verified=verified,
             flow=trace(q, value=value, heads=2 * heads, queries=queries),
+            logit_flow=logit_flow(q) if q.places.pos[0] < _LOGIT_FLOW_TOKENS else None,
         )
 
     @property
@@ -217,6 +224,7 @@ def _pictures(q: ScoredCache, found: _Found) -> dict[str, Markup]:
         "sources": _sources_view(found.tokens, found.sources, found.best),
         "patterns": _patterns_view(q, found),
         "flow": flow(found.flow).body,
+        "logit_flow": Markup() if found.logit_flow is None else draw_logit_flow(found.logit_flow).body,
     }
 
 

@@ -196,4 +196,5 @@ for (const flow of document.querySelectorAll(".tna-flow:not([data-ready])")) {
   document.addEventListener("tna:point", (event) => follow(event.detail));
   document.addEventListener("tna:pin", (event) => mark(event.detail));
   threshold();
+  field.scrollLeft = field.scrollWidth; // on a narrow screen the answer is seen first
 }
