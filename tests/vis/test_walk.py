@@ -1,4 +1,4 @@
-"""A walk through the report in a real browser, at three widths, light and dark: what people do with it, step by step."""
+"""A walk through the report in a real browser, at three widths, light and dark: what people do with it."""
 
 import base64
 import csv
@@ -17,6 +17,14 @@ WIDTHS = (1600, 1280, 390)
 SCREENS = "Emulation.setDeviceMetricsOverride"
 ROWS = "return [...document.querySelectorAll('[data-table={}] tbody tr:not([hidden])')].map(r => r.dataset.unit)"
 CLICK = "document.querySelector(\"{}\").dispatchEvent(new MouseEvent('click', {{bubbles: true}}))"
+
+
+VALUE = "[data-table=value]"
+HEADS = f"[...document.querySelectorAll('{VALUE} thead th')]"
+
+
+def press(page, text):
+    page.run(f"[...document.querySelectorAll('{VALUE} .tools button')].find(b => b.textContent == '{text}').click()")
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +77,8 @@ def test_pinning_follows_a_head_from_table_to_flow_heat_map_and_attention(cache,
         page.run("document.querySelector('.panel button').click()")
         page.run(CLICK.format(f"svg.tna-chart [data-unit={head}]"))
         assert page.run("return document.querySelectorAll('.pinned').length") == 0, "a second click lets go"
-        page.run(
-            "document.querySelector('[data-table=value] tbody tr').dispatchEvent(new Event('pointerover', {bubbles: true}))"
-        )
+        point = "document.querySelector('{} tbody tr').dispatchEvent(new Event('pointerover', {{bubbles: true}}))"
+        page.run(point.format(VALUE))
         lit = page.run("return [...document.querySelectorAll('.lit')].map(e => e.dataset.unit)")
         assert len(set(lit)) == 1 and len(lit) >= 3
         assert page.errors() == [] and page.requests() == []
@@ -84,24 +91,18 @@ def test_tables_sort_filter_and_copy(cache, path):
     with opened(path) as page:
         page.run("window.copied = []; navigator.clipboard.writeText = async (text) => void window.copied.push(text)")
         assert page.run(ROWS.format("value")) == units
-        header = "document.querySelectorAll('[data-table=value] thead th')[{}].click()"
-        score = page.run(
-            "return [...document.querySelectorAll('[data-table=value] thead th')].findIndex(h => h.innerText.startsWith('score'))"
-        )
-        page.run(header.format(score))
+        score = page.run(f"return {HEADS}.findIndex(h => h.innerText.startsWith('score'))")
+        page.run(f"{HEADS}[{score}].click()")
         assert page.run(ROWS.format("value")) == units, "the largest first, as they were"
-        page.run(header.format(score))
+        page.run(f"{HEADS}[{score}].click()")
         assert page.run(ROWS.format("value")) == units[::-1]
         layer = value.flat_labels[0].split("N")[0].split("H")[0]
-        page.run(
-            f"const f = document.querySelector('[data-table=value] input'); f.value = '{layer}'; f.dispatchEvent(new Event('input'))"
-        )
+        typed = f"const f = document.querySelector('{VALUE} input'); f.value = '{layer}';"
+        page.run(f"{typed} f.dispatchEvent(new Event('input'))")
         kept = page.run(ROWS.format("value"))
         assert 0 < len(kept) < 12 and all(unit.startswith(layer) for unit in kept)
         for text in ("copy CSV", "copy JSON"):
-            page.run(
-                f"[...document.querySelectorAll('[data-table=value] .tools button')].find(b => b.textContent == '{text}').click()"
-            )
+            press(page, text)
         table, records = page.wait_for("return window.copied.length == 2 && window.copied")
         rows = list(csv.DictReader(io.StringIO(table)))
         assert [row["neuron"] for row in rows] == [record["neuron"] for record in json.loads(records)]
@@ -121,9 +122,7 @@ def test_fragments_are_shown_when_wanted_and_data_is_downloaded(path):
         total = page.run("return document.querySelectorAll('[data-table=value] .fragment').length")
         assert page.run(hidden) == total
         if total:
-            page.run(
-                "[...document.querySelectorAll('[data-table=value] .tools button')].find(b => b.textContent == 'fragments').click()"
-            )
+            press(page, "fragments")
             assert page.run(hidden) < total
         page.run("""URL.createObjectURL = (blob) => (blob.text().then((text) => (window.data = text)), 'data:,');
                     document.querySelector('.download').click()""")
