@@ -19,6 +19,7 @@ def test_words_are_told_from_reserved_tokens_and_punctuation(words):
     found = listing.listed([model.to_single_token(text) for text in ("basketball", "<bos>", "+", "golf")])
     assert found.is_word == (True, False, False, True)
     assert found.fragments == 2 and [token.strip() for token in found.readable] == ["basketball", "golf"]
+    assert [token.strip() for token in found.words_first] == ["basketball", "golf", "<bos>", "+"]
     assert found.marked[1] == (found.tokens[1], False)
 
 

@@ -46,6 +46,7 @@ def test_it_writes_what_its_value_projection_makes_of_that_token(rows):
         attn = model.blocks[row.layer].attn
         v = cache[f"blocks.{row.layer}.attn.hook_v"][0, row.source, row.head]
         logits = ((v @ attn.W_O[row.head]) * model.ln_final.w) @ model.W_U
+        assert row.target_rank == int((logits > logits[model.to_single_token(TARGET)]).sum()) + 1
         assert row.writes.tokens[0] == model.to_single_str_token(int(logits.argmax()))
 
 

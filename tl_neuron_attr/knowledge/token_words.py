@@ -35,6 +35,11 @@ class WordList:
         return tuple(token for token, word in zip(self.tokens, self.is_word, strict=True) if word)
 
     @property
+    def words_first(self) -> tuple[str, ...]:
+        """The words, and then the fragments."""
+        return tuple(token for token, _ in sorted(self.marked, key=lambda mark: not mark[1]))
+
+    @property
     def fragments(self) -> int:
         """How many tokens are no words: byte fragments, reserved tokens, punctuation, continuations."""
         return len(self.tokens) - len(self.readable)

@@ -28,6 +28,7 @@ class HeadRow:
         from_source: The part of the score that comes from there.
         attention: How much the head attends there.
         writes: The tokens that what it wrote from there promotes most.
+        target_rank: The target's place among all tokens, by what that promotes.
         reasons: Why it looked there: the pairs of components, one that wrote the query and one that wrote the key, that
             add most to the score of that source beyond their mean over the other sources, and how much, in the units of
             its scores; none where the architecture hides them.
@@ -41,6 +42,7 @@ class HeadRow:
     from_source: float
     attention: float
     writes: WordList
+    target_rank: int
     reasons: tuple[tuple[str, str, float], ...] = ()
 
     @property
@@ -71,10 +73,12 @@ def head_rows(
         source = int((from_each if score >= 0 else -from_each).argmax())
         attention = q.stream.pattern(layer)[0, head, at, source]
         write = q.stream.sublayer("attn", layer, q.places).head_writes()[0, head, source]
+        logits = words.logits(write[None])
+        rank = int((logits > logits[0, q.target[0]]).sum()) + 1
         rows.append(
             HeadRow(
                 layer, head, score, source, tokens[source], float(from_each[source]), float(attention),
-                words.promoted(write[None])[0], _reasons(q, layer, head, source),
+                words.first(logits)[0], rank, _reasons(q, layer, head, source),
             )
         )  # fmt: skip
     return rows

@@ -10,6 +10,7 @@ from math import exp
 from markupsafe import Markup
 
 from tl_neuron_attr.evaluate.verify import Verified
+from tl_neuron_attr.knowledge.token_words import LISTED
 from tl_neuron_attr.results.layer_scores import LayerScores
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.vis.head_rows import HeadRow
@@ -59,6 +60,7 @@ def headline(
         neuron=neurons.flat_labels[0] if float(neurons.score[0]) > 0 else "",
         score=float(neurons.score[0]),
         words=words[:_WORDS],
+        listed=LISTED,
         count=len(neurons),
         hold=float(neurons.score.sum()),
         total=total,

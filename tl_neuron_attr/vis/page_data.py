@@ -51,5 +51,6 @@ def _of_head(row: HeadRow) -> dict[str, object]:
         "from_source": row.from_source,
         "attention": row.attention,
         "writes": row.writes.tokens,
+        "target_rank": row.target_rank,
         "looks_there_for": [f"{query} x {key} {value:+.4f}" for query, key, value in row.reasons],
     }

@@ -188,7 +188,7 @@ def _tables(q: ScoredCache, found: _Found, prediction: Prediction) -> _Tables:
 
 
 def _headline(prediction: Prediction, found: _Found, tables: _Tables) -> Markup:
-    best, words = tables.heads["heads"], tables.neurons["value"][0].promoted.readable
+    best, words = tables.heads["heads"], tables.neurons["value"][0].promoted.words_first
     return headline(prediction, best, found.value, words, found.layers, found.verified)
 
 
