@@ -19,13 +19,13 @@ from tqdm import tqdm
 from tl_neuron_attr.vis import View
 
 DOCS = Path(__file__).parent.parent / "docs"
-WIDTH, COLOURS = 1100, 128
+WIDTH, REPORT_WIDTH, COLOURS = 1100, 1280, 128
 SETTLE_MS = 1500
 """How long a page may draw before it is photographed."""
 
 
 ONLY_SHOWN = """
-const shown = ['Which layers raised it', 'How it flowed', 'The value neurons'];
+const shown = ['Which layers raised it', 'What else it could have said', 'How it flowed', 'The value neurons'];
 for (const part of document.querySelectorAll('section'))
     if (!shown.includes(part.querySelector('h2')?.textContent)) part.style.display = 'none';
 """
@@ -68,6 +68,9 @@ tna.vis.neurons(tna.value_neurons(cache, target, k=12))
 """),
     Picture("flow", "How it flowed, from the tokens to the answer", "knowledge.md", """
 tna.vis.flow(tna.trace(cache, target))
+"""),
+    Picture("logit_flow", "Where along the prompt it became likelier", "knowledge.md", """
+tna.vis.logit_flow(tna.logit_flow(cache, target))
 """),
     Picture("attention", "Where heads attend", "knowledge.md", """
 tna.vis.attention(cache, [(3, 6), (3, 5)])
@@ -131,15 +134,15 @@ def drawn(picture: Picture) -> View:
     return eval(last, scope)
 
 
-def photograph(driver: webdriver.Chrome, view: View, path: Path, *, first: str = "") -> None:
+def photograph(driver: webdriver.Chrome, view: View, path: Path, *, first: str = "", width: int = WIDTH) -> None:
     """Save the view as a picture cropped to what is drawn; ``first`` is a script that runs before."""
     with TemporaryDirectory() as folder:
-        driver.set_window_size(WIDTH, 900)
+        driver.set_window_size(width, 900)
         driver.get(view.save(Path(folder) / "view.html").as_uri())
         WebDriverWait(driver, 30).until(lambda d: d.execute_script("return document.readyState") == "complete")
         driver.execute_script(first)
         driver.execute_async_script(f"setTimeout(arguments[0], {SETTLE_MS})")
-        driver.set_window_size(WIDTH, 240 + int(driver.execute_script("return document.body.scrollHeight")))
+        driver.set_window_size(width, 240 + int(driver.execute_script("return document.body.scrollHeight")))
         taken = Image.open(BytesIO(driver.get_screenshot_as_png())).convert("RGB")
     blank = Image.new("RGB", taken.size, taken.getpixel((2, 2)))
     box = ImageChops.difference(taken, blank).getbbox() or (0, 0, *taken.size)
@@ -152,7 +155,7 @@ def report_picture(driver: webdriver.Chrome, path: Path) -> None:
     import tl_neuron_attr as tna
 
     _, cache = tna.load("gemma3-270m").run_with_cache("The Eiffel Tower is in the city of")
-    photograph(driver, tna.vis.report(cache, " Paris", k=10), path, first=ONLY_SHOWN)
+    photograph(driver, tna.vis.report(cache, " Paris", k=10), path, first=ONLY_SHOWN, width=REPORT_WIDTH)
 
 
 def page(pictures: list[Picture]) -> str:
