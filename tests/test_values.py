@@ -18,6 +18,7 @@ import tl_neuron_attr as tna
 from tests.fuzzing import REFUSALS
 from tests.test_typechecked import PUBLIC
 from tl_neuron_attr import cna, demo, incontext
+from tl_neuron_attr.model.active_edits import Change
 
 PROMPT, TARGET = "Tim Duncan plays the sport of", " basketball"
 PAIRS = [("the nurse said that", "the doctor said that")]
@@ -176,17 +177,23 @@ def public(where: str) -> Callable[..., Any]:
     return PUBLIC.get(f"tl_neuron_attr.{where}") or PUBLIC[where]
 
 
+def tried(function: Callable[..., Any], given: dict[str, Any]) -> None:
+    """Call a function; a change of the model, which all share, is undone."""
+    if isinstance(found := function(**given), Change):
+        found.undo()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ARGUMENTS)
 def test_odd_values_are_answered_or_refused_by_the_package(where):
     function, given = public(where), calls(real())[where]
-    function(**given)
+    tried(function, given)
     for name, hint in options(function).items():
         for value in odd_values(hint):
             if name in WORK and value == HUGE:
                 continue
             try:
-                function(**{**given, name: value})
+                tried(function, {**given, name: value})
             except REFUSALS as error:
                 raised_at = traceback.extract_tb(error.__traceback__)[-1].filename
                 assert "/tl_neuron_attr/" in raised_at, f"{name}={value!r:.40}: {raised_at} raised {error!r}"

@@ -4,6 +4,7 @@ The prefix-matching score is that of TransformerLens's ``head_detector``. A func
 write at the last position of in-context prompts (Todd et al., "Function vectors in large language models", ICLR 2024).
 """
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from tl_neuron_attr.incontext.outcomes import Hook, Outcomes
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.batches import batches
 from tl_neuron_attr.model.cache_checks import needed_by
-from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
+from tl_neuron_attr.model.components import Head, NamedHeads, required_heads, within
 from tl_neuron_attr.model.hook_points import resid_post_hook
 from tl_neuron_attr.model.scored_cache import checked_stream
 from tl_neuron_attr.model.stream import Stream
@@ -178,7 +179,8 @@ def vector_effect(
         batch_size: The most queries in one forward pass; they have one length.
 
     Raises:
-        ValueError: If there is no prompt, or prompts have different labels.
+        IndexError: If the model has no such layer.
+        ValueError: If there is no prompt, prompts have different labels, or ``scale`` is not finite.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -188,6 +190,10 @@ def vector_effect(
         >>> effect.frame["condition"].unique().tolist()
         ['as it is', 'with the vector']
     """
+    if layer is not None:
+        within("layer", layer, model.cfg.n_layers)
+    if not math.isfinite(scale):
+        raise ValueError(f"scale must be finite, got {scale}")
     require_alike(prompts)
     texts = [f"{prompt.query}{prompt.separator}".rstrip(" ") for prompt in prompts]
     frames: list[pd.DataFrame] = []
