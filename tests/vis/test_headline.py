@@ -30,6 +30,10 @@ def test_every_number_is_the_functions_own(cache):
     assert f"neuron {value.labels[0]}, which promotes" in found and f"adds {float(value.score[0]):+.2f};" in found
     total = float(layers.attn.sum() + layers.mlp.sum())
     assert f"the 10 value neurons below hold {float(value.score.sum()):+.2f} of the {total:+.2f} nats" in found
+    every = tna.value_neurons(cache, TARGET, 60)[0].score.sum()
+    assert every > total, "so many neurons add more than there is"
+    more = sentence(vis.report(cache, TARGET, k=60, suppressing=0, queries=0, measure=False))
+    assert f"add {float(every):+.2f} nats, and all layers together, some of which take away, {total:+.2f}" in more
     before, after = exp(lost.log_prob), exp(lost.log_prob - lost.joint[10])
     assert f"without them p falls from {before:.3f} to {after:.3f}, measured." in found
 
