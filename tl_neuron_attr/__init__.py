@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
     from tl_neuron_attr.knowledge.baselines import baseline_scores
     from tl_neuron_attr.knowledge.common_neurons import common_neurons
+    from tl_neuron_attr.knowledge.explain import Explanation, explain
     from tl_neuron_attr.knowledge.flow import Flow, trace
     from tl_neuron_attr.knowledge.logit_flow import LogitFlow, logit_flow
     from tl_neuron_attr.knowledge.moved_tokens import moved_tokens
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tl_neuron_attr.knowledge.vocabulary import position_tokens, top_tokens, transformed_tokens
     from tl_neuron_attr.model.answer import answer
     from tl_neuron_attr.model.answer_tokens import Answer, AnyOf, any_of
+    from tl_neuron_attr.model.chat import chat
     from tl_neuron_attr.model.intervene import ablate, ablation_hooks, edit, keep
     from tl_neuron_attr.model.loading import load
     from tl_neuron_attr.model.scored_cache import ScoredCache, scored
@@ -61,6 +63,9 @@ _HOME = {
     "Answer": "model.answer_tokens",
     "AnyOf": "model.answer_tokens",
     "any_of": "model.answer_tokens",
+    "chat": "model.chat",
+    "Explanation": "knowledge.explain",
+    "explain": "knowledge.explain",
     "ablate": "model.intervene",
     "ablation_hooks": "model.intervene",
     "edit": "model.intervene",
@@ -87,6 +92,7 @@ __all__ = [
     "AnyOf",
     "AttentionSources",
     "CommonNeurons",
+    "Explanation",
     "Flow",
     "HeadEffects",
     "LayerScores",
@@ -107,12 +113,14 @@ __all__ = [
     "attribute_layers",
     "attribute_mlp_neurons",
     "baseline_scores",
+    "chat",
     "cna",
     "common_neurons",
     "compare_neurons",
     "demo",
     "edit",
     "evaluate",
+    "explain",
     "head_effects",
     "incontext",
     "keep",

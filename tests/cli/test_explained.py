@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tl_neuron_attr import demo
-from tl_neuron_attr.cli.explained import Explained, explain, prompt_of
+from tl_neuron_attr.cli.explained import Explained, prompt_of, read_prediction
 from tl_neuron_attr.model.tokens import prompt_ids
 
 PROMPT = "Tim Duncan plays the sport of"
@@ -26,7 +26,7 @@ def explained(text, target=None, **options):
     model = demo.load()
     tokens = prompt_ids(model, text)[None]
     logits = model(tokens)
-    return logits[0].double().softmax(-1), explain(model, text, tokens, logits, target, given(**options))
+    return logits[0].double().softmax(-1), read_prediction(model, text, tokens, logits, target, given(**options))
 
 
 def test_the_first_line_says_target_probability_rank_and_prompt():
@@ -93,9 +93,9 @@ def test_a_far_likelier_spelling_is_named(capsys, target, far):
     logits = torch.zeros(1, 2, 4)
     logits[0, -1, vocabulary[far]] = 3  # e^3, some twenty times
     tokens = torch.zeros(1, 2, dtype=torch.long)
-    explain(model, "x", tokens, logits, target, given())
+    read_prediction(model, "x", tokens, logits, target, given())
     err = capsys.readouterr().err
     assert f"--target {target!r} has probability 0.043" in err and len(err.splitlines()) == 1
     for kept, text in ((given(pos=0), target), (given(), None), (given(quiet=True), target)):
-        explain(model, "x", tokens, logits, text, kept)
+        read_prediction(model, "x", tokens, logits, text, kept)
     assert capsys.readouterr().err == ""

@@ -155,3 +155,29 @@ def test_bad_arguments_are_named():
     _, short = architectures.build("gpt2").run_with_cache(TOKENS, names_filter=lambda name: "mlp" not in name)
     with pytest.raises(ValueError, match=r"cache lacks blocks\.0\.hook_mlp_out"):
         compare_neurons(cache, short, TARGET)
+
+
+def test_an_answer_is_compared_token_by_token():
+    model = architectures.build("llama")
+    q = tna.answer(model, architectures.prompts(1, 4)[0], tna.Answer((5, 17, 5)))
+    with tna.ablate(model, [(1, 2)]):
+        _, other = model.run_with_cache(q.stream.tokens())
+    found = tna.compare_neurons(q, other)
+    each = [tna.compare_neurons(q.stream.cache, other, token, pos=3 + i) for i, token in enumerate(q.target.tolist())]
+    for name in ("increase", "other_increase", "change"):
+        expected = sum(getattr(one, name)[0] for one in each)
+        torch.testing.assert_close(getattr(found, name), expected, atol=1e-9, rtol=0)
+    strongest = torch.stack([one.increase[0].abs() for one in each]).argmax(0, keepdim=True)
+    coefficients = torch.stack([one.coefficient[0] for one in each])
+    assert torch.equal(found.coefficient, coefficients.gather(0, strongest)[0])
+
+
+def test_a_run_without_the_answer_and_several_answers_are_refused():
+    model = architectures.build("llama")
+    prompt = architectures.prompts(1, 4)[0]
+    q = tna.answer(model, prompt, tna.Answer((5, 17, 5)))
+    _, other = model.run_with_cache(torch.cat([prompt, torch.tensor([6, 17, 5])])[None])
+    with pytest.raises(ValueError, match="other does not hold the answer where cache does"):
+        tna.compare_neurons(q, other)
+    with pytest.raises(ValueError, match="this target is several right answers"):
+        tna.compare_neurons(tna.answer(model, prompt, tna.any_of("w5", "w6")), other)

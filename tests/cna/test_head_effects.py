@@ -219,3 +219,20 @@ def test_a_crash_leaves_the_model_as_it_was():
     handle.remove()
     assert torch.equal(model(TOKENS), before)
     assert not any(hook.fwd_hooks for hook in model.hook_dict.values())
+
+
+@torch.no_grad()
+def test_an_answer_loses_what_its_tokens_lose():
+    model = architectures.build("llama")
+    prompt, answer = architectures.prompts(1, 4)[0], (5, 17, 5)
+    found = tna.head_effects(model, prompt, tna.Answer(answer), heads=[(1, 2)], progress=False)
+    whole = torch.cat([prompt, torch.tensor(answer)])[None]
+    with tna.ablate(model, [(1, 2)]):
+        log_p = model(whole)[0].double().log_softmax(-1)
+    expected = sum(float(log_p[3 + i, token]) for i, token in enumerate(answer))
+    assert float(found.log_prob[1, 2]) == pytest.approx(expected, abs=1e-6)
+    assert float(found.base_log_prob) == pytest.approx(
+        float(tna.answer(model, prompt, tna.Answer(answer)).log_prob), abs=1e-6
+    )
+    with pytest.raises(ValueError, match="target is an answer, which is put behind one prompt"):
+        tna.head_effects(model, prompt, tna.Answer(answer), pos=2)

@@ -85,3 +85,19 @@ def test_effects_are_kept_by_files_frames_and_tables(model, value, tmp_path):
     assert found.to_frame().effect.tolist() == found.effect.tolist()
     assert "effect" in found.table().headings
     assert found != value
+
+
+@torch.no_grad()
+def test_an_answer_loses_what_its_tokens_lose():
+    model = architectures.build("llama")
+    prompt, answer = architectures.prompts(1, 4)[0], (5, 17, 5)
+    q = tna.answer(model, prompt, tna.Answer(answer))
+    value = tna.value_neurons(q, k=3, sites="mlp")
+    found = evaluate.verify(model, prompt, value, tna.Answer(answer), progress=False)
+    assert found.log_prob == pytest.approx(float(q.log_prob), abs=1e-6)
+    with tna.ablate(model, value):
+        log_p = model(q.stream.tokens())[0].double().log_softmax(-1)
+    left = sum(float(log_p[3 + i, token]) for i, token in enumerate(answer))
+    assert found.joint[3] == pytest.approx(found.log_prob - left, abs=1e-6)
+    with pytest.raises(ValueError, match="contrast: the effects are on one answer"):
+        evaluate.verify(model, prompt, value, tna.Answer(answer), contrast=3)

@@ -2,6 +2,7 @@
 
 import networkx as nx
 import pytest
+import torch
 
 import tl_neuron_attr as tna
 from tests import architectures
@@ -135,3 +136,22 @@ def test_the_flow_of_a_fact_leads_from_its_subject_and_relation():
     positions = [(n, graph.out_degree(n, weight="weight")) for n, k in graph.nodes(data="kind") if k == "position"]
     best = sorted(positions, key=lambda at: -at[1])[:3]
     assert {graph.nodes[n]["text"] for n, _ in best} <= {"Tim", "Duncan", "plays", "sport"}
+
+
+def test_the_flow_of_an_answer_is_that_of_its_tokens_added_up():
+    model = architectures.build("llama")
+    q = tna.answer(model, architectures.prompts(1, 4)[0], torch.tensor([5, 17, 5]))
+    value = tna.value_neurons(q, k=8)
+    expected: dict[tuple[str, str], float] = {}
+    for i in range(3):
+        one = value.per_token[i]
+        flow = tna.trace(q.stream.cache, int(q.target[i]), value=one, pos=3 + i, heads=100, queries=0)
+        for a, b, weight in flow.graph.edges(data="weight"):
+            expected[a, b] = expected.get((a, b), 0.0) + weight
+    flow = tna.trace(q, value=value, heads=100, queries=0)
+    assert flow.answer == "w5w17w5"
+    found = {(a, b): weight for a, b, weight in flow.graph.edges(data="weight")}
+    assert found == pytest.approx({edge: w for edge, w in expected.items() if edge in found}, abs=1e-8)
+    assert {edge for edge, w in expected.items() if abs(w) > 1e-8} <= set(found)
+    with pytest.raises(ValueError, match="a flow is of one run"):
+        tna.trace(tna.answer(model, "w1", "w5 w6", contrast="w7 w8"))

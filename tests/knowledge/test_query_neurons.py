@@ -101,7 +101,7 @@ def test_inner_products_sum_to_the_pre_activation_the_model_computed(name):
     """Minus what is no component: the neuron's bias, and the norm's bias seen through the key."""
     cache, value = case(name)
     stream = Stream(cache)
-    rows = subkeys(stream, value, POS, "both")
+    rows = subkeys(stream, value, stream.positions(POS), "both")
     totals, _ = rows.total(stream)
     for i, neuron in enumerate(rows.neuron.tolist()):
         row, column = divmod(neuron, len(value))
@@ -290,7 +290,7 @@ def test_a_coefficient_is_that_of_the_position_where_most_was_contributed():
 
 def test_only_value_neurons_whose_inner_products_cancel_are_left_out(monkeypatch):
     cache, value = case("llama")
-    rows = subkeys(Stream(cache), value, POS, "both")
+    rows = subkeys(Stream(cache), value, Stream(cache).positions(POS), "both")
     total, size = rows.total(Stream(cache))
     ratio = (total.abs() / size).sort().values
     between = float((ratio[2] + ratio[3]) / 2)
@@ -299,3 +299,66 @@ def test_only_value_neurons_whose_inner_products_cancel_are_left_out(monkeypatch
         _, weighted = weighted_subkeys(cache, value, pos=POS)
     left_out = weighted.u.abs().sum(1) == 0
     assert torch.equal(left_out, total.abs() / size <= between) and int(left_out.sum()) == 3
+
+
+ANSWER = torch.tensor([5, 17, 5])
+
+
+def answered(**given):
+    """An answer of three tokens, its value neurons, and the same neurons of each token by itself."""
+    model = architectures.build("llama")
+    q = tna.answer(model, architectures.prompts(1, 4)[0], ANSWER, **given)
+    value = tna.value_neurons(q, k=8)
+    return q, value, [value.per_token[i] for i in range(len(value.per_token.score))]
+
+
+def test_query_layers_of_an_answer_are_those_of_its_tokens_added_up():
+    q, value, each = answered()
+    found = tna.query_layers(q, value)
+    alone = [tna.query_layers(q.stream.cache, v.unsqueeze(), pos=3 + i) for i, v in enumerate(each)]
+    for name in ("embed", "attn", "mlp"):
+        close(getattr(found, name), sum(getattr(one, name)[0] for one in alone))
+    close(found.embed + found.attn.sum() + found.mlp.sum(), value.score.sum())
+
+
+def test_query_neurons_of_an_answer_are_those_of_its_tokens_added_up():
+    q, value, each = answered()
+    expected: dict[str, float] = {}
+    for i, v in enumerate(each):
+        one = tna.query_neurons(q.stream.cache, v.unsqueeze(), 10_000, pos=3 + i)[0]
+        for label, score in zip(one.labels, one.score.tolist(), strict=True):
+            expected[label] = expected.get(label, 0.0) + score
+    best = sorted(expected.items(), key=lambda item: -item[1])[:20]
+    found = tna.query_neurons(q, value, 20)
+    assert found.labels == [label for label, _ in best]
+    close(found.score, torch.tensor([score for _, score in best]))
+
+
+def test_each_token_may_be_queried_by_itself():
+    q, value, each = answered()
+    found = tna.query_neurons(q.per_token, value.per_token, 5)
+    for i, v in enumerate(each):
+        assert found[i].labels == tna.query_neurons(q.stream.cache, v.unsqueeze(), 5, pos=3 + i)[0].labels
+
+
+def test_query_scores_of_a_contrast_and_of_several_answers_sum_to_the_scores():
+    for given in ({"contrast": torch.tensor([5, 30])}, {"contrast": "w9"}):
+        q, value, _ = answered(**given)
+        layers = tna.query_layers(q, value)
+        close(layers.embed + layers.attn.sum() + layers.mlp.sum(), value.score.sum())
+    _, cache = architectures.run("llama")
+    q = tna.scored(cache, tna.any_of("w5", "w7"), contrast=tna.any_of("w1", "w2"))
+    value = tna.value_neurons(q, k=6)
+    layers = tna.query_layers(q, value)
+    close(layers.embed + layers.attn.sum(-1) + layers.mlp.sum(-1), value.score.sum(-1))
+
+
+def test_value_neurons_of_an_answer_go_with_its_scored_cache():
+    q, value, _ = answered()
+    with pytest.raises(ValueError, match="value is of an answer: pass the scored cache it was found in"):
+        tna.query_layers(q.stream.cache, value.unsqueeze())
+    with pytest.raises(ValueError, match="value is of another target"):
+        tna.query_neurons(q, replace(value, token_score=None, token_coefficient=None))
+    several = tna.answer(q.stream.model, "w1", tna.any_of("w5 w6", "w7"))
+    with pytest.raises(ValueError, match="value is of several right answers of several tokens"):
+        tna.query_layers(several, tna.value_neurons(several, k=3))

@@ -81,7 +81,7 @@ def _chain(args: Namespace) -> int:
     ready_page(args.html)
     model = load_model(args)
     tokens = tokens_of_prompt(model, text, args)
-    target, explained = explain(model, text, tokens, model(tokens), args.target, args)
+    target, explained = read_prediction(model, text, tokens, model(tokens), args.target, args)
     print(explained)
     chain = logic_chain(model, tokens, target, head=args.head, k=args.k, shallow=args.shallow)
     show(chain)
@@ -96,7 +96,7 @@ def _heads(args: Namespace) -> int:
     ready_page(args.html)
     model = load_model(args)
     tokens = tokens_of_prompt(model, text, args)
-    target, explained = explain(model, text, tokens, model(tokens), args.target, args)
+    target, explained = read_prediction(model, text, tokens, model(tokens), args.target, args)
     effects = head_effects(model, tokens[0], target, pos=args.pos, progress=not args.quiet)
     frame = effects.to_frame().drop(columns="prompt").sort_values("drop", ascending=False)
     if args.format == "json":

@@ -103,7 +103,7 @@ def tokens_of_prompt(model: Any, text: str, args: Namespace) -> "Int[Tensor, '1 
     return prompt_ids(model, text, prepend_bos=False if args.no_bos else None)[None]
 
 
-def explain(
+def read_prediction(
     model: Any,
     text: str,
     tokens: "Int[Tensor, '1 pos']",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tl_neuron_attr.cli.explained import Explained, explain, load_model, prompt_of, tokens_of_prompt
+from tl_neuron_attr.cli.explained import Explained, load_model, prompt_of, tokens_of_prompt
 from tl_neuron_attr.cli.options import (
     command,
     count_option,
@@ -133,7 +133,7 @@ def _run(model: Any, text: str, target: str | None, args: Namespace) -> _Scored:
 
     tokens = tokens_of_prompt(model, text, args)
     logits, cache = model.run_with_cache(tokens)
-    token, explained = explain(model, text, tokens, logits, target, args)
+    token, explained = read_prediction(model, text, tokens, logits, target, args)
     return _Scored(cache, scored(cache, token, pos=args.pos, contrast=args.contrast), explained)
 
 

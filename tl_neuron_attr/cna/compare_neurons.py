@@ -21,7 +21,7 @@ from tl_neuron_attr.cna.neuron_comparison import SHOWN_NEURONS, NeuronComparison
 from tl_neuron_attr.knowledge.vocabulary import neuron_text
 from tl_neuron_attr.model import cache_checks, dimensions
 from tl_neuron_attr.model.positions import Pos
-from tl_neuron_attr.model.scored_cache import ScoredCache, as_scored, checked_stream
+from tl_neuron_attr.model.scored_cache import ScoredCache, as_scored, checked_stream, same_places
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.every_neuron import neuron_scores
@@ -38,12 +38,12 @@ default. Those of every neuron would cost more than the comparison."""
 @typechecked
 @torch.no_grad()
 def compare_neurons(
-    cache: ActivationCache,
+    cache: ActivationCache | ScoredCache,
     other: ActivationCache,
-    target: Target,
+    target: Target | None = None,
     *,
     site: Site = "mlp",
-    pos: Pos = -1,
+    pos: Pos | None = None,
     contrast: Target | None = None,
     model: Any = None,
     other_model: Any = None,
@@ -55,7 +55,10 @@ def compare_neurons(
     ``b`` of the one is compared with row ``b`` of the other, at the same position.
 
     Args:
-        cache: The run the change is counted from; its final norm, frozen, reads both runs out.
+        cache: The run the change is counted from; its final norm, frozen, reads both runs out. Or what
+            :func:`~tl_neuron_attr.scored` or :func:`~tl_neuron_attr.answer` made of it: ``other`` is then a run on the
+            same tokens, ``cache.stream.tokens()``. Of an answer, coefficients are those at the position of its largest
+            increase.
         other: The run it is compared with.
         target: The token followed: an id, a string that is one token, or one of them for each prompt.
         site: MLP or attention neurons.
@@ -84,8 +87,12 @@ def compare_neurons(
         >>> found.top(1).labels
         [['L4N122']]
     """
-    mine = as_scored(cache, target, (site,), pos=pos, contrast=contrast, model=model)
-    found = _compared(mine, other, site, pos, other_model, max_bytes)
+    given = {"pos": pos, "contrast": contrast, "model": model}
+    if isinstance(cache, ScoredCache):
+        mine = as_scored(cache, target, (site,), **given)
+    else:
+        mine = as_scored(cache, target, (site,), **{**given, "pos": -1 if pos is None else pos})
+    found = _compared(mine, other, site, other_model, max_bytes)
     return replace(found, text=_text(mine.stream, found))
 
 
@@ -99,19 +106,25 @@ def compare_without_text(
     contrast: Target | None = None,
 ) -> NeuronComparison:
     """Return :func:`compare_neurons` without tokens: for what runs over many cases and shows none of them."""
-    return _compared(as_scored(cache, target, (site,), contrast=contrast), other, site, -1, None, MAX_BYTES)
+    return _compared(as_scored(cache, target, (site,), contrast=contrast), other, site, None, MAX_BYTES)
 
 
 def _compared(
-    mine: ScoredCache, other: ActivationCache, site: Site, pos: Pos, other_model: Any, max_bytes: int
+    mine: ScoredCache, other: ActivationCache, site: Site, other_model: Any, max_bytes: int
 ) -> NeuronComparison:
+    if not mine.additive:
+        raise ValueError("compare_neurons is of a token or one answer, and this target is several right answers")
     stream = Stream(other, other_model)
     cache_checks.require_hooks(stream, (site,))
     _require_alike(mine.stream, stream, site)
     for tokens, name in ((mine.target, "target"), (mine.contrast, "contrast")):
         if tokens is not None:
             require_shared(mine.stream.model, stream.model, tokens, name)
-    _, places, _ = checked_stream(other, (site,), pos=pos, model=other_model)
+    if mine.sums is None:
+        _, places, _ = checked_stream(other, (site,), pos=mine.places.pos, model=other_model)
+    else:
+        checked_stream(other, (site,), model=other_model)
+        places = same_places(mine, stream)
     theirs = replace(mine, stream=stream, places=places)
     increase, coefficient = _scored(mine, site, max_bytes)
     other_increase, other_coefficient = _scored(theirs, site, max_bytes)
@@ -119,10 +132,23 @@ def _compared(
         site,
         mine.finish(increase),
         mine.finish(other_increase),
-        mine.finish(coefficient),
-        mine.finish(other_coefficient),
-        batched=mine.stream.batched,
+        _strongest(mine, increase, coefficient),
+        _strongest(mine, other_increase, other_coefficient),
+        batched=mine.batched,
     )
+
+
+def _strongest(
+    q: ScoredCache, increase: Float[Tensor, "place layer *n"], coefficient: Float[Tensor, "place layer *n"]
+) -> Float[Tensor, "*b_layer_neuron"]:
+    """Each neuron's coefficient, of an answer where its increase is largest."""
+    if q.sums is None:
+        return q.finish(coefficient)
+    members = [(q.result_of_place == result).nonzero()[:, 0] for result in range(len(q))]
+    found = torch.stack(
+        [coefficient[mine].gather(0, increase[mine].abs().argmax(0, keepdim=True))[0] for mine in members]
+    )
+    return found if q.batched else found[0]
 
 
 def _text(stream: Stream, found: NeuronComparison) -> NeuronText:

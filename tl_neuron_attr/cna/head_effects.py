@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model import dimensions
+from tl_neuron_attr.model.answer_tokens import Answer
 from tl_neuron_attr.model.batches import of_tokens
 from tl_neuron_attr.model.components import Head, NamedHeads, head_name, required_heads
 from tl_neuron_attr.model.padding import Mask, real_spans, require_unpadded
@@ -108,7 +109,8 @@ def head_effects(
     Args:
         model: The model.
         tokens: A prompt (the tokenizer's BOS is put first), its token ids, or a batch of prompts of one length.
-        target: The token followed: an id, a string that is one token, or one of them for each prompt.
+        target: The token followed: an id, a string that is one token, or one of them for each prompt. Of one prompt
+            also a :class:`~tl_neuron_attr.Answer`, put behind it: one pass over the heads per token.
         heads: ``(layer, head)`` pairs; all heads by default.
         pos: The position scored, one for all prompts or one each; the last by default.
         attention_mask: 0 where a prompt of a batch is padded, on either side, and 1 elsewhere. Padding is cut off and
@@ -136,6 +138,9 @@ def head_effects(
         (True, (3, 6))
     """
     ids, batched = token_batch(model, tokens)
+    if isinstance(target, Answer):
+        options = {"heads": heads, "batch_size": batch_size, "max_bytes": max_bytes, "progress": progress}
+        return _of_answer(model, ids, target, pos, attention_mask, options)
     targets = one_each(model, target, len(ids)).to(ids.device)
     positions = from_start(pos, *ids.shape).to(ids.device).expand(len(ids))
     wanted = required_heads(model, heads, fix=ZEROED)
@@ -150,6 +155,26 @@ def head_effects(
     for i, (layer, head) in enumerate(wanted, 1):
         grid[:, layer, head] = found[:, i]
     without, base = (scores if batched else scores[0] for scores in (grid, found[:, 0]))
+    return HeadEffects(without.exp(), without, base.exp(), base)
+
+
+def _of_answer(
+    model: Any, ids: Int[Tensor, "batch pos"], answer: Answer, pos: Pos, mask: Mask | None, options: dict[str, Any]
+) -> HeadEffects:
+    """Return the effects on an answer: the log-probabilities of its tokens added up.
+
+    Raises:
+        ValueError: If there are several prompts, a mask or a position.
+    """
+    if len(ids) != 1 or mask is not None or not (isinstance(pos, int) and pos == -1):
+        raise ValueError(
+            "target is an answer, which is put behind one prompt: leave out pos, attention_mask and batches"
+        )
+    tokens = Answer.of(model, answer, "target").tokens
+    whole = torch.cat([ids[0], torch.tensor(tokens, device=ids.device)])
+    each = [head_effects(model, whole[: ids.shape[1] + i], token, **options) for i, token in enumerate(tokens)]
+    without, base = sum(one.log_prob for one in each), sum(one.base_log_prob for one in each)
+    assert isinstance(without, Tensor) and isinstance(base, Tensor)
     return HeadEffects(without.exp(), without, base.exp(), base)
 
 

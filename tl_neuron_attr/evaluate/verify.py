@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.model.answer_tokens import Answer
 from tl_neuron_attr.model.measured_effects import NeuronRemoval, log_probs_without
 from tl_neuron_attr.model.positions import Pos, from_start
 from tl_neuron_attr.model.reference_activations import mean_activation, resampled_activation
@@ -74,7 +75,8 @@ def verify(
         model: The model.
         tokens: One prompt: its text or token ids.
         neurons: The neurons, of that prompt.
-        target: The token followed: an id, or a string that is one token.
+        target: The token followed: an id, or a string that is one token; or a :class:`~tl_neuron_attr.Answer`, put
+            behind ``pos``.
         baseline: What an MLP neuron's activation becomes: ``"zero"``; ``"mean"``, its mean over ``reference`` prompts;
             ``"resample"``, what it was at a random position of them.
         reference: Prompts for the baseline; by default the prompt itself.
@@ -111,14 +113,40 @@ def verify(
     ]
     first = [n for n in JOINT if n < len(removals)] + [len(removals)]
     sets = [[removal] for removal in removals] + [removals[:n] for n in first]
-    followed = int(one_each(model, target, 1)[0])
-    other = None if contrast is None else int(one_each(model, contrast, 1, "contrast")[0])
-    base, without = log_probs_without(
-        model, ids, at, followed, sets, contrast=other, max_bytes=max_bytes, progress="taking out" if progress else ""
-    )
+    shown = "taking out" if progress else ""
+    if isinstance(target, Answer):
+        if contrast is not None:
+            raise ValueError("contrast: the effects are on one answer; leave it out")
+        base, without = _of_answer(model, ids, at, target, sets, max_bytes, shown)
+    else:
+        followed = int(one_each(model, target, 1)[0])
+        other = None if contrast is None else int(one_each(model, contrast, 1, "contrast")[0])
+        base, without = log_probs_without(
+            model, ids, at, followed, sets, contrast=other, max_bytes=max_bytes, progress=shown
+        )
     effects = base - without
     verified = replace(one, effect=effects[: len(removals)].to(one.score))
     return Verified(verified, float(base), dict(zip(first, effects[len(removals) :].tolist(), strict=True)))
+
+
+def _of_answer(
+    model: Any,
+    ids: Int[Tensor, "1 pos"],
+    at: int,
+    answer: Answer,
+    sets: Sequence[Sequence[NeuronRemoval]],
+    max_bytes: int,
+    progress: str,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "set"]]:
+    """Return log p(answer) untouched and with each set taken out: its tokens' added up."""
+    tokens = Answer.of(model, answer, "target").tokens
+    whole = torch.cat([ids[:, : at + 1], torch.tensor([tokens], device=ids.device)], dim=1)
+    pairs = [
+        log_probs_without(model, whole, at + i, token, sets, max_bytes=max_bytes, progress=progress)
+        for i, token in enumerate(tokens)
+    ]
+    base, without = (torch.stack(values).sum(0) for values in zip(*pairs, strict=True))
+    return base, without
 
 
 def _values(

@@ -41,7 +41,7 @@ from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.storage import write_text
 from tl_neuron_attr.results.table import PrintsAsTable, Table
-from tl_neuron_attr.results.token_text import token_text, visible
+from tl_neuron_attr.results.token_text import visible
 
 if TYPE_CHECKING:
     Graph = nx.DiGraph[str]
@@ -184,8 +184,10 @@ def trace(
         if count < 0:
             raise ValueError(f"{name} must be 0 or more, got {count}")
     q = as_scored(cache, target, max_bytes=max_bytes, **scoring)
-    if len(q.places) != 1:
-        raise ValueError(f"cache holds {len(q.places)} prompts; a flow is of one: cache a single prompt")
+    if len(q) != 1:
+        raise ValueError(f"cache holds {len(q)} prompts; a flow is of one: cache a single prompt")
+    if len(q.places.row.unique()) > 1:
+        raise ValueError("a flow is of one run: follow the answer and its contrast each in a flow of its own")
     found = value_neurons(q, k=k, max_bytes=max_bytes) if value is None else value
     value = found[0] if found.batched else found
     stream, rows = weighted_subkeys(q, value, key=key, sites=("attn", "mlp"))
@@ -193,7 +195,7 @@ def trace(
     shown = flow_edges.best_heads(direct + through.sum(0), heads)
     chosen = flow_edges.query_neurons_at(stream, rows, value, shown, queries)
     graph = _graph(q, value, direct, through, shown, chosen)
-    return Flow(graph, token_text(stream.model, int(q.target[0])))
+    return Flow(graph, q.followed[0])
 
 
 def _graph(

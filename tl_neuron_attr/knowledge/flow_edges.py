@@ -49,7 +49,10 @@ def through_heads(stream: Stream, rows: Subkeys, value: Neurons) -> Float[Tensor
     for layer in range(stream.n_layers) if len(deep) else ():
         fed = (mine.depth > 2 * layer) & (mine.neuron == deep[:, None])
         sublayer = stream.sublayer("attn", layer, mine.places)
-        scores[:, layer] = sublayer.project_heads_onto(fed.to(mine.u) @ mine.u).to(scores)
+        for place in range(len(mine.places)):
+            at, one = mine.place == place, torch.tensor([place], device=stream.device)
+            read = sublayer.select(one).project_heads_onto(fed[:, at].to(mine.u) @ mine.u[at])
+            scores[:, layer] += read.to(scores)
     return scores
 
 

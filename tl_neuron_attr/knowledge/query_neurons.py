@@ -32,6 +32,7 @@ from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
 from tl_neuron_attr.results.common import CommonNeurons
 from tl_neuron_attr.results.layer_scores import LayerScores
+from tl_neuron_attr.results.neuron_file import PLACE
 from tl_neuron_attr.results.neurons import Neurons
 
 _BOTH: tuple[Site, ...] = ("attn", "mlp")
@@ -83,7 +84,7 @@ def query_layers(
     """
     stream, rows = weighted_subkeys(cache, value, pos=pos, key=key, model=model)
     by_depth = {
-        depth: _by_prompt(stream, rows, (component * rows.above(depth)).sum(-1))
+        depth: _by_prompt(rows, (component * rows.above(depth)).sum(-1))
         for depth, component in components(stream, rows.places)
     }
 
@@ -151,14 +152,15 @@ def query_neurons(
         raise ValueError(f"k must be at least 1, got {k}")
     wanted = ordered(sites)
     stream, rows = weighted_subkeys(cache, value, pos=pos, key=key, model=model, sites=wanted)
-    prompts = torch.arange(stream.shape[0], device=stream.device)
+    prompts = torch.arange(rows.prompts, device=stream.device)
     excluded = 0 if exclude_common is None else exclude_common.count(wanted, stream.shape[1], sizes_of(stream.model))
     found = [
         _best(stream, _of_prompts(rows, group), group, wanted, k + excluded)
         for group in prompts.split(_prompts_within(max_bytes, stream, len(value), wanted))
     ]
     best = Neurons.joined(found) if exclude_common is None else exclude_common.without(Neurons.joined(found), k)
-    return (with_text(best, stream) if text else best).squeeze(batched=value.batched)
+    own = cache.rows if isinstance(cache, ScoredCache) else None
+    return (with_text(best, stream, rows=own) if text else best).squeeze(batched=value.batched)
 
 
 def weighted_subkeys(
@@ -180,17 +182,40 @@ def weighted_subkeys(
     used: tuple[Site, ...] = tuple(s for i, s in enumerate(SITES) if s in sites or bool((value.site == i).any()))
     stream, places, _ = checked_stream(cache, used, pos=pos, model=model, reads=True)
     batch = value if value.batched else value.unsqueeze()
-    if len(batch.score) != stream.shape[0]:
-        raise ValueError(
-            f"value is of {len(batch.score)} prompts and cache of {stream.shape[0]}: take both from one run"
-        )
-    rows = subkeys(stream, batch, places.pos, key)
+    count = len(cache) if isinstance(cache, ScoredCache) else stream.shape[0]
+    if len(batch.score) != count:
+        raise ValueError(f"value is of {len(batch.score)} prompts and cache of {count}: take both from one run")
+    if isinstance(cache, ScoredCache) and cache.sums is not None:
+        rows = _of_answers(cache, batch, key)
+    elif batch.token_score is not None:
+        raise ValueError("value is of an answer: pass the scored cache it was found in, made by tna.answer")
+    else:
+        rows = subkeys(stream, batch, places, key)
     total, size = rows.total(stream)
     bad = (total.abs() <= ILL_CONDITIONED * size) & (rows.score != 0)
     if bool(bad.any()):
         _warn(sorted({batch.flat_labels[i] for i in rows.neuron[bad].tolist()}))
     weight = torch.where(bad | (rows.score == 0), torch.zeros_like(total), rows.score / total)
     return stream, replace(rows, u=rows.u * weight[:, None])
+
+
+def _of_answers(q: ScoredCache, value: Neurons, key: Key) -> Subkeys:
+    """Return the subkeys of neurons found for answers: at each token's place, with what the token adds to the score."""
+    places = q.token_places
+    if places is None:
+        raise ValueError(
+            "value is of several right answers of several tokens, and its scores are no sum over positions:\n"
+            "take the value neurons of one answer"
+        )
+    if value.token_score is None or value.token_coefficient is None or value.token_score.shape[1] != places.shape[1]:
+        raise ValueError("value is of another target: take both from one tna.answer")
+    prompt, token = (places >= 0).nonzero(as_tuple=True)
+    at_tokens = Neurons(
+        **{name: getattr(value, name)[prompt] for name in PLACE},
+        coefficient=value.token_coefficient[prompt, token],
+        score=value.token_score[prompt, token],
+    )
+    return subkeys(q.stream, at_tokens, q.places.select(places[prompt, token]), key, prompt)
 
 
 def contributions(
@@ -211,7 +236,7 @@ def _best(stream: Stream, rows: Subkeys, prompts: Int[Tensor, "batch"], sites: S
     """The best query neurons of some prompts."""
     everything = list(contributions(stream, rows, sites))
     sublayers = [sublayer for sublayer, _, _ in everything]
-    totals = [_by_prompt(stream, fed, c)[prompts].flatten(1) for _, fed, c in everything]
+    totals = [_by_prompt(fed, c)[prompts].flatten(1) for _, fed, c in everything]
     scores = torch.cat(totals, dim=1) if totals else torch.zeros(len(prompts), 0).to(rows.u)
     cache_checks.require_finite(stream, scores, "the query scores")
     k = min(k, scores.shape[1])
@@ -233,7 +258,7 @@ def _coefficients(
     for i, (sublayer, fed, contribution) in enumerate(everything):
         batch, column = (where == i).nonzero(as_tuple=True)
         n, s = neuron[batch, column], source[batch, column]
-        others = fed.places.row[:, None] != prompts[batch][None]
+        others = fed.prompt[:, None] != prompts[batch][None]
         strongest = contribution[:, n, s].abs().masked_fill(others, -1).argmax(0)
         found[batch, column] = sublayer.coefficients[strongest, n, s].double()
     return found
@@ -248,13 +273,13 @@ def _warn(labels: list[str]) -> None:
     )
 
 
-def _by_prompt(stream: Stream, rows: Subkeys, values: Float[Tensor, "place *n"]) -> Float[Tensor, "batch *n"]:
-    """Values of places summed over those of each prompt."""
-    return torch.zeros(stream.shape[0], *values.shape[1:]).to(values).index_add(0, rows.places.row, values)
+def _by_prompt(rows: Subkeys, values: Float[Tensor, "place *n"]) -> Float[Tensor, "batch *n"]:
+    """Return values of places summed over those of each prompt."""
+    return torch.zeros(rows.prompts, *values.shape[1:]).to(values).index_add(0, rows.prompt, values)
 
 
 def _of_prompts(rows: Subkeys, prompts: Int[Tensor, "n"]) -> Subkeys:
-    return rows.only(torch.isin(rows.places.row[rows.place], prompts))
+    return rows.only(torch.isin(rows.prompt[rows.place], prompts))
 
 
 def _prompts_within(max_bytes: int, stream: Stream, k: int, sites: Sequence[Site]) -> int:

@@ -22,6 +22,7 @@ from tl_neuron_attr.numerics.answer_sums import AnswerSums
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase
 from tl_neuron_attr.numerics.readout import Readout
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
+from tl_neuron_attr.results.token_text import token_text
 
 
 class Scoring(TypedDict, total=False):
@@ -84,6 +85,20 @@ class ScoredCache:
         """The result that each place counts for."""
         own = torch.arange(len(self.places), device=self.target.device)
         return own if self.sums is None else self.sums.result_of_place
+
+    @property
+    def followed(self) -> list[str]:
+        """What is followed for each result, as text; several right answers side by side, contrasts left out."""
+        texts: list[list[str]] = [[] for _ in range(len(self))]
+        answers = torch.arange(len(self.places)) if self.sums is None else self.sums.answer.cpu()
+        for answer in answers.unique().tolist():
+            first = int((answers == answer).nonzero()[0])
+            if self.sums is None or int(self.sums.sign_of_place[first]) > 0:
+                tokens = self.target[(answers == answer).to(self.target.device)].tolist()
+                texts[int(self.result_of_place[first])].append(
+                    "".join(token_text(self.stream.model, t) for t in tokens)
+                )
+        return [" | ".join(each) for each in texts]
 
     @property
     def rows(self) -> Int[Tensor, "result"]:
@@ -333,6 +348,22 @@ def scored_answers(stream: Stream, placed: Sequence[PlacedAnswer], max_bytes: in
     places, target, sums = places_of(stream, placed)
     readout = _readout(stream, places, given=True)
     return ScoredCache(stream, places, readout, target, None, max_bytes, sums, batched)
+
+
+def same_places(q: ScoredCache, stream: Stream) -> Positions:
+    """Return the places of answers in another stream, checked as those of :func:`scored`.
+
+    Raises:
+        ValueError: If the other stream does not hold the answers, or does not add up.
+    """
+    ids, within_answer = stream.tokens(), q.places.pos[:-1] + 1 == q.places.pos[1:]
+    if ids is not None and q.sums is not None:
+        within_answer &= q.sums.answer[:-1] == q.sums.answer[1:]
+        following = ids[q.places.row[:-1], q.places.pos[:-1] + 1]
+        if bool((within_answer & (following != q.target[:-1])).any()):
+            raise ValueError("other does not hold the answer where cache does: run both on the same prompt and answer")
+    _readout(stream, q.places, given=True)
+    return q.places
 
 
 def as_scored(

@@ -45,6 +45,8 @@ class Subkeys:
         depth: How many sublayers, counted from the bottom, feed it.
         is_mlp: Whether it is an MLP neuron.
         score: The value neuron's score; half of it for each of two subkeys.
+        prompt: The prompt that each place is of.
+        prompts: How many prompts there are.
     """
 
     neuron: Int[Tensor, "n"]
@@ -54,12 +56,16 @@ class Subkeys:
     depth: Int[Tensor, "n"]
     is_mlp: Bool[Tensor, "n"]
     score: Float[Tensor, "n"]
+    prompt: Int[Tensor, "place"]
+    prompts: int
 
     def only(self, wanted: Bool[Tensor, "n"]) -> "Subkeys":
         """Return the wanted rows, and the places they read."""
         used, place = self.place[wanted].unique(return_inverse=True)
         rows = {name: getattr(self, name)[wanted] for name in ("neuron", "u", "depth", "is_mlp", "score")}
-        return Subkeys(**rows, places=Positions(self.places.row[used], self.places.pos[used]), place=place)
+        return Subkeys(
+            **rows, places=self.places.select(used), place=place, prompt=self.prompt[used], prompts=self.prompts
+        )
 
     def total(self, stream: Stream) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         """Return the sum of each row's inner products with all components that feed it, and of their sizes."""
@@ -90,23 +96,36 @@ def depth_of(site: Site, layer: int) -> int:
     return 2 * layer + (site == "mlp")
 
 
-def subkeys(stream: Stream, value: Neurons, pos: Int[Tensor, "batch"], key: Key) -> Subkeys:
-    """Return the subkeys of ``value``; MLP neurons read ``pos``, attention neurons their source.
+def subkeys(
+    stream: Stream, value: Neurons, scored: Positions, key: Key, prompt: Int[Tensor, "place"] | None = None
+) -> Subkeys:
+    """Return the subkeys of ``value``; MLP neurons read the place scored, attention neurons their source.
+
+    Args:
+        stream: The stream.
+        value: The value neurons, a batch of one row per place scored.
+        scored: The places they were scored at.
+        key: Which subkey of a gated MLP neuron.
+        prompt: The prompt each place is of, where prompts have several, and hold the same neurons at each of them.
 
     Raises:
         ValueError: If a neuron's coefficient is not the cache's, a model without gates is asked for one, or the model's
             weights do not give the cached pre-activations.
     """
     k = len(value)
-    row = torch.arange(value.score.numel() // max(k, 1), device=stream.device).repeat_interleave(k)
+    own = torch.arange(len(scored), device=stream.device) if prompt is None else prompt
+    at = scored.select(torch.arange(len(scored), device=stream.device).repeat_interleave(k))
     site, layer, source = value.site.flatten(), value.layer.flatten(), value.source.flatten()
-    read = Positions(row, torch.where(site == SITES.index("mlp"), pos[row], source))
-    require_same_cache(stream, value, Positions(row, pos[row]))
+    read = Positions(at.row, torch.where(site == SITES.index("mlp"), at.pos, source))
+    require_same_cache(stream, value, at)
     by_sublayer = [_of_sublayer(stream, value, read, s, la, key) for s, la in _sublayers(site, layer)]
-    pairs = torch.stack([read.row, read.pos], dim=1)
-    distinct, place_of = pairs.unique(dim=0, return_inverse=True)
+    triples = torch.stack([own.repeat_interleave(k), read.row, read.pos], dim=1)
+    distinct, place_of = triples.unique(dim=0, return_inverse=True)
     rows = {name: torch.cat([one[name] for one in by_sublayer]) for name in ("neuron", "u", "depth", "is_mlp", "score")}
-    return Subkeys(**rows, places=Positions(distinct[:, 0], distinct[:, 1]), place=place_of[rows["neuron"]])
+    place = place_of[rows["neuron"]]
+    rows["neuron"] = distinct[place, 0] * k + rows["neuron"] % max(k, 1)
+    places = Positions(distinct[:, 1], distinct[:, 2])
+    return Subkeys(**rows, places=places, place=place, prompt=distinct[:, 0], prompts=int(own.max()) + 1)
 
 
 def subkey_directions(
