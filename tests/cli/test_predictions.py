@@ -55,7 +55,8 @@ def test_a_directory_is_loaded_as_a_model(run, tmp_path):
 @pytest.mark.parametrize(
     "args, message",
     [
-        (("--target", "a b"), "must be one token, it is 2"),
+        (("--target", " golf .", "--pos", "2"), "--pos 2 given with several tokens, which follow the prompt"),
+        (("--chat",), "the tokenizer has no chat template"),
         (("--pos", "99"), "must lie between -7 and 6"),
         (("-k", "99999999"), "-k must be between 1 and"),
         (("--model", "/no/such/folder"), "model '/no/such/folder' could not be loaded"),
@@ -143,3 +144,27 @@ def test_json_has_null_for_what_a_neuron_lacks(run):
     for row in rows:
         lacks = row["site"] == "mlp"
         assert (row["head"] is None) == (row["source"] is None) == lacks
+
+
+def test_an_answer_of_several_tokens_is_explained_whole(run):
+    model = demo.load()
+    q = tna.answer(model, PROMPT[1], " basketball .")
+    code, text, _ = run("neurons", *PROMPT, "--target", " basketball .", "-k", "4", "--format", "json")
+    found = json.loads(text)
+    assert code == 0 and found["p"] == pytest.approx(float(q.log_prob.exp()), abs=1e-6)
+    value = tna.value_neurons(q, k=4)
+    assert [row["neuron"] for row in found["neurons"]] == value.labels
+    assert [row["score"] for row in found["neurons"]] == pytest.approx(value.score.tolist(), abs=1e-5)
+    code, text, _ = run("neurons", *PROMPT, "--target", " basketball .", "-k", "4")
+    assert code == 0 and text.startswith('" basketball ." (p ') and "several tokens) after" in text
+    for command in ("query", "trace"):
+        assert run(command, *PROMPT, "--target", " basketball .")[0] == 0
+    contrast = run("neurons", *PROMPT, "--target", " basketball .", "--contrast", " golf", "-k", "4")
+    assert contrast[0] == 0 and 'against " golf"' in contrast[1] and contrast[1] != text
+
+
+def test_heads_of_an_answer_of_several_tokens(run):
+    code, text, _ = run("heads", *PROMPT, "--target", " basketball .", "--format", "json")
+    assert code == 0 and json.loads(text)["heads"][0]["drop"] > 0
+    code, _, error = run("report", *PROMPT, "--target", " basketball .")
+    assert code == 1 and "a report is of one token" in error

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import tl_neuron_attr as tna
+from tests import architectures
 from tl_neuron_attr.evaluate import verify
 
 PROMPT, TARGET = "Tim Duncan plays the sport of", " basketball"
@@ -93,11 +94,11 @@ def test_an_answer_loses_what_its_tokens_lose():
     prompt, answer = architectures.prompts(1, 4)[0], (5, 17, 5)
     q = tna.answer(model, prompt, tna.Answer(answer))
     value = tna.value_neurons(q, k=3, sites="mlp")
-    found = evaluate.verify(model, prompt, value, tna.Answer(answer), progress=False)
+    found = verify(model, prompt, value, tna.Answer(answer), progress=False)
     assert found.log_prob == pytest.approx(float(q.log_prob), abs=1e-6)
     with tna.ablate(model, value):
         log_p = model(q.stream.tokens())[0].double().log_softmax(-1)
     left = sum(float(log_p[3 + i, token]) for i, token in enumerate(answer))
     assert found.joint[3] == pytest.approx(found.log_prob - left, abs=1e-6)
     with pytest.raises(ValueError, match="contrast: the effects are on one answer"):
-        evaluate.verify(model, prompt, value, tna.Answer(answer), contrast=3)
+        verify(model, prompt, value, tna.Answer(answer), contrast=3)

@@ -149,7 +149,7 @@ def test_the_flow_of_an_answer_is_that_of_its_tokens_added_up():
         for a, b, weight in flow.graph.edges(data="weight"):
             expected[a, b] = expected.get((a, b), 0.0) + weight
     flow = tna.trace(q, value=value, heads=100, queries=0)
-    assert flow.answer == "w5w17w5"
+    assert flow.answer == "w5 w17 w5"
     found = {(a, b): weight for a, b, weight in flow.graph.edges(data="weight")}
     assert found == pytest.approx({edge: w for edge, w in expected.items() if edge in found}, abs=1e-8)
     assert {edge for edge, w in expected.items() if abs(w) > 1e-8} <= set(found)

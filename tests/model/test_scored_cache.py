@@ -125,3 +125,15 @@ def test_every_working_set_stays_under_its_cap(kind):
     grown = json.loads(done.stdout.splitlines()[-1])
     assert len(grown) == {"cache": 11, "model": 8}[kind]
     assert max(grown.values()) < 150, f"MiB under max_bytes=16 MiB: {grown}"
+
+
+    code = (Path(__file__).parent / "peak_memory.py").read_text()
+    out = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=True).stdout
+    assert float(out) < 150, f"{name} grew by {out} MiB under max_bytes=16 MiB"
+
+
+def test_one_prompt_of_several_is_taken_by_its_number(cache):
+    q = tna.scored(cache, 5)
+    torch.testing.assert_close(tna.attribute_heads(q[-1])[0], tna.attribute_heads(q)[1], atol=1e-12, rtol=0)
+    with pytest.raises(IndexError, match="result must lie between -2 and 1, got 2"):
+        q[2]

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tl_neuron_attr.results.token_text import encodable, printable, token_text, visible
+from tests import architectures
+from tl_neuron_attr.results.token_text import encodable, printable, text_of, token_text, visible
 
 
 def sentencepiece(pieces):
@@ -65,3 +66,9 @@ def test_whatever_the_text_it_can_be_written_and_whole_text_is_left_as_it_is(tex
 
 def test_a_lone_surrogate_is_shown_by_its_escape():
     assert encodable("a\ud83db") == "a\\ud83db"
+
+
+def test_tokens_that_follow_one_another_are_read_as_one_text():
+    model = architectures.build("llama")
+    assert text_of(model, [5, 17]) == "w5 w17" and text_of(model, [5]) == "w5"
+    assert text_of(architectures.native(), [5, 17]) == "#5 #17"

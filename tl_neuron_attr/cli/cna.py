@@ -4,7 +4,14 @@ from argparse import Namespace
 
 import click
 
-from tl_neuron_attr.cli.explained import explain, load_model, prompt_of, tokens_of_prompt
+from tl_neuron_attr.cli.explained import (
+    is_answer,
+    load_model,
+    prompt_of,
+    read_answer,
+    read_prediction,
+    tokens_of_prompt,
+)
 from tl_neuron_attr.cli.options import (
     command,
     count_option,
@@ -91,12 +98,18 @@ def _chain(args: Namespace) -> int:
 
 def _heads(args: Namespace) -> int:
     from tl_neuron_attr.cna import head_effects
+    from tl_neuron_attr.model.answer_tokens import Answer
 
     text = prompt_of(args)
     ready_page(args.html)
     model = load_model(args)
     tokens = tokens_of_prompt(model, text, args)
-    target, explained = read_prediction(model, text, tokens, model(tokens), args.target, args)
+    target: int | Answer
+    if is_answer(model, args.target):
+        _, explained = read_answer(model, text, tokens, args.target, args)
+        target = Answer.of(model, args.target)
+    else:
+        target, explained = read_prediction(model, text, tokens, model(tokens), args.target, args)
     effects = head_effects(model, tokens[0], target, pos=args.pos, progress=not args.quiet)
     frame = effects.to_frame().drop(columns="prompt").sort_values("drop", ascending=False)
     if args.format == "json":

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
+    from tl_neuron_attr.model.scored_cache import ScoredCache
+
 _FAR_LIKELIER = 10
 """How many times likelier another spelling must be before the user is warned: less could be the model's own doubt."""
 _SHOWN = 72
@@ -31,7 +33,7 @@ class Explained:
         prompt: The prompt.
         target: The text of the token explained.
         p: Its probability at the position scored.
-        rank: 1 for the likeliest token.
+        rank: 1 for the likeliest token; None for an answer of several tokens.
         pos: The position scored, counted from the start, BOS included.
         contrast: The text of the token compared with, if there is one.
         model: The model's name.
@@ -42,7 +44,7 @@ class Explained:
     prompt: str
     target: str
     p: float
-    rank: int
+    rank: int | None
     pos: int
     contrast: str | None
     model: str
@@ -51,9 +53,12 @@ class Explained:
 
     def __str__(self) -> str:
         """Return ``" 8" (p 0.9996, rank 1) after "3 + 5 ="``; the likeliest token too where that is another."""
+        shown = self.before if len(self.before) <= _SHOWN else f"...{self.before[-_SHOWN:]}"
+        if self.rank is None:
+            against = "" if self.contrast is None else f" against {_quoted(self.contrast)}"
+            return f"{_quoted(self.target)} (p {self.p:.4g}, several tokens){against} after {_quoted(shown)}"
         first = "" if self.rank == 1 else f"; first is {_quoted(self.likeliest[0])}, p {self.likeliest[1]:.4g}"
         against = "" if self.contrast is None else f" against {_quoted(self.contrast)}"
-        shown = self.before if len(self.before) <= _SHOWN else f"...{self.before[-_SHOWN:]}"
         return f"{_quoted(self.target)} (p {self.p:.4g}, rank {self.rank}{first}){against} after {_quoted(shown)}"
 
     def columns(self) -> dict[str, Any]:
@@ -97,9 +102,20 @@ def load_model(args: Namespace, default: str = "demo") -> Any:
 
 
 def tokens_of_prompt(model: Any, text: str, args: Namespace) -> "Int[Tensor, '1 pos']":
-    """Return the token ids of a prompt, the tokenizer's BOS first unless ``--no-bos`` is given."""
+    """Return the token ids of a prompt, the tokenizer's BOS first unless ``--no-bos`` is given.
+
+    With ``--chat`` the prompt is what the user says, in the tokenizer's chat template.
+
+    Raises:
+        click.UsageError: If ``--chat`` and ``--no-bos`` are given together.
+    """
+    from tl_neuron_attr.model.chat import chat
     from tl_neuron_attr.model.tokens import prompt_ids
 
+    if args.chat:
+        if args.no_bos:
+            raise click.UsageError("--no-bos and --chat exclude each other: the chat template says what comes first")
+        return chat(model, [{"role": "user", "content": text}])[None]
     return prompt_ids(model, text, prepend_bos=False if args.no_bos else None)[None]
 
 
@@ -147,6 +163,45 @@ def read_prediction(
         model=str(model.cfg.model_name),
         before=before,
         likeliest=(token_text(model, likeliest), float(p[likeliest])),
+    )
+
+
+def is_answer(model: Any, target: str | None) -> bool:
+    """Return whether a target is an answer of several tokens, all of them known to the model."""
+    if target is None or model.tokenizer is None:
+        return False
+    ids = model.tokenizer.encode(target, add_special_tokens=False)
+    return len(ids) > 1 and model.tokenizer.unk_token_id not in ids
+
+
+def read_answer(
+    model: Any, text: str, tokens: "Int[Tensor, '1 pos']", target: str, args: Namespace
+) -> "tuple[ScoredCache, Explained]":
+    """Return the scored cache of an answer of several tokens, and how to say so.
+
+    Raises:
+        ValueError: If ``--pos`` is given, as the answer follows the prompt; or as :func:`~tl_neuron_attr.answer`.
+    """
+    from tl_neuron_attr.model.answer import answer
+    from tl_neuron_attr.results.token_text import token_text
+
+    if args.pos != -1:
+        raise ValueError(f"--pos {args.pos} given with several tokens, which follow the prompt: leave it out")
+    contrast = getattr(args, "contrast", None)
+    alone = answer(model, list(tokens), [target])
+    q = alone if contrast is None else answer(model, list(tokens), [target], contrast=[contrast])
+    first = alone.log_probs()[0]
+    likeliest = int(first.argmax())
+    return q, Explained(
+        prompt=text,
+        target=target,
+        p=float(alone.log_prob[0].exp()),
+        rank=None,
+        pos=tokens.shape[1] - 1,
+        contrast=contrast,
+        model=str(model.cfg.model_name),
+        before=text,
+        likeliest=(token_text(model, likeliest), float(first[likeliest].exp())),
     )
 
 

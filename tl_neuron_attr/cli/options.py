@@ -115,9 +115,10 @@ def prompt_options() -> list[click.Parameter]:
         option(
             "--target",
             show_default="the model's own prediction",
-            help='the token explained, with its leading space where the tokenizer marks one: " basketball"',
+            help='the token or answer explained, with its leading space where the tokenizer marks one: " basketball"',
         ),
         flag("--no-bos", help="do not put the tokenizer's BOS token first"),
+        flag("--chat", help="the prompt is what the user says, in the tokenizer's chat template"),
         *model_options(),
     ]
 

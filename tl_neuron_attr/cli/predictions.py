@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tl_neuron_attr.cli.explained import Explained, load_model, prompt_of, tokens_of_prompt
+from tl_neuron_attr.cli.explained import (
+    Explained,
+    is_answer,
+    load_model,
+    prompt_of,
+    read_answer,
+    read_prediction,
+    tokens_of_prompt,
+)
 from tl_neuron_attr.cli.options import (
     command,
     count_option,
@@ -132,6 +140,9 @@ def _run(model: Any, text: str, target: str | None, args: Namespace) -> _Scored:
     from tl_neuron_attr.model.scored_cache import scored
 
     tokens = tokens_of_prompt(model, text, args)
+    if target is not None and (is_answer(model, target) or is_answer(model, args.contrast)):
+        q, explained = read_answer(model, text, tokens, target, args)
+        return _Scored(q.stream.cache, q, explained)
     logits, cache = model.run_with_cache(tokens)
     token, explained = read_prediction(model, text, tokens, logits, target, args)
     return _Scored(cache, scored(cache, token, pos=args.pos, contrast=args.contrast), explained)

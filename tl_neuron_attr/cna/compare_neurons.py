@@ -21,7 +21,7 @@ from tl_neuron_attr.cna.neuron_comparison import SHOWN_NEURONS, NeuronComparison
 from tl_neuron_attr.knowledge.vocabulary import neuron_text
 from tl_neuron_attr.model import cache_checks, dimensions
 from tl_neuron_attr.model.positions import Pos
-from tl_neuron_attr.model.scored_cache import ScoredCache, as_scored, checked_stream, same_places
+from tl_neuron_attr.model.scored_cache import ScoredCache, as_scored, checked_stream, refuse_given, same_places
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.every_neuron import neuron_scores
@@ -87,11 +87,11 @@ def compare_neurons(
         >>> found.top(1).labels
         [['L4N122']]
     """
-    given = {"pos": pos, "contrast": contrast, "model": model}
     if isinstance(cache, ScoredCache):
-        mine = as_scored(cache, target, (site,), **given)
+        refuse_given(target=target, pos=pos, contrast=contrast, model=model)
+        mine = as_scored(cache, sites=(site,))
     else:
-        mine = as_scored(cache, target, (site,), **{**given, "pos": -1 if pos is None else pos})
+        mine = as_scored(cache, target, (site,), pos=-1 if pos is None else pos, contrast=contrast, model=model)
     found = _compared(mine, other, site, other_model, max_bytes)
     return replace(found, text=_text(mine.stream, found))
 

@@ -21,7 +21,7 @@ from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.results.layer_scores import LayerScores
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
-from tl_neuron_attr.results.token_text import token_text, visible
+from tl_neuron_attr.results.token_text import text_of, token_text, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +33,7 @@ class Explanation(PrintsAsTable):
 
     Attributes:
         prompt: The text before it.
+        text: The continuation.
         tokens: Its tokens.
         prob: The probability of each.
         layers: The scores of layers, one row per token.
@@ -41,16 +42,12 @@ class Explanation(PrintsAsTable):
     """
 
     prompt: str
+    text: str
     tokens: tuple[str, ...]
     prob: Float[Tensor, "token"]
     layers: LayerScores
     heads: Float[Tensor, "token layer head"]
     neurons: Neurons
-
-    @property
-    def text(self) -> str:
-        """The continuation."""
-        return "".join(self.tokens)
 
     def to_frame(self) -> "pd.DataFrame":
         """Return one row per token: its probability, and the best sublayer, head and neuron with their scores."""
@@ -121,7 +118,7 @@ def explain(
     Examples:
         >>> import tl_neuron_attr as tna
         >>> explain(tna.demo.load(), "Tim Duncan plays the sport of", max_new_tokens=2).text
-        ' basketball .'
+        'basketball .'
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
@@ -133,7 +130,8 @@ def explain(
     q = scored_answers(Stream(cache, model), [placed], max_bytes, batched=True).per_token
     tokens = tuple(token_text(model, token) for token in said)
     return Explanation(
-        prompt=prompt if isinstance(prompt, str) else "".join(token_text(model, t) for t in ids[0].tolist()),
+        prompt=prompt if isinstance(prompt, str) else text_of(model, ids[0].tolist()),
+        text=text_of(model, said),
         tokens=tokens,
         prob=q.log_prob.exp(),
         layers=attribute_layers(q, max_bytes=max_bytes),

@@ -209,8 +209,8 @@ def _graph(
     stream, mlp = q.stream, value.of_site("mlp")
     ids = stream.tokens()
     tokens = prompt_tokens(stream.model, ids)[0] if ids is not None else ("",) * stream.shape[1]
-    prob = float(q.final().target_log_p()[0].exp())
-    graph = Graph(tokens=tokens, pos=int(q.places.pos[0]), n_layers=stream.n_layers, prob=prob)
+    prob = float(q.log_prob.reshape(-1)[0].exp()) if q.sums is not None else float(q.final().target_log_p()[0].exp())
+    graph = Graph(tokens=tokens, pos=int(q.places.pos.max()), n_layers=stream.n_layers, prob=prob)
     graph.add_node(ANSWER, kind="answer", layer=stream.n_layers, pos=-1, text="", tokens=(), word="")
     for name, layer, promoted in zip(mlp.flat_labels, mlp.flat("layer"), _promoted(q, mlp), strict=True):
         graph.add_node(name, kind="value", layer=layer, pos=-1, text="", **promoted)

@@ -22,7 +22,7 @@ from tl_neuron_attr.numerics.answer_sums import AnswerSums
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase
 from tl_neuron_attr.numerics.readout import Readout
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
-from tl_neuron_attr.results.token_text import token_text
+from tl_neuron_attr.results.token_text import text_of
 
 
 class Scoring(TypedDict, total=False):
@@ -80,6 +80,16 @@ class ScoredCache:
         """How many results there are: one per prompt."""
         return len(self.places) if self.sums is None else len(self.sums)
 
+    def __getitem__(self, result: int) -> "ScoredCache":
+        """Return what is scored for one prompt, or for one token of :attr:`per_token`: a batch of one.
+
+        Raises:
+            IndexError: If there is no such prompt or token.
+        """
+        if not -len(self) <= result < len(self):
+            raise IndexError(f"result must lie between {-len(self)} and {len(self) - 1}, got {result}")
+        return self.select(torch.tensor([result % len(self)], device=self.target.device))
+
     @property
     def result_of_place(self) -> Int[Tensor, "place"]:
         """The result that each place counts for."""
@@ -95,9 +105,7 @@ class ScoredCache:
             first = int((answers == answer).nonzero()[0])
             if self.sums is None or int(self.sums.sign_of_place[first]) > 0:
                 tokens = self.target[(answers == answer).to(self.target.device)].tolist()
-                texts[int(self.result_of_place[first])].append(
-                    "".join(token_text(self.stream.model, t) for t in tokens)
-                )
+                texts[int(self.result_of_place[first])].append(text_of(self.stream.model, tokens))
         return [" | ".join(each) for each in texts]
 
     @property

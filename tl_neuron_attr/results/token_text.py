@@ -1,5 +1,6 @@
 """The text of tokens, and how it is shown."""
 
+from collections.abc import Sequence
 from typing import Any
 
 _SPACE = "\u2423"
@@ -14,6 +15,13 @@ def token_text(model: Any, token: int) -> str:
     piece = tokenizer.convert_ids_to_tokens(token)
     sentencepiece = isinstance(piece, str) and piece.startswith("\u2581")
     return encodable(f" {text.lstrip()}" if sentencepiece else text)
+
+
+def text_of(model: Any, tokens: Sequence[int]) -> str:
+    """Return the text of tokens that follow one another; of one token as :func:`token_text`."""
+    if model.tokenizer is None or len(tokens) == 1:
+        return " ".join(token_text(model, token) for token in tokens)
+    return encodable(model.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
 
 
 def encodable(text: str) -> str:

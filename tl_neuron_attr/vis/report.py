@@ -90,6 +90,11 @@ def report(
         raise ValueError(f"heads must be 1 or more, got {heads}")
     predicted = target is None and not isinstance(cache, ScoredCache)
     q = as_scored(cache, 0 if predicted else target, SITES, **scoring)
+    if q.sums is not None:
+        raise ValueError(
+            f"a report is of one token and this target is {q.followed[0]!r}: take a token of the answer, "
+            "tna.vis.report(cache.per_token[0]), or one of the right answers"
+        )
     if len(q.places) != 1:
         raise ValueError(f"cache holds {len(q.places)} prompts; a report is of one: cache a single prompt")
     prediction = Prediction.of(q, predicted=predicted)
