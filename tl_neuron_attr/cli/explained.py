@@ -190,7 +190,7 @@ def read_answer(
     contrast = getattr(args, "contrast", None)
     alone = answer(model, list(tokens), [target])
     q = alone if contrast is None else answer(model, list(tokens), [target], contrast=[contrast])
-    first = alone.log_probs()[0]
+    first = alone.log_probs()[0].detach()
     likeliest = int(first.argmax())
     return q, Explained(
         prompt=text,

@@ -123,15 +123,15 @@ def explain(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     ids = one_prompt(model, prompt)
-    said = _continuation(model, ids, max_new_tokens)
-    whole = torch.cat([ids, torch.tensor([said], device=ids.device)], dim=1)
+    continuation = _continuation(model, ids, max_new_tokens)
+    whole = torch.cat([ids, torch.tensor([continuation], device=ids.device)], dim=1)
     _, cache = model.run_with_cache(whole)
-    placed = PlacedAnswer(Answer(tuple(said)), result=0, sign=1, row=0, start=ids.shape[1] - 1)
+    placed = PlacedAnswer(Answer(tuple(continuation)), result=0, sign=1, row=0, start=ids.shape[1] - 1)
     q = scored_answers(Stream(cache, model), [placed], max_bytes, batched=True).per_token
-    tokens = tuple(token_text(model, token) for token in said)
+    tokens = tuple(token_text(model, token) for token in continuation)
     return Explanation(
         prompt=prompt if isinstance(prompt, str) else text_of(model, ids[0].tolist()),
-        text=text_of(model, said),
+        text=text_of(model, continuation),
         tokens=tokens,
         prob=q.log_prob.exp(),
         layers=attribute_layers(q, max_bytes=max_bytes),
@@ -149,10 +149,10 @@ def _continuation(model: Any, ids: Int[Tensor, "1 pos"], most: int) -> list[int]
     context = getattr(model.cfg, "n_ctx", None) or ids.shape[1] + most
     if ids.shape[1] >= context:
         raise ValueError(f"prompt is {ids.shape[1]} tokens and the model's context {context}: no room for another")
-    said: list[int] = []
-    while len(said) < min(most, context - ids.shape[1]):
-        whole = torch.cat([ids, torch.tensor([said], dtype=torch.long, device=ids.device)], dim=1)
-        said.append(int(model(whole)[0, -1, : dimensions.d_vocab(model)].argmax()))
-        if said[-1] == getattr(model.tokenizer, "eos_token_id", None):
+    continuation: list[int] = []
+    while len(continuation) < min(most, context - ids.shape[1]):
+        whole = torch.cat([ids, torch.tensor([continuation], dtype=torch.long, device=ids.device)], dim=1)
+        continuation.append(int(model(whole)[0, -1, : dimensions.d_vocab(model)].argmax()))
+        if continuation[-1] == getattr(model.tokenizer, "eos_token_id", None):
             break
-    return said
+    return continuation
