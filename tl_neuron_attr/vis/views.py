@@ -55,6 +55,7 @@ def head_scores(scores: Float[Tensor, "*b layer head"]) -> View:
         ValueError: If the scores are of several prompts.
 
     Examples:
+        >>> import torch
         >>> head_scores(torch.randn(4, 8))
         View('heads'): shown in a notebook; .save(path) writes a page
     """
@@ -76,6 +77,7 @@ def source_scores(
         ValueError: If there is not one score per token and one label per head.
 
     Examples:
+        >>> import torch
         >>> source_scores(["The", " cat"], torch.randn(1, 2), labels=["L3H1"])
         View('source positions'): shown in a notebook; .save(path) writes a page
     """
