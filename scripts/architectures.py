@@ -45,11 +45,15 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 """Tiny values for every size that a config may have; those it does not have are left out."""
 
+SINGLE = {"XGLMForCausalLM"}
+"""What transformers runs in single precision only."""
+
 LAYER_TYPES = {
     "Qwen3NextForCausalLM": ["linear_attention", "full_attention"] * 2,
     "Qwen3_5ForCausalLM": ["linear_attention", "full_attention"] * 2,
     "Qwen3_5MoeForCausalLM": ["linear_attention", "full_attention"] * 2,
     "OlmoHybridForCausalLM": ["linear_attention", "full_attention"] * 2,
+    "GraniteMoeHybridForCausalLM": ["mamba", "attention"] * 2,
     "Lfm2ForCausalLM": ["conv", "full_attention"] * 2,
     "Lfm2MoeForCausalLM": ["conv", "full_attention"] * 2,
 }
@@ -58,13 +62,16 @@ LAYER_TYPES = {
 
 def main(names: list[str]) -> None:
     warnings.simplefilter("ignore")
-    classes = [name for name in SUPPORTED_ARCHITECTURES if name.endswith(("ForCausalLM", "LMHeadModel"))]
-    wanted = [name for name in sorted(classes) if not names or name.startswith(tuple(names))]
+    decoders = [name for name in sorted(SUPPORTED_ARCHITECTURES) if name.endswith(("ForCausalLM", "LMHeadModel"))]
+    classes = [name for name in decoders if hasattr(hf, name)]
+    wanted = [name for name in classes if not names or name.startswith(tuple(names))]
+    absent = ", ".join(name.removesuffix("ForCausalLM") for name in decoders if name not in classes)
     found = {name: state(name) for name in wanted}
     rows = [f"| {name.removesuffix('ForCausalLM')} | {kind} | {note} |" for name, (kind, note) in found.items()]
     kinds = [kind for kind, _ in found.values()]
     counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(sorted(kinds)))
-    table = f"{len(rows)} classes: {counts}.\n\n| class | state | what was found |\n|---|---|---|\n" + "\n".join(rows)
+    head = f"{len(rows)} classes: {counts}. Not classes of transformers, so not tried: {absent}."
+    table = f"{head}\n\n| class | state | what was found |\n|---|---|---|\n" + "\n".join(rows)
     print(table)
     if not names:
         page = PAGE.read_text()
@@ -88,13 +95,16 @@ def state(name: str) -> tuple[str, str]:
 def examined(model: TransformerBridge) -> tuple[str, str]:
     """Run a model and every score of it."""
     tokens = torch.randint(3, 97, (2, 7), generator=torch.Generator().manual_seed(1))
-    _, cache = model.run_with_cache(tokens)
+    try:
+        _, cache = model.run_with_cache(tokens)
+    except Exception as error:
+        return "does not run", brief(error)
     tna.attribute_layers(cache, 5)
     stream, works, fails = Stream(cache), [], []
     for what, function in (
         ("heads", tna.attribute_heads), ("attention neurons", tna.attribute_attn_neurons),
         ("MLP neurons", tna.attribute_mlp_neurons),
-        ("query scores", lambda cache, target: tna.query_neurons(cache, tna.value_neurons(cache, target, 8), 8)),
+        ("query scores", query_scores),
     ):  # fmt: skip
         try:
             function(cache, 5)
@@ -112,6 +122,11 @@ def examined(model: TransformerBridge) -> tuple[str, str]:
     return ("exact, mixers whole" if mixers else "exact"), ", ".join(kinds)
 
 
+def query_scores(cache: Any, target: int) -> tna.Neurons:
+    """Return what switched the best neurons on."""
+    return tna.query_neurons(cache, tna.value_neurons(cache, target, 8), 8)
+
+
 def brief(error: Exception) -> str:
     """Return the first line of an error, as a cell of a table."""
     line = (str(error).splitlines() or [""])[0].replace("|", "/")
@@ -121,25 +136,34 @@ def brief(error: Exception) -> str:
 def tiny(name: str) -> TransformerBridge:
     """Return a tiny random model of a class, in float64."""
     model_class = getattr(hf, name)
-    config = tiny_config(model_class.config_class, LAYER_TYPES.get(name))
+    config = tiny_config(model_class.config_class, LAYER_TYPES.get(name), MORE.get(name, {}))
     config._experts_implementation = "eager"  # the grouped product of torch knows no float64
     torch.manual_seed(0)
     model = model_class(config).eval()
     for parameter in model.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
-    model = model.double()
+    model = model if name in SINGLE else model.double()
     model.config.architectures = [name]
     return TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer(), device="cpu")
 
 
-def tiny_config(config_class: Any, layer_types: list[str] | None) -> Any:
+MORE: dict[str, dict[str, Any]] = {
+    "BambaForCausalLM": {"attn_layer_indices": [1, 3]},
+    "JambaForCausalLM": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2},
+    "GPTNeoForCausalLM": {"attention_types": [[["global", "local"], 2]]},
+    "Mamba2ForCausalLM": {"num_heads": 8, "head_dim": 8, "expand": 2},
+}
+"""What single classes need beside sizes."""
+
+
+def tiny_config(config_class: Any, layer_types: list[str] | None, more: dict[str, Any]) -> Any:
     """Return a config with every size it has made tiny."""
     known = inspect.signature(config_class.__init__).parameters
     fields = set(known) | set(getattr(config_class, "__dataclass_fields__", {})) | set(config_class.attribute_map)
     chosen = {key: value for key, value in SIZES.items() if key in fields and value is not None}
     if layer_types is not None:
         chosen["layer_types"] = layer_types
-    return config_class(**chosen)
+    return config_class(**chosen | more)
 
 
 def tokenizer() -> Any:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tl_neuron_attr.model.chat import chat
     from tl_neuron_attr.model.intervene import ablate, ablation_hooks, edit, keep
     from tl_neuron_attr.model.loading import load
+    from tl_neuron_attr.model.run import hooks_needed, run
     from tl_neuron_attr.model.scored_cache import ScoredCache, scored
     from tl_neuron_attr.results.common import CommonNeurons
     from tl_neuron_attr.results.layer_scores import LayerScores
@@ -71,6 +72,8 @@ _HOME = {
     "edit": "model.intervene",
     "keep": "model.intervene",
     "load": "model.loading",
+    "hooks_needed": "model.run",
+    "run": "model.run",
     "ScoredCache": "model.scored_cache",
     "scored": "model.scored_cache",
     "query_layers": "knowledge.query_neurons",
@@ -122,6 +125,7 @@ __all__ = [
     "evaluate",
     "explain",
     "head_effects",
+    "hooks_needed",
     "incontext",
     "keep",
     "load",
@@ -130,6 +134,7 @@ __all__ = [
     "position_tokens",
     "query_layers",
     "query_neurons",
+    "run",
     "scored",
     "srnn",
     "top_tokens",

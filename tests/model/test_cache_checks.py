@@ -176,3 +176,24 @@ def test_a_weight_that_is_not_finite_is_named(weight, function, when):
         _, cache = model.run_with_cache(TOKENS)
     with pytest.raises(ValueError, match="holds NaN or Inf"):
         function(cache, 5)
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_offloaded_weights_are_refused_by_name(name):
+    model = architectures.build(name)
+    _, cache = model.run_with_cache(TOKENS)
+    own = model.blocks[1].mlp.original_component
+    experts = own.experts if name == "mixtral" else own.down_proj.original_component
+    attribute = "down_proj" if name == "mixtral" else "weight"
+    setattr(experts, attribute, torch.nn.Parameter(getattr(experts, attribute).to("meta")))
+    with pytest.raises(ValueError, match=r"layer 1: mlp\..*down_proj.* is offloaded to CPU or disk"):
+        tna.value_neurons(cache, 5, 3)
+
+
+def test_quantised_weights_are_refused_by_name():
+    model = architectures.build("llama")
+    _, cache = model.run_with_cache(TOKENS)
+    linear = model.blocks[2].mlp.original_component.down_proj.original_component
+    linear.weight = torch.nn.Parameter(linear.weight.to(torch.int8), requires_grad=False)
+    with pytest.raises(ValueError, match=r"layer 2: mlp\..* is quantised .torch.int8."):
+        tna.attribute_layers(cache, 5)

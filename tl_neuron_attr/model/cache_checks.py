@@ -24,6 +24,9 @@ _SITE_HOOKS = {"attn": ("attn.hook_pattern", "attn.hook_v"), "mlp": ("mlp.hook_p
 _SAMPLED_LOGITS = 256
 """The number of logits compared with the readout's: a wrong readout gets nearly all of them wrong."""
 
+_EPS = 1e-4
+"""What a norm's epsilon, unknown where its module is no norm of TransformerLens, makes of a vector."""
+
 TINY = 1e-30
 """A vector with a smaller norm has no direction."""
 
@@ -42,6 +45,10 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = Fals
     Raises:
         ValueError: Naming the missing hooks and a ``names_filter`` that suffices.
     """
+    if not hasattr(stream.model, "ln_final"):
+        raise ValueError(
+            f"{type(stream.model.adapter).__name__} names no final norm: this architecture is not supported"
+        )
     wanted = [
         *(["ln_final.hook_scale"] if is_norm(stream.model.ln_final) else []),
         *(f"blocks.{layer}.{hook}" for layer in range(stream.n_layers) for hook in _hooks_of(stream, layer, sites)),
@@ -59,6 +66,7 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = Fals
             f"cache lacks {', '.join(missing[:4])}{more}; run_with_cache without stop_at_layer and without "
             f"names_filter, or with names_filter=lambda name: name.endswith({_needed(sites, stream.model)})"
         )
+    _require_readable(stream)
     _require_sizes(stream)
     lengths = _lengths_attended(stream) if "attn" in sites else set[int]()
     if lengths - {stream.shape[1]}:
@@ -66,6 +74,27 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = Fals
             f"cache holds {stream.shape[1]} positions but attends to {max(lengths)}: it was made with pos_slice or "
             "past keys; run_with_cache on the whole prompt"
         )
+
+
+def _require_readable(stream: Stream) -> None:
+    """Refuse weights that are not in memory as numbers: offloaded ones, and quantised ones.
+
+    Raises:
+        ValueError: Naming the layer and the weight.
+    """
+    for layer in range(stream.n_layers):
+        for name, weight in stream.block(layer).named_parameters():
+            own = name.replace("_original_component.", "")
+            if weight.is_meta:
+                raise ValueError(
+                    f"layer {layer}: {own} is offloaded to CPU or disk, where scores cannot read it: boot the model "
+                    "with its weights in memory (no device_map with an offloaded part)"
+                )
+            if weight.ndim > 1 and (not weight.is_floating_point() or weight.element_size() < 2):
+                raise ValueError(
+                    f"layer {layer}: {own} is quantised ({weight.dtype}), and its numbers are not those the model "
+                    "computes with: boot the model dequantised (a GGUF file through tna.load, or dtype=torch.bfloat16)"
+                )
 
 
 def _lengths_attended(stream: Stream) -> set[int]:
@@ -80,7 +109,9 @@ def _lengths_attended(stream: Stream) -> set[int]:
             "no layer of this model has softmax attention, so there are no heads and no attention neurons: pass "
             'sites=("mlp",), or use attribute_layers'
         )
-    return {stream.get(f"blocks.{first}.{h}").shape[d] for h, d in (("attn.hook_pattern", -1), ("attn.hook_v", 1))}
+    source = 2 if stream.weights(first).values_by_head else 1
+    hooks = (("attn.hook_pattern", -1), ("attn.hook_v", source))
+    return {stream.get(f"blocks.{first}.{hook}").shape[axis] for hook, axis in hooks}
 
 
 def needed_by(sites: tuple[Site, ...], model: Any = None) -> Callable[[str], bool]:
@@ -96,7 +127,7 @@ def _needed(sites: tuple[Site, ...], model: Any = None) -> tuple[str, ...]:
     keys = ("mlp.hook_pre", "mlp.hook_pre_linear") if "mlp" in sites else ()  # query scores check subkeys on them
     mixtures = [BlockWeights(block).experts for block in (model.blocks if model and keys else ())]
     routing = sorted({hook for experts in mixtures if experts for hook in experts.hooks})
-    gates = ("attn.hook_q_gate", "attn.hook_gate") if "attn" in sites else ()
+    gates = ("attn.hook_q_gate", "attn.gate.hook_out") if "attn" in sites else ()
     of_sites = (*_STREAM_HOOKS, *(hook for site in sites for hook in _SITE_HOOKS[site]), *gates)
     return (*of_sites, *keys, *routing, "hook_resid_mid", "hook_scale", "unembed.hook_out", "embed.hook_in")
 
@@ -166,14 +197,20 @@ def require_additive(stream: Stream, readout: Readout, places: Positions) -> Non
 
 
 def _require_embedding(stream: Stream, allowed: float) -> None:
-    """Refuse a first stream that is not the embedding: what a hook put there would count as the tokens' share."""
+    """Refuse a first stream that is not the embedding: what a hook put there would count as the tokens' share.
+
+    Positions that are added without a hook (XGLM), or a norm behind the embedding (NanoChat), cannot be told apart from
+    the model's own doing, and pass.
+    """
     first = "blocks.0.hook_resid_pre"
-    if not stream.has("hook_embed") or _is_same(stream, "hook_embed", first):
+    hidden = stream.model.cfg.positional_embedding_type == "standard" and not stream.has("hook_pos_embed")
+    if hidden or not stream.has("hook_embed") or _is_same(stream, "hook_embed", first):
         return
     embedded = stream.get("hook_embed")
     if stream.has("hook_pos_embed"):
         embedded = embedded + stream.get("hook_pos_embed")
-    if not _close(embedded, stream.get(first), allowed):
+    normed = embedded / embedded.square().mean(-1, keepdim=True).sqrt().clamp_min(TINY)
+    if not any(_close(each, stream.get(first), max(allowed, _EPS)) for each in (embedded, normed)):
         _refuse(stream, "the embedding is not the first block's resid_pre", edited=first)
 
 

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from tl_neuron_attr.model.hook_points import pattern_hook
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
 
@@ -23,8 +24,9 @@ def require_real_positions(stream: Stream, places: Positions, *, given: bool) ->
         ValueError: Naming the prompts.
     """
     padding = _in_right_padding(stream, places, given=given)
-    if stream.has("blocks.0.attn.hook_pattern"):
-        pattern = stream.pattern(0)[places.row, :, places.pos]
+    attends = [layer for layer in range(stream.n_layers) if stream.has(pattern_hook(layer))]
+    if attends:
+        pattern = stream.pattern_rows(attends[0], places)
         future = torch.arange(pattern.shape[-1], device=pattern.device) > places.pos[:, None]
         padding |= (pattern.sum(1) * future).sum(-1) > 0
         own = pattern[torch.arange(len(places), device=pattern.device), :, places.pos]

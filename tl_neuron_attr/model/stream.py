@@ -23,6 +23,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from tl_neuron_attr.model.hook_points import TOKENS, mlp_post_hook, pattern_hook, resid_post_hook, resid_pre_hook
+from tl_neuron_attr.model.position_cache import PositionCache
 from tl_neuron_attr.model.positions import Pos, Positions, from_start
 from tl_neuron_attr.model.weights import BlockWeights, is_norm, unembedding
 from tl_neuron_attr.numerics.readout import Norm, Readout
@@ -134,7 +135,13 @@ class Stream:
         return self.get(resid_pre_hook(layer))
 
     def pattern(self, layer: int) -> Float[Tensor, "batch head pos source"]:
-        """Return a block's attention patterns."""
+        """Return a block's attention patterns.
+
+        Raises:
+            ValueError: If the cache holds them at one position of each prompt only.
+        """
+        if isinstance(self.cache, PositionCache):
+            raise ValueError(f"{self.cache.holds()}: whole patterns are in a cache of model.run_with_cache")
         return self.get(pattern_hook(layer))
 
     def final(self, places: Positions) -> Float[Tensor, "batch d_model"]:
@@ -214,17 +221,38 @@ class Stream:
         Where :func:`~tl_neuron_attr.ablate` zeroed a head or neuron for the run, pattern and ``v`` do not show it but
         ``z``, which they make, does: zero.
         """
-        pattern = self._batch(pattern_hook(layer))[places.row, :, places.pos].to(self.dtype)
+        pattern = self.pattern_rows(layer, places)
         coefficients = self.attn_values(layer, places) * pattern[:, :, None]
         for hook in self.weights(layer).gate_hooks:
-            gate = self.at(f"blocks.{layer}.{hook}", places).sigmoid()
-            coefficients = coefficients * gate.reshape(*coefficients.shape[:3], 1)
+            gate = self.at(f"blocks.{layer}.{hook}", places).sigmoid().flatten(1)
+            if gate.numel() == coefficients[..., 0].numel():  # another gate's neurons do not add up, and are refused
+                coefficients = coefficients * gate.reshape(*coefficients.shape[:3], 1)
         z = f"blocks.{layer}.attn.hook_z"
-        return coefficients.masked_fill((self.at(z, places) == 0)[..., None], 0) if self.has(z) else coefficients
+        if not self.has(z):
+            return coefficients
+        silent = self.at(z, places).reshape(*coefficients.shape[:3], 1) == 0
+        return coefficients.masked_fill(silent, 0)
+
+    def pattern_rows(self, layer: int, places: Positions) -> Float[Tensor, "batch head source"]:
+        """Return the attention of each place to every source.
+
+        Raises:
+            ValueError: If the cache holds patterns at other positions only.
+        """
+        patterns = self._batch(pattern_hook(layer))
+        if not isinstance(self.cache, PositionCache):
+            return patterns[places.row, :, places.pos].to(self.dtype)
+        kept = self.cache.pattern_pos.to(places.pos.device)[places.row]
+        if bool((kept != places.pos).any()):
+            raise ValueError(
+                f"{self.cache.holds()}, not at {places.pos.tolist()}: run again with pos= the position scored"
+            )
+        return patterns[places.row, :, 0].to(self.dtype)
 
     def attn_values(self, layer: int, places: Positions) -> Float[Tensor, "batch head d_head source"]:
         """Return ``v`` at every source position of each place's prompt, for the heads that read it."""
-        v = self._batch(f"blocks.{layer}.attn.hook_v")[places.row].to(self.dtype).permute(0, 2, 3, 1)
+        v = self._batch(f"blocks.{layer}.attn.hook_v")[places.row].to(self.dtype)
+        v = v.permute(0, 1, 3, 2) if self.weights(layer).values_by_head else v.permute(0, 2, 3, 1)
         return v.repeat_interleave(self.weights(layer).n_heads // v.shape[1], dim=1)
 
     def mlp_coefficients(self, layer: int, places: Positions) -> Float[Tensor, "batch d_mlp"]:

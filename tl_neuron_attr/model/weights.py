@@ -57,11 +57,16 @@ class BlockWeights:
         return getattr(getattr(self.block, "attn", None), "W_O", None) is not None
 
     @cached_property
+    def values_by_head(self) -> bool:
+        """Whether ``hook_v`` has heads before positions, as multi-head latent attention has them (DeepSeek)."""
+        return getattr(getattr(self.block.attn, "hook_v", None), "pos_dim", 1) == 2
+
+    @cached_property
     def gate_hooks(self) -> tuple[str, ...]:
         """The hook of the gate that heads pass their output through, before its sigmoid, where they have one."""
         attn = getattr(self.block, "attn", None)
         separate = getattr(getattr(attn, "gate", None), "original_component", None) is not None
-        named = {"hook_q_gate": hasattr(attn, "hook_q_gate"), "hook_gate": separate and hasattr(attn, "hook_gate")}
+        named = {"hook_q_gate": hasattr(attn, "hook_q_gate"), "gate.hook_out": separate}
         return tuple(f"attn.{name}" for name, there in named.items() if there)[:1]
 
     @cached_property
@@ -139,6 +144,11 @@ class BlockWeights:
         """Return the subkeys of some neurons, one row each, and their biases; see :meth:`keys`."""
         if which != "v" and self.experts:
             return self.experts.keys(which, index)
+        if which == "v" and self.values_by_head:
+            raise ValueError(
+                "attention neurons of latent attention have no subkeys: their values are made of a compressed stream; "
+                'ask for query scores of MLP neurons, value_neurons(..., sites="mlp")'
+            )
         keys, biases = self.keys(which)
         return keys[:, index].T, None if biases is None else biases[index]
 

@@ -1,0 +1,56 @@
+"""Scores of a run that keeps little are those of a run that keeps everything."""
+
+import pytest
+import torch
+
+import tl_neuron_attr as tna
+from tests import architectures
+
+POS = torch.tensor([6, 4])
+NAMES = ["gpt2", "gemma2", "olmo2", "bloom", "gptj", "opt", "qwen2_moe", "qwen3_next", "lfm2"]
+
+
+@pytest.mark.filterwarnings("ignore:the model caps its logits")
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_are_the_same_bit_for_bit(name):
+    model, tokens = architectures.build(name), architectures.prompts()
+    full, little = model.run_with_cache(tokens)[1], tna.run(model, tokens, pos=POS)
+    for function in (tna.attribute_heads, tna.attribute_mlp_neurons, tna.attribute_attn_neurons):
+        assert torch.equal(function(little, 5, pos=POS), function(full, 5, pos=POS))
+    value = [tna.value_neurons(cache, 5, 12, pos=POS) for cache in (little, full)]
+    assert value[0] == value[1]
+    query = [tna.query_neurons(cache, value[1], 12, pos=POS) for cache in (little, full)]
+    assert query[0] == query[1]
+    numbers = [sum(each.numel() for each in cache.cache_dict.values()) for cache in (little, full)]
+    assert numbers[0] < 0.8 * numbers[1]
+
+
+def test_no_pattern_is_kept_beyond_its_row():
+    cache = tna.run(architectures.build("llama"), architectures.prompts())
+    shapes = {name: each.shape for name, each in cache.cache_dict.items() if "pattern" in name or "scores" in name}
+    assert len(shapes) == architectures.LAYERS and all(shape == (2, 4, 1, 7) for shape in shapes.values())
+
+
+def test_only_the_sites_named_are_kept():
+    cache = tna.run(architectures.build("llama"), architectures.prompts(), sites=["mlp"])
+    assert not any("pattern" in name for name in cache.cache_dict)
+    assert len(tna.value_neurons(cache, 5, 4, sites="mlp").labels[0]) == 4
+    with pytest.raises(ValueError, match=r"cache lacks blocks.0.attn.hook_pattern"):
+        tna.value_neurons(cache, 5, 4)
+
+
+def test_wrong_sites_and_positions_are_refused():
+    model, tokens = architectures.build("llama"), architectures.prompts()
+    with pytest.raises((TypeError, ValueError), match="sites"):
+        tna.run(model, tokens, sites=["heads"])
+    with pytest.raises(IndexError, match="pos must lie between -7 and 6"):
+        tna.run(model, tokens, pos=7)
+
+
+def test_a_batch_with_a_mask_is_run_as_it_is():
+    model, tokens = architectures.build("llama"), architectures.prompts()
+    mask = torch.ones_like(tokens)
+    mask[1, 5:] = 0
+    full = model.run_with_cache(tokens, attention_mask=mask)[1]
+    little = tna.run(model, tokens, pos=POS, attention_mask=mask)
+    assert torch.equal(tna.attribute_heads(little, 5, pos=POS), tna.attribute_heads(full, 5, pos=POS))
