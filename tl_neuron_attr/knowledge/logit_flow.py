@@ -108,7 +108,7 @@ def logit_flow(
         >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
         >>> flow = logit_flow(cache, " basketball")
         >>> layer, pos = divmod(int(flow.mlp.argmax()), flow.mlp.shape[-1])
-        >>> f"L{layer} at {flow.tokens[0][pos].strip()}"  # four tokens before the answer is due
+        >>> f"L{layer} at {flow.tokens[0][pos].strip()}"  # three tokens before the last
         'L1 at plays'
     """
     q = as_scored(cache, target, max_bytes=max_bytes, **scoring)
