@@ -28,11 +28,9 @@ underflows (below ``e**-87``) could matter; below it, such tokens lose less than
 CANCELLING = 0.1
 """Where ``E_p[exp(x - c)]`` is below this, its rounding error, some 1e-7, would be felt: such rows are summed again."""
 
-WIDTH = 8192
-"""Tokens in a chunk of the vocabulary: 36 vectors of that many contributions fit in a processor core's cache."""
-
-_SUMMED = 2**23
-"""Entries whose exponentials are summed at a time: 32 MiB of them."""
+WIDTH = 1024
+"""Tokens in a chunk of the vocabulary: their part of ``W_U``, a few MiB, stays in a processor core's cache, so that
+reading out and averaging fetch it once; of fewer, the products would be slower."""
 
 
 @dataclass(eq=False)
@@ -58,13 +56,15 @@ class Increase:
     @property
     def logits(self) -> Float[Tensor, "batch d_vocab"]:
         """The base stream's logits, before the model's output transform."""
-        read_out([self])
+        if "logits" not in self.known:
+            read_out([self])
         return self.known["logits"]
 
     @property
     def log_normaliser(self) -> Float[Tensor, "batch"]:
         """The log of the sum of the exponentials of the transformed logits, in float64."""
-        read_out([self])
+        if "log_normaliser" not in self.known:
+            read_out([self])
         return self.known["log_normaliser"]
 
     @property
@@ -117,33 +117,81 @@ class Increase:
         return x if transform is None else transform(logits + x) - transform(logits)
 
 
+class Reading:
+    """Base streams that are being read out, a chunk of the vocabulary at a time (paper 1, Eq. 2).
+
+    Their distributions are needed before the whole vocabulary was seen, so a chunk's weights are
+    ``exp(logit - highest)`` for the highest logit so far. Sums over earlier chunks are multiplied by ``rescale`` when
+    that has risen, and divided by ``total`` in the end.
+
+    Attributes:
+        streams: What is multiplied with ``W_U``, one row per base stream.
+        logits: Their logits, of the chunks taken.
+        weights: The weights of the last chunk taken.
+        rescale: What the sums over the chunks before it are multiplied by.
+        total: The sum of all weights, in float64.
+    """
+
+    def __init__(self, increases: Sequence[Increase]) -> None:
+        self._increases, readout = increases, increases[0].readout
+        self.streams = torch.cat([(i.readout.norm(i.base) + readout.norm_bias) * readout.multiplier for i in increases])
+        self.logits = self.streams.new_empty(len(self.streams), readout.d_vocab)
+        self.total = torch.zeros(len(self.streams), dtype=torch.float64, device=self.streams.device)
+        self._highest = self.streams.new_full((len(self.streams),), torch.finfo(self.streams.dtype).min)
+
+    def take(self, tokens: slice, product: Float[Tensor, "batch chunk"]) -> None:
+        """Take a chunk: its tokens, and the product of :attr:`streams` with them."""
+        readout, logits = self._increases[0].readout, self.logits[:, tokens]
+        torch.add(product, readout.b_U[tokens] * readout.multiplier, out=logits)
+        values = self._increases[0].transformed(logits)
+        highest = torch.maximum(self._highest, values.amax(1))
+        self.rescale = (self._highest.double() - highest).exp()
+        self.weights = (values - highest[:, None]).exp_()
+        self.total = self.total * self.rescale + self.weights.sum(1, dtype=torch.float64)
+        self._highest = highest
+
+    def keep(self) -> None:
+        """Keep what was read out, once all chunks were taken."""
+        normaliser = self._highest.double() + self.total.log()
+        sizes = [len(each.base) for each in self._increases]
+        for each, own, size in zip(self._increases, self.logits.split(sizes), normaliser.split(sizes), strict=True):
+            each.known |= {"logits": own, "log_normaliser": size}
+
+
 def read_out(increases: Sequence[Increase]) -> None:
     """Read out every base stream that has not been yet, all of them in one pass over ``W_U`` (paper 1, Eq. 2)."""
     new = [each for each in increases if "logits" not in each.known]
-    if not new:
-        return
-    readout = new[0].readout
-    streams = torch.cat([(i.readout.norm(i.base) + readout.norm_bias) * readout.multiplier for i in new])
-    logits = streams.new_empty(len(streams), readout.d_vocab)
-    for tokens, W_U in readout.chunks(WIDTH):
-        logits[:, tokens] = streams @ W_U + readout.b_U[tokens] * readout.multiplier
-    sums = [log_sum_exp(new[0].transformed(part)) for part in logits.split(max(1, _SUMMED // readout.d_vocab))]
-    sizes = [len(each.base) for each in new]
-    for each, own, normaliser in zip(new, logits.split(sizes), torch.cat(sums).split(sizes), strict=True):
-        each.known |= {"logits": own, "log_normaliser": normaliser}
+    if new:
+        reading = Reading(new)
+        for tokens, W_U in new[0].readout.chunks(WIDTH):
+            reading.take(tokens, reading.streams @ W_U)
+        reading.keep()
 
 
 def mean_unembeddings(increases: Sequence[Increase]) -> None:
-    """Find ``E_p[W_U]`` of every base stream that lacks it, all of them in one pass over ``W_U``."""
-    read_out(increases)
+    """Find ``E_p[W_U]`` of every base stream that lacks it, all of them in one pass over ``W_U``.
+
+    Streams that have not been read out are read out in the same pass.
+    """
+    unread = [each for each in increases if "logits" not in each.known]
+    if unread:
+        reading = Reading(unread)
+        mean = torch.zeros_like(reading.streams)
+        for tokens, W_U in unread[0].readout.chunks(WIDTH):
+            reading.take(tokens, reading.streams @ W_U)
+            mean.mul_(reading.rescale[:, None]).addmm_(reading.weights, W_U.T)
+        reading.keep()
+        _keep_means(unread, mean / reading.total[:, None].to(mean.dtype))
     new = [each for each in increases if "mean" not in each.known]
-    if not new:
-        return
-    readout = new[0].readout
-    mean = torch.cat([each.base for each in new]).zero_()
-    for tokens, W_U in readout.chunks(WIDTH):
-        mean += torch.cat([each.log_p(tokens) for each in new]).exp_() @ W_U.T
-    for each, own in zip(new, mean.split([len(each.base) for each in new]), strict=True):
+    if new:
+        mean = torch.cat([each.base for each in new]).zero_()
+        for tokens, W_U in new[0].readout.chunks(WIDTH):
+            mean.addmm_(torch.cat([each.log_p(tokens) for each in new]).exp_(), W_U.T)
+        _keep_means(new, mean)
+
+
+def _keep_means(increases: Sequence[Increase], mean: Float[Tensor, "n d_model"]) -> None:
+    for each, own in zip(increases, mean.split([len(each.base) for each in increases]), strict=True):
         each.known["mean"] = own
 
 

@@ -11,10 +11,26 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_neuron_attr.numerics.increase import CANCELLING, MAX_BYTES, SAFE, WIDTH, Increase, log_sum_exp, pick, read_out
+from tl_neuron_attr.numerics.increase import (
+    CANCELLING,
+    MAX_BYTES,
+    WIDTH,
+    Increase,
+    Reading,
+    log_sum_exp,
+    pick,
+    read_out,
+)
 
 _ROWS = 1024
-"""The most vectors read out together: more of them make the product no faster."""
+"""Vectors read out together at the most: more of them make the product no faster."""
+
+_SAFE = 50.0
+"""The largest ``x - c`` whose exponential is summed as it is: tokens whose ``p`` underflows, below ``e**-87``, lose less
+than ``d_vocab * e**(50 - 87)``, and float32 goes up to ``e**88``."""
+
+_TOGETHER = 16
+"""Chunks whose log-probabilities are put together at a time: there may be a stream for every sublayer to fetch."""
 
 _NARROWEST = 256
 """Tokens in a chunk at the least, however small ``max_bytes`` is."""
@@ -62,8 +78,8 @@ def scores_at(
     bases = _Bases(increases)
     contributing = bases.readout.norm.apply_unscaled(vectors) * bases.gain[at][:, None]
     if increases[0].contrast is not None:
+        read_out(increases)
         return bases.followed(contributing, at)
-    read_out(increases)
     in_order = at.sort(stable=True)
     best = None if promoted is None else torch.empty_like(promoted)
     sums = bases.log_mean_exp(contributing[in_order.indices], in_order.values, max_bytes, best)
@@ -81,7 +97,7 @@ class _Bases:
         self.gain = torch.cat([each.readout.gain for each in increases])
 
     def followed(self, contributing: Float[Tensor, "n d_model"], at: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """Return the change of the target's transformed logit, less that of the contrast's if there is one."""
+        """The change of the target's transformed logit, less that of the contrast's if there is one."""
         change = self._change_of([each.target for each in self.increases], contributing, at)
         if self.increases[0].contrast is None:
             return change
@@ -97,7 +113,7 @@ class _Bases:
         """``log E_p[exp x]`` in float64 for vectors in the order of their base streams; ``best`` is filled."""
         rows, width = self._chunk(max_bytes)
         found = [
-            self._by_expm1(contributing[i : i + rows], at[i : i + rows], width, None if best is None else best[i:])
+            self._by_exp(contributing[i : i + rows], at[i : i + rows], width, None if best is None else best[i:])
             for i in range(0, len(at), rows)
         ]
         sums, unsafe = torch.cat([s for s, _ in found]), torch.cat([u for _, u in found])
@@ -106,64 +122,99 @@ class _Bases:
             sums[part] = self._by_logits(contributing[part], at[part], width)
         return sums
 
-    def _by_expm1(
+    def _by_exp(
         self,
         contributing: Float[Tensor, "n d_model"],
         at: Int[Tensor, "n"],
         width: int,
         best: Int[Tensor, "rest best"] | None,
     ) -> tuple[Float[Tensor, "n"], Bool[Tensor, "n"]]:
-        """``c + log1p(E_p[expm1(x - c)])``, and where that is unsafe; ``c`` is the first chunk's mean."""
-        n = len(contributing)
-        total = torch.zeros(n, dtype=torch.float64, device=contributing.device)
-        furthest, centre = contributing.new_zeros(n), contributing.new_zeros(n)
+        """``c + log E_p[exp(x - c)]``, and where that is unsafe; ``c`` is the first chunk's mean.
+
+        Base streams that have not been read out pass through the vocabulary with the vectors. The expectation less one,
+        which small contributions need, is summed beside it.
+        """
+        reading, n = self._reading(), len(contributing)
+        plain = less_one = torch.zeros(n, dtype=torch.float64, device=contributing.device)
+        largest, centre = contributing.new_full((n,), -torch.inf), contributing.new_zeros(n)
         running = None if best is None else _Running(n, best.shape[1], contributing)
-        for tokens, log_p, change in self._chunks(contributing, at, width):
+        used, inverse = at.unique_consecutive(return_inverse=True)
+        for tokens, log_p, change in self._chunks(contributing, at, width, reading):
             if tokens.start == 0:
                 centre = change.mean(1)
+            highest = change.amax(1)
             if running is not None:
-                running.take(change, tokens.start)
-            change.sub_(centre[:, None])
-            furthest = torch.maximum(furthest, torch.maximum(change.amax(1), -change.amin(1)))
-            total += _weighted_sums(change.expm1_(), log_p.exp_(), at)
+                running.take(change, highest, tokens.start)
+            largest = torch.maximum(largest, highest)
+            if reading is not None:
+                plain, less_one = plain * reading.rescale[at], less_one * reading.rescale[at]
+            p = log_p.exp() if reading is None else reading.weights[used]
+            exponential = change.sub_(centre[:, None]).exp_()
+            plain = plain + _weighted_sums(exponential, p, inverse)
+            less_one = less_one + _weighted_sums(exponential.sub_(1), p, inverse)
+        if reading is not None:
+            reading.keep()
+            plain, less_one = plain / reading.total[at], less_one / reading.total[at]
         if running is not None and best is not None:
             best[:n] = running.tokens
-        unsafe = ~((furthest <= SAFE) & (total > CANCELLING - 1))
-        return centre.double() + total.log1p(), unsafe
+        logs = torch.where(less_one > CANCELLING - 1, less_one.log1p(), plain.log())
+        return centre.double() + logs, ~(largest - centre <= _SAFE)
 
     def _by_logits(
         self, contributing: Float[Tensor, "n d_model"], at: Int[Tensor, "n"], width: int
     ) -> Float[Tensor, "n"]:
-        """Return the log of the sum of ``exp(x + log p)``, whatever the size of ``x``."""
+        """The log of the sum of ``exp(x + log p)``, whatever the size of ``x``."""
+        inverse = at.unique_consecutive(return_inverse=True)[1]
         by_chunk = [
-            log_sum_exp(change.add_(log_p[at.unique_consecutive(return_inverse=True)[1]]))
-            for _, log_p, change in self._chunks(contributing, at, width)
+            log_sum_exp(change.add_(log_p[inverse])) for _, log_p, change in self._chunks(contributing, at, width, None)
         ]
         return torch.stack(by_chunk).logsumexp(0)
 
     def _chunks(
-        self, contributing: Float[Tensor, "n d_model"], at: Int[Tensor, "n"], width: int
+        self, contributing: Float[Tensor, "n d_model"], at: Int[Tensor, "n"], width: int, reading: Reading | None
     ) -> Iterator[tuple[slice, Float[Tensor, "batch chunk"], Float[Tensor, "n chunk"]]]:
-        """Yield chunks of tokens: their log-probabilities, one row per base in use, and the change of their logits.
+        """Which tokens; their log-probabilities, one row per base in use; what the vectors change of their logits.
 
-        Every chunk lies where the one before it lay: fresh memory for each would cost a fifth of the time.
+        While base streams are being read out their logits take the place of log-probabilities. Every chunk lies where
+        the one before it lay: fresh memory for each would cost a fifth of the time.
         """
         used, inverse = at.unique_consecutive(return_inverse=True)
-        memory = contributing.new_empty(len(contributing), width)
-        first = self.increases[0]
-        for tokens, W_U in self.readout.chunks(width):
-            logits = torch.cat([each.logits[:, tokens] for each in self.increases])[used]
-            log_p = first.transformed(logits) - self._log_normaliser()[used, None].to(logits.dtype)
-            change = torch.matmul(contributing, W_U, out=memory[:, : W_U.shape[1]])
-            yield tokens, log_p, change if self.readout.transform is None else first.change(change, logits[inverse])
+        vectors = contributing if reading is None else torch.cat([reading.streams, contributing])
+        memory, bases = contributing.new_empty(len(vectors), width), len(vectors) - len(contributing)
+        logits = log_p = memory
+        for i, (tokens, W_U) in enumerate(self.readout.chunks(width)):
+            product = torch.matmul(vectors, W_U, out=memory[:, : W_U.shape[1]])
+            here = slice(i % _TOGETHER * width, i % _TOGETHER * width + W_U.shape[1])
+            if reading is not None:
+                reading.take(tokens, product[:bases])
+                logits, here = reading.logits[:, tokens][used], slice(None)
+                log_p = logits
+            elif here.start == 0:
+                logits, log_p = self._known(slice(tokens.start, tokens.start + _TOGETHER * width), used)
+            change = product[bases:]
+            if self.readout.transform is not None:
+                change = self.increases[0].change(change, logits[:, here][inverse])
+            yield tokens, log_p[:, here], change
 
-    def _log_normaliser(self) -> Float[Tensor, "batch"]:
-        return torch.cat([each.log_normaliser for each in self.increases])
+    def _reading(self) -> Reading | None:
+        """Return what the base streams are read out with beside the vectors; None if some have been read out."""
+        if all("logits" not in each.known for each in self.increases):
+            return Reading(self.increases)
+        read_out(self.increases)
+        return None
+
+    def _known(
+        self, tokens: slice, used: Int[Tensor, "batch"]
+    ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n"]]:
+        """Return logits and log-probabilities of the base streams in use."""
+        logits = torch.cat([each.logits[:, tokens] for each in self.increases])[used]
+        normaliser = torch.cat([each.log_normaliser for each in self.increases])[used]
+        return logits, self.increases[0].transformed(logits) - normaliser[:, None].to(logits.dtype)
 
     def _change_of(
         self, tokens: list[Int[Tensor, "batch"]], contributing: Float[Tensor, "n d_model"], at: Int[Tensor, "n"]
     ) -> Float[Tensor, "n"]:
-        """Return by how much vectors change the transformed logit of one token per base."""
+        """What vectors change of the transformed logit of one token per base."""
         own = torch.cat(tokens)
         x = (contributing * self.readout.columns(own)[at]).sum(-1)
         if self.readout.transform is None:
@@ -172,7 +223,7 @@ class _Bases:
         return self.increases[0].change(x[:, None], logits[:, None])[:, 0]
 
     def _chunk(self, max_bytes: int) -> tuple[int, int]:
-        """Return how many vectors and tokens to read out at a time, with three temporaries of their size."""
+        """How many vectors and tokens to read out at a time, with three temporaries of their size."""
         fitting = max(1, max_bytes // (4 * self.readout.dtype.itemsize))
         rows = max(1, min(_ROWS, fitting // WIDTH))
         return rows, max(1, min(WIDTH, self.readout.d_vocab, max(_NARROWEST, fitting // rows)))
@@ -185,19 +236,22 @@ class _Running:
         self.values = like.new_full((n, k), -torch.inf)
         self.tokens = torch.full((n, k), -1, dtype=torch.long, device=like.device)
 
-    def take(self, chunk: Float[Tensor, "n chunk"], start: int) -> None:
-        """Take the columns from ``start`` on."""
+    def take(self, chunk: Float[Tensor, "n chunk"], highest: Float[Tensor, "n"], start: int) -> None:
+        """Take the columns from ``start`` on, and the highest of each row: most chunks have nothing to add to most."""
+        better = (highest > self.values[:, -1]).nonzero()[:, 0]
+        if len(better) == 0:
+            return
         k = self.values.shape[1]
-        values, at = chunk.topk(min(k, chunk.shape[1]))
-        self.values, kept = torch.cat([self.values, values], dim=1).topk(k)
-        self.tokens = torch.cat([self.tokens, at + start], dim=1).gather(1, kept)
+        values, at = chunk[better].topk(min(k, chunk.shape[1]))
+        self.values[better], kept = torch.cat([self.values[better], values], dim=1).topk(k)
+        self.tokens[better] = torch.cat([self.tokens[better], at + start], dim=1).gather(1, kept)
 
 
 def _weighted_sums(
-    values: Float[Tensor, "n chunk"], p: Float[Tensor, "batch chunk"], at: Int[Tensor, "n"]
+    values: Float[Tensor, "n chunk"], p: Float[Tensor, "batch chunk"], base: Int[Tensor, "n"]
 ) -> Float[Tensor, "n"]:
-    """``values[i] @ p`` of its base, in float64; the rows of one base are next to each other."""
-    if len(p) == len(values):
-        return values.mul_(p).sum(1, dtype=torch.float64)
-    counts = at.unique_consecutive(return_counts=True)[1].tolist()
-    return torch.cat([part @ own for part, own in zip(values.split(counts), p, strict=True)]).double()
+    """``values[i] @ p[base[i]]`` in float64; the vectors of one base are next to each other."""
+    of_each, left = divmod(len(values), len(p))
+    if left == 0 and torch.equal(base, torch.arange(len(values), device=base.device) // of_each):
+        return torch.bmm(values.unflatten(0, (len(p), -1)), p[:, :, None]).flatten().double()
+    return (values * p[base]).sum(1, dtype=torch.float64)
