@@ -23,11 +23,11 @@ from tl_neuron_attr.numerics.increase import (
 )
 
 _ROWS = 1024
-"""Vectors read out together at the most: more of them make the product no faster."""
+"""The most vectors read out together: more of them make the product no faster."""
 
 _SAFE = 50.0
-"""The largest ``x - c`` whose exponential is summed as it is: tokens whose ``p`` underflows, below ``e**-87``, lose less
-than ``d_vocab * e**(50 - 87)``, and float32 goes up to ``e**88``."""
+"""The largest ``x - c`` whose exponential is summed as it is: tokens whose ``p`` underflows, below ``e**-87``, lose
+less than ``d_vocab * e**(50 - 87)``, and float32 goes up to ``e**88``."""
 
 _TOGETHER = 16
 """Chunks whose log-probabilities are put together at a time: there may be a stream for every sublayer to fetch."""
@@ -97,7 +97,7 @@ class _Bases:
         self.gain = torch.cat([each.readout.gain for each in increases])
 
     def followed(self, contributing: Float[Tensor, "n d_model"], at: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """The change of the target's transformed logit, less that of the contrast's if there is one."""
+        """Return the change of the target's transformed logit, less that of the contrast's if there is one."""
         change = self._change_of([each.target for each in self.increases], contributing, at)
         if self.increases[0].contrast is None:
             return change
@@ -118,7 +118,7 @@ class _Bases:
         ]
         sums, unsafe = torch.cat([s for s, _ in found]), torch.cat([u for _, u in found])
         again = unsafe.nonzero()[:, 0]
-        for part in again.split(rows):
+        for part in again.split(rows) if len(again) else ():
             sums[part] = self._by_logits(contributing[part], at[part], width)
         return sums
 
@@ -129,7 +129,7 @@ class _Bases:
         width: int,
         best: Int[Tensor, "rest best"] | None,
     ) -> tuple[Float[Tensor, "n"], Bool[Tensor, "n"]]:
-        """``c + log E_p[exp(x - c)]``, and where that is unsafe; ``c`` is the first chunk's mean.
+        """Return ``c + log E_p[exp(x - c)]``, and where that is unsafe; ``c`` is the first chunk's mean.
 
         Base streams that have not been read out pass through the vocabulary with the vectors. The expectation less one,
         which small contributions need, is summed beside it.
@@ -163,7 +163,7 @@ class _Bases:
     def _by_logits(
         self, contributing: Float[Tensor, "n d_model"], at: Int[Tensor, "n"], width: int
     ) -> Float[Tensor, "n"]:
-        """The log of the sum of ``exp(x + log p)``, whatever the size of ``x``."""
+        """Return the log of the sum of ``exp(x + log p)``, whatever the size of ``x``."""
         inverse = at.unique_consecutive(return_inverse=True)[1]
         by_chunk = [
             log_sum_exp(change.add_(log_p[inverse])) for _, log_p, change in self._chunks(contributing, at, width, None)
@@ -214,7 +214,7 @@ class _Bases:
     def _change_of(
         self, tokens: list[Int[Tensor, "batch"]], contributing: Float[Tensor, "n d_model"], at: Int[Tensor, "n"]
     ) -> Float[Tensor, "n"]:
-        """What vectors change of the transformed logit of one token per base."""
+        """Return by how much vectors change the transformed logit of one token per base."""
         own = torch.cat(tokens)
         x = (contributing * self.readout.columns(own)[at]).sum(-1)
         if self.readout.transform is None:
@@ -223,7 +223,7 @@ class _Bases:
         return self.increases[0].change(x[:, None], logits[:, None])[:, 0]
 
     def _chunk(self, max_bytes: int) -> tuple[int, int]:
-        """How many vectors and tokens to read out at a time, with three temporaries of their size."""
+        """Return how many vectors and tokens to read out at a time, with three temporaries of their size."""
         fitting = max(1, max_bytes // (4 * self.readout.dtype.itemsize))
         rows = max(1, min(_ROWS, fitting // WIDTH))
         return rows, max(1, min(WIDTH, self.readout.d_vocab, max(_NARROWEST, fitting // rows)))
