@@ -185,8 +185,8 @@ def mean_unembeddings(increases: Sequence[Increase]) -> None:
     new = [each for each in increases if "mean" not in each.known]
     if new:
         mean = torch.cat([each.base for each in new]).zero_()
-        for tokens, W_U in new[0].readout.chunks(WIDTH):
-            mean.addmm_(torch.cat([each.log_p(tokens) for each in new]).exp_(), W_U.T)
+        for tokens, columns in new[0].readout.chunks(WIDTH):
+            mean.addmm_(torch.cat([each.log_p(tokens) for each in new]).exp_(), columns.T)
         _keep_means(new, mean)
 
 

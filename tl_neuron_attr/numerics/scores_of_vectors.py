@@ -173,7 +173,7 @@ class _Bases:
     def _chunks(
         self, contributing: Float[Tensor, "n d_model"], at: Int[Tensor, "n"], width: int, reading: Reading | None
     ) -> Iterator[tuple[slice, Float[Tensor, "batch chunk"], Float[Tensor, "n chunk"]]]:
-        """Which tokens; their log-probabilities, one row per base in use; what the vectors change of their logits.
+        """Yield chunks of tokens: their log-probabilities, one row per base in use, and the change of their logits.
 
         While base streams are being read out their logits take the place of log-probabilities. Every chunk lies where
         the one before it lay: fresh memory for each would cost a fifth of the time.
