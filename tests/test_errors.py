@@ -168,7 +168,7 @@ def test_positions_on_padding_are_refused(name):
     texts = ["w1 w2 w3", "w4 w5 w6 w7 w8 w9"]
     _, right = model.run_with_cache(texts)
     with pytest.raises(ValueError, match=r"pos is on padding for prompts \[0\]"):
-        tna.attribute_layers(right, 5)
+        tna.attribute_layers(right, 5, pos=right["embed.hook_in"].shape[1] - 1)
     _, left = model.run_with_cache(texts, padding_side="left")
     with pytest.raises(ValueError, match=r"pos is on padding for prompts \[0\]"):
         tna.attribute_heads(left, 5, pos=1)

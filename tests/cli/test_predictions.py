@@ -119,11 +119,13 @@ def test_query_prints_what_the_function_gives(run):
     value = tna.value_neurons(cache, "basketball", k=12)
     query = tna.query_neurons(cache, value, 4, sites="mlp")
     code, out, _ = run("query", *PROMPT, "--value", "12", "-k", "4", "--site", "mlp")
-    assert code == 0 and out.split("\n", 1)[1] == f"{query[0]}\n"
-    rows = json.loads(run("query", *PROMPT, "--value", "12", "-k", "4", "--format", "json")[1])["neurons"]
+    first, caption, rows = out.split("\n", 2)
+    assert code == 0 and first.startswith('"basketball" (p ') and caption == "scores in nats"
+    assert rows == str(query[0]).split("\n", 1)[1] + "\n"
+    found = json.loads(run("query", *PROMPT, "--value", "12", "-k", "4", "--format", "json")[1])["neurons"]
     expected = tna.query_neurons(cache, value, 4)[0]
-    assert [row["neuron"] for row in rows] == expected.labels
-    assert [row["score"] for row in rows] == pytest.approx(expected.score.tolist())
+    assert [row["neuron"] for row in found] == expected.labels
+    assert [row["score"] for row in found] == pytest.approx(expected.score.tolist())
 
 
 def test_trace_prints_what_the_function_gives_and_draws_it(run, tmp_path):

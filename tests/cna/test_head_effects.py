@@ -8,6 +8,8 @@ import torch
 
 import tl_neuron_attr as tna
 from tests import architectures
+from tl_neuron_attr import demo
+from tl_neuron_attr.results import storage
 
 TOKENS = architectures.prompts()
 
@@ -236,3 +238,28 @@ def test_an_answer_loses_what_its_tokens_lose():
     )
     with pytest.raises(ValueError, match="target is an answer, which is put behind one prompt"):
         tna.head_effects(model, prompt, tna.Answer(answer), pos=2)
+
+
+def test_a_file_gives_back_what_was_saved_also_where_heads_were_left_out(tmp_path):
+    model = demo.load()
+    for heads in (None, [(0, 1), (3, 6)]):
+        found = tna.head_effects(model, "3 + 5 =", "8", heads=heads, progress=False)
+        found.save(tmp_path / "heads")
+        again = tna.HeadEffects.load(tmp_path / "heads")
+        assert str(again) == str(found) and again.ranked() == found.ranked()
+        for name in ("prob", "log_prob", "base_prob", "base_log_prob"):
+            assert torch.equal(getattr(again, name).nan_to_num(9), getattr(found, name).nan_to_num(9))
+    storage.save_tensors(tmp_path / "heads", "head_effects", {"prob": found.prob, "log_prob": found.log_prob}, {})
+    with pytest.raises(ValueError, match="field 'base_prob' is missing"):
+        tna.HeadEffects.load(tmp_path / "heads")
+
+
+def test_without_a_target_the_models_own_prediction_is_followed_and_the_mask_says_where():
+    model = demo.load()
+    ids = torch.tensor([[*model.tokenizer.encode("3 + 5 ="), 0], [*model.tokenizer.encode("1 + 1 ="), 0]])
+    mask = torch.ones_like(ids)
+    mask[:, -1] = 0
+    found = tna.head_effects(model, ids, attention_mask=mask, heads=[(3, 6)], progress=False)
+    for i in range(2):
+        own = model(ids[i : i + 1, :-1])[0, -1].log_softmax(-1).max()
+        assert float(found.base_log_prob[i]) == pytest.approx(float(own), abs=1e-5)

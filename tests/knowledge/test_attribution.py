@@ -98,7 +98,7 @@ def test_a_cache_without_batch_dimension_gives_results_without_one():
     value = tna.value_neurons(cache, 5, 4)
     cache.remove_batch_dim()
     close(tna.attribute_heads(cache, 5), with_batch[0], 1e-12)
-    assert tna.value_neurons(cache, 5, 4).labels == value.labels[0]
+    assert tna.value_neurons(cache, 5, 4).labels == value.labels
     assert tna.attribute_layers(cache, 5).attn.shape == (architectures.LAYERS,)
 
 

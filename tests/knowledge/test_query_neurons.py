@@ -220,7 +220,7 @@ def test_inner_products_that_cancel_are_flagged_and_left_out():
     flagged = f"L{layer}N{index}"
     with pytest.warns(UserWarning, match=f"inner products of {flagged} .* nearly cancel"):
         layers = tna.query_layers(cache, every)
-    others = torch.tensor([label != flagged for label in every.labels[0]])
+    others = torch.tensor([label != flagged for label in every.labels])
     assert int((~others).sum()) == 1 and float(every.score[0, ~others].abs()) > 0
     close(layers.embed + layers.attn.sum(1) + layers.mlp.sum(1), every.score[:, others].sum(1))
 

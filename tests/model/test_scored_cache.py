@@ -105,9 +105,18 @@ def test_query_functions_refuse_a_second_position(cache):
             function(q, value, pos=-1)
 
 
-def test_a_missing_target_and_an_unknown_keyword_are_named(cache):
-    with pytest.raises(TypeError, match="target is missing"):
-        tna.attribute_heads(cache)
+def test_without_a_target_the_models_own_prediction_is_followed():
+    model, ids = architectures.build("llama", dtype=torch.float32), architectures.prompts()
+    logits, cache = model.run_with_cache(ids)
+    own = logits[:, -1].argmax(-1)
+    assert own[0] != own[1] or len(own) == 1
+    assert tna.scored(cache).target.tolist() == own.tolist()
+    assert torch.equal(tna.attribute_heads(cache), tna.attribute_heads(cache, own))
+    assert torch.equal(tna.attribute_heads(cache, own[0]), tna.attribute_heads(cache, int(own[0])))  # a 0-d tensor
+    assert tna.value_neurons(cache, k=4) == tna.value_neurons(cache, own, 4)
+
+
+def test_an_unknown_keyword_is_named(cache):
     with pytest.raises(TypeError, match="unexpected keyword argument 'position'"):
         tna.attribute_heads(cache, 5, position=3)
 

@@ -140,3 +140,10 @@ def test_indices_and_heads_are_what_other_tools_take(one, batch):
     assert one.unsqueeze().heads == one.heads
     with pytest.raises(TypeError, match=f"{len(batch.score)} prompts"):
         _ = batch.heads
+
+
+def test_labels_of_a_single_prompt_are_not_nested(one, batch):
+    alone = batch[:1]
+    assert alone.batched and alone.score.shape == (1, 6)
+    assert alone.labels == batch[0].labels and len(alone.labels[:5]) == 5
+    assert batch.labels == [batch[0].labels, batch[1].labels] and one.labels == one.flat_labels

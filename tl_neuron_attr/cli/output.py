@@ -5,6 +5,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,12 @@ _LEAST = 8
 """What is left of the widest text, however narrow the terminal: enough for a token."""
 
 
-def show(found: "PrintsAsTable | Table") -> None:
+def show(found: "PrintsAsTable | Table", *, caption: str | None = None) -> None:
     """Print a table: in a terminal in colour and no wider than it, elsewhere whole and plain."""
     from tl_neuron_attr.results.table import Table
 
     table = found if isinstance(found, Table) else found.table()
+    table = table if caption is None else replace(table, caption=caption)
     if not sys.stdout.isatty():
         print(table)
         return

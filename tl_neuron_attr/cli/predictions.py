@@ -222,7 +222,7 @@ def _print_neurons(found: "list[tuple[Explained, Neurons]]", args: Namespace) ->
     else:
         for i, (explained, neurons) in enumerate(found):
             print(f"\n{explained}" if i else explained)
-            show(neurons)
+            show(neurons, caption="scores in nats")  # the line before says of what
 
 
 def _prompts(args: Namespace) -> "Iterator[tuple[str, str | None]]":

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,7 @@ from tl_neuron_attr.model.targets import Target, one_each
 from tl_neuron_attr.model.tokens import Tokens, token_batch
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import score_dtype
+from tl_neuron_attr.results import storage
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ ZEROED = "give at least one (layer, head) pair, or None for all"
 """What to do where no head is given to zero."""
 
 _SHOWN = 20  # rows of a printed table: one screen
+_GRIDS, _BASES = ("prob", "log_prob"), ("base_prob", "base_log_prob")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -76,6 +79,26 @@ class HeadEffects(PrintsAsTable):
         headings = ("rank", "head zeroed", "probability", "log-probability", "drop")
         return Table(headings, [base, *rows], f"in nats{batch}")
 
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file with a JSON header; never a pickle, never half a file."""
+        storage.save_tensors(path, "head_effects", {name: getattr(self, name) for name in (*_GRIDS, *_BASES)}, {})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "HeadEffects":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is malformed, naming the field.
+        """
+        tensors, _ = storage.load_tensors(path, "head_effects", dict.fromkeys(_GRIDS), _BASES)
+        if missing := [name for name in _BASES if name not in tensors]:
+            raise ValueError(f"{path}: field {missing[0]!r} is missing")
+        for name in _BASES:
+            storage.require_shape(path, tensors, name, tensors["prob"].shape[:-2])
+        storage.require_finite_fields(path, {name: tensors[name] for name in _BASES})
+        return cls(**tensors)
+
     def to_frame(self) -> "pd.DataFrame":
         """Return one row per prompt and head asked for: prompt, layer, head, prob, log_prob, drop."""
         import pandas as pd
@@ -91,7 +114,7 @@ class HeadEffects(PrintsAsTable):
 def head_effects(
     model: Any,
     tokens: Tokens,
-    target: Target,
+    target: Target | None = None,
     *,
     heads: NamedHeads | None = None,
     pos: Pos = -1,
@@ -109,10 +132,11 @@ def head_effects(
     Args:
         model: The model.
         tokens: A prompt (the tokenizer's BOS is put first), its token ids, or a batch of prompts of one length.
-        target: The token followed: an id, a string that is one token, or one of them for each prompt. Of one prompt
-            also a :class:`~tl_neuron_attr.Answer`, put behind it: one pass over the heads per token.
+        target: The token followed: an id, a string that is one token, or one of them for each prompt; by default what
+            the model itself predicts. Of one prompt also a :class:`~tl_neuron_attr.Answer`, put behind it: one pass
+            over the heads per token.
         heads: ``(layer, head)`` pairs; all heads by default.
-        pos: The position scored, one for all prompts or one each; the last by default.
+        pos: The position scored, one for all prompts or one each; by default the last real one of each prompt.
         attention_mask: 0 where a prompt of a batch is padded, on either side, and 1 elsewhere. Padding is cut off and
             each prompt is run as if it were alone.
         batch_size: How many runs share a forward pass; by default as many as fit in ``max_bytes``.
@@ -141,16 +165,17 @@ def head_effects(
     if isinstance(target, Answer):
         options = {"heads": heads, "batch_size": batch_size, "max_bytes": max_bytes, "progress": progress}
         return _of_answer(model, ids, target, pos, attention_mask, options)
-    targets = one_each(model, target, len(ids)).to(ids.device)
-    positions = from_start(pos, *ids.shape).to(ids.device).expand(len(ids))
+    positions = _positions(ids, pos, attention_mask)
+    targets = None if target is None else one_each(model, target, len(ids)).to(ids.device)
     wanted = required_heads(model, heads, fix=ZEROED)
     sets = [[], *([head] for head in wanted)]
     found = torch.empty(len(ids), len(sets), dtype=score_dtype(dimensions.dtype_of(model)), device=ids.device)
     with tqdm(total=len(sets) * len(ids), desc="heads", unit="run", disable=not progress, delay=2) as bar:
         for which, prompts, at in _unpadded(model, ids, positions, attention_mask):
+            followed = _predictions(model, prompts, at) if targets is None else targets[which]
             for runs in rerun(model, prompts, sets, pos=at, batch_size=batch_size, max_bytes=max_bytes, bar=bar):
                 of = which[runs.prompts]
-                found[of, runs.sets] = _log_prob(runs.logits, targets[of]).to(found)
+                found[of, runs.sets] = _log_prob(runs.logits, followed[runs.prompts]).to(found)
     grid = torch.full((len(ids), model.cfg.n_layers, dimensions.most_heads(model)), torch.nan).to(found)
     for i, (layer, head) in enumerate(wanted, 1):
         grid[:, layer, head] = found[:, i]
@@ -176,6 +201,20 @@ def _of_answer(
     without, base = sum(one.log_prob for one in each), sum(one.base_log_prob for one in each)
     assert isinstance(without, Tensor) and isinstance(base, Tensor)
     return HeadEffects(without.exp(), without, base.exp(), base)
+
+
+def _positions(ids: Int[Tensor, "batch pos"], pos: Pos, attention_mask: Mask | None) -> Int[Tensor, "batch"]:
+    """Return the positions scored; where they are not given, the last that the mask does not hide."""
+    default = isinstance(pos, int) and pos == -1
+    if default and attention_mask is not None and attention_mask.shape == ids.shape:
+        places = torch.arange(ids.shape[1], device=ids.device)
+        return places.where(attention_mask.to(ids.device) > 0, 0).amax(1)
+    return from_start(pos, *ids.shape).to(ids.device).expand(len(ids))
+
+
+def _predictions(model: Any, ids: Int[Tensor, "batch pos"], pos: Int[Tensor, "batch"]) -> Int[Tensor, "batch"]:
+    """Return the likeliest next token of each prompt."""
+    return model(ids)[torch.arange(len(ids), device=ids.device), pos].argmax(-1)
 
 
 def _unpadded(

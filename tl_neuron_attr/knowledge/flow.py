@@ -28,6 +28,7 @@ from typing_extensions import Unpack
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge import flow_edges
 from tl_neuron_attr.knowledge.flow_edges import QueryNeuronAt
+from tl_neuron_attr.knowledge.flow_file import read_flow, write_flow
 from tl_neuron_attr.knowledge.graph_json import graph_json
 from tl_neuron_attr.knowledge.query_neurons import weighted_subkeys
 from tl_neuron_attr.knowledge.token_words import TokenWords
@@ -101,6 +102,29 @@ class Flow(PrintsAsTable):
             for a, b, w in self._strongest_first()
         ]
         return pd.DataFrame(rows, columns=["from", "to", "kind", "weight"])
+
+    def save(self, path: str | Path) -> None:
+        """Write a JSON file of nodes and edges; it appears whole or not at all."""
+        write_flow(path, self.graph, self.answer)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Flow":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is malformed, naming the field.
+
+        Examples:
+            >>> from tempfile import mkdtemp
+            >>> import tl_neuron_attr as tna
+            >>> _, cache = tna.demo.load().run_with_cache("3 + 5 =")
+            >>> flow, path = tna.trace(cache), Path(mkdtemp()) / "flow.json"
+            >>> flow.save(path)
+            >>> str(Flow.load(path)) == str(flow)
+            True
+        """
+        return cls(*read_flow(path))
 
     def to_graph_json(self, path: str | Path) -> Path:
         """Write the graph in circuit-tracer's attribution-graph schema, for its front end; whole or not at all.

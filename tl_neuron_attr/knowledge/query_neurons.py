@@ -160,7 +160,8 @@ def query_neurons(
     ]
     best = Neurons.joined(found) if exclude_common is None else exclude_common.without(Neurons.joined(found), k)
     own = cache.rows if isinstance(cache, ScoredCache) else None
-    return (with_text(best, stream, rows=own) if text else best).squeeze(batched=value.batched)
+    followed = None if value.text is None else value.text.followed
+    return (with_text(best, stream, rows=own, followed=followed) if text else best).squeeze(batched=value.batched)
 
 
 def weighted_subkeys(

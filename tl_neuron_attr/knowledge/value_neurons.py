@@ -12,6 +12,7 @@ from transformer_lens import ActivationCache
 from typing_extensions import Unpack
 
 from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.knowledge.followed import followed_text
 from tl_neuron_attr.knowledge.vocabulary import promoted_shown, with_text
 from tl_neuron_attr.model import cache_checks
 from tl_neuron_attr.model.dimensions import sizes_of
@@ -109,7 +110,9 @@ def value_neurons(
         noted += [] if top.promoted is None else [top.promoted]
     best = Neurons.joined(found) if exclude_common is None else exclude_common.without(Neurons.joined(found), k)
     promoted = torch.cat(noted) if len(noted) == len(found) else None
-    return (with_text(best, q.stream, promoted, rows=q.rows) if text else best).squeeze(batched=q.batched)
+    followed = followed_text(q) if text else None
+    shown = with_text(best, q.stream, promoted, rows=q.rows, followed=followed) if text else best
+    return shown.squeeze(batched=q.batched)
 
 
 def _check(

@@ -18,6 +18,7 @@ from tl_neuron_attr.model.readable_tokens import ReadableTokens, best_tokens
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.weights import direction, through_head, unembedding
 from tl_neuron_attr.numerics.sublayer import SITES, score_dtype
+from tl_neuron_attr.results.followed_text import FollowedText
 from tl_neuron_attr.results.neuron_text import NeuronText
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.token_lists import TokenLists
@@ -169,12 +170,17 @@ def with_text(
     promoted: Int[Tensor, "*b k best"] | None = None,
     *,
     rows: Int[Tensor, "batch"] | None = None,
+    followed: FollowedText | None = None,
 ) -> Neurons:
-    """Return neurons found in ``stream`` with their text; ``rows`` are the prompts' in the cache, all by default."""
+    """Return neurons found in ``stream`` with their text, and what their scores are of.
+
+    ``rows`` are the prompts' in the cache, all by default.
+    """
     ids = stream.tokens()
     if ids is not None and rows is not None:
         ids = ids[rows]
-    return replace(neurons, text=neuron_text(stream.model, neurons, ids, promoted))
+    text = neuron_text(stream.model, neurons, ids, promoted)
+    return replace(neurons, text=replace(text, followed=followed))
 
 
 def require_k(model: Any, k: int) -> None:

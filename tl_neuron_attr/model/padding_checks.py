@@ -1,7 +1,7 @@
-"""Refuse positions that are padding, as far as a cache shows it."""
+"""Positions that are padding, as far as a cache shows it: passed over by default, refused where they are named."""
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tl_neuron_attr.model.hook_points import pattern_hook
@@ -39,6 +39,28 @@ def require_real_positions(stream: Stream, places: Positions, *, given: bool) ->
         )
 
 
+def last_real_positions(stream: Stream) -> Int[Tensor, "batch"]:
+    """Return the last position of each prompt that is not padding, as far as the cache shows it without doubt.
+
+    Padding on the right has a pad token that neither ends nor begins texts, or was masked: no head of the first layer
+    lets it read itself. The last position of all where neither shows any.
+    """
+    batch, length = stream.shape[:2]
+    padding = torch.zeros(batch, length, dtype=torch.bool, device=stream.device)
+    tokens, tokenizer = stream.tokens(), stream.model.tokenizer
+    pad = getattr(tokenizer, "pad_token_id", None)
+    if tokens is not None and pad is not None and pad not in (tokenizer.eos_token_id, tokenizer.bos_token_id):
+        padding |= tokens == pad
+    if stream.has("blocks.0.attn.hook_pattern"):
+        padding |= stream.get("blocks.0.attn.hook_pattern").diagonal(dim1=-2, dim2=-1).sum(1) == 0
+    return (length - 1 - _to_the_end(padding).sum(1)).clamp_min(0)
+
+
+def _to_the_end(flags: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+    """Return where a flag and all behind it are set."""
+    return flags.flip(1).cumprod(1).flip(1).bool()
+
+
 def _in_right_padding(stream: Stream, places: Positions, *, given: bool) -> Bool[Tensor, "place"]:
     """Return which positions hold the pad token with nothing but pad tokens behind them.
 
@@ -50,7 +72,7 @@ def _in_right_padding(stream: Stream, places: Positions, *, given: bool) -> Bool
     if pad is None or tokens is None:
         return torch.zeros(len(places), dtype=torch.bool, device=stream.device)
     is_pad = tokens == pad
-    to_the_end = is_pad.flip(1).cumprod(1).flip(1).bool()[places.row, places.pos]
+    to_the_end = _to_the_end(is_pad)[places.row, places.pos]
     ambiguous = pad in (tokenizer.eos_token_id, tokenizer.bos_token_id)
     if not ambiguous or (not given and stream.shape[0] > 1):
         return to_the_end

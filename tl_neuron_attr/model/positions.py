@@ -1,12 +1,13 @@
 """Where a stream is looked at: positions of prompts, one or many for each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-Pos = int | Int[Tensor, "batch"]
+Pos = int | Sequence[int] | Int[Tensor, "batch"]
 """A position, negative ones counted from the end, or one for each prompt."""
 
 

@@ -14,7 +14,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model import cache_checks
 from tl_neuron_attr.model.answer_places import PlacedAnswer, in_cache, places_of
 from tl_neuron_attr.model.components import within
-from tl_neuron_attr.model.padding_checks import require_real_positions
+from tl_neuron_attr.model.padding_checks import last_real_positions, require_real_positions
 from tl_neuron_attr.model.positions import Pos, Positions
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.targets import Target, has_answers, token_ids
@@ -29,7 +29,7 @@ class Scoring(TypedDict, total=False):
     """What a score is of, beside cache and target: the keywords of every function that takes a cache and a target.
 
     Attributes:
-        pos: The position scored, one for all prompts or one each; the last by default.
+        pos: The position scored, one for all prompts or one each; by default the last real one of each prompt.
         contrast: If given, scores are of ``log p(target) - log p(contrast)``.
         model: The model that made the cache; ``cache.model`` by default.
         final_bias: False leaves the final norm's bias out of the base, as the authors' GPT-2 notebook does.
@@ -297,7 +297,7 @@ class ScoredCache:
 @torch.no_grad()
 def scored(
     cache: ActivationCache,
-    target: Target,
+    target: Target | None = None,
     *,
     pos: Pos = -1,
     contrast: Target | None = None,
@@ -314,9 +314,10 @@ def scored(
     Args:
         cache: A cache of a forward pass, with or without a batch dimension.
         target: The token followed: an id, a string that is one token, a set of them (:func:`~tl_neuron_attr.any_of`),
-            the answer the cache's text ends with (:class:`~tl_neuron_attr.Answer`), or one of these per prompt.
-        pos: The position scored, one for all prompts or one each; the last by default. Of an answer, the position
-            before it.
+            the answer the cache's text ends with (:class:`~tl_neuron_attr.Answer`), or one of these per prompt; by
+            default what the model itself predicts.
+        pos: The position scored, one for all prompts or one each. By default (-1) the last of each prompt that is not
+            padding, as its attention mask or pad token shows. Of an answer, the position before it.
         contrast: If given, scores are of ``log p(target) - log p(contrast)``.
         model: The model that made the cache; ``cache.model`` by default.
         final_bias: False leaves the final norm's bias out of the base, as the authors' GPT-2 notebook does.
@@ -338,12 +339,16 @@ def scored(
     if has_answers(target, contrast):
         stream = Stream(cache, model)
         _require(stream, (), False)
+        if target is None:
+            raise ValueError("target is missing: a contrast of answers needs one beside it")
         found = scored_answers(stream, in_cache(stream, target, contrast, pos), max_bytes, batched=stream.batched)
     else:
         stream, places, readout = checked_stream(cache, (), pos=pos, model=model)
         other = None if contrast is None else token_ids(stream, contrast, "contrast")
-        ids = token_ids(stream, target)
+        ids = token_ids(stream, 0 if target is None else target)
         found = ScoredCache(stream, places, readout, ids, other, max_bytes, batched=stream.batched)
+        if target is None:
+            found = replace(found, target=found.log_probs().argmax(-1))
     return found if final_bias else found.without_final_bias()
 
 
@@ -385,15 +390,12 @@ def as_scored(
     """Return the scored cache given, or made of ``cache`` and ``target``, checked for what ``sites`` need.
 
     Raises:
-        TypeError: If the target is missing.
         ValueError: If a scored cache comes with what it has already, or as :func:`scored`.
         IndexError: If a position or token id is out of range.
     """
     if isinstance(cache, ScoredCache):
         refuse_given(target=target, **scoring)
         q = cache
-    elif target is None:
-        raise TypeError("target is missing: pass a token, or in place of the cache what tna.scored(cache, target) made")
     else:
         _require(Stream(cache, scoring.get("model")), tuple(sites), False)
         q = scored(cache, target, max_bytes=max_bytes, **scoring)
@@ -426,7 +428,7 @@ def checked_stream(
     """Return the stream of a cache that has what ``sites`` need and adds up, the positions, and the readout there.
 
     With ``reads``, what the sublayers of ``sites`` read the stream through must be there too. The position is the last
-    by default. A scored cache was checked when it was made, and has a position.
+    real one by default. A scored cache was checked when it was made, and has a position.
 
     Raises:
         ValueError: If the cache or position is invalid.
@@ -438,8 +440,9 @@ def checked_stream(
         return cache.stream, cache.places, cache.readout
     stream, pos = Stream(cache, model), -1 if pos is None else pos
     _require(stream, tuple(sites), reads)
-    where = stream.positions(pos)
-    return stream, where, _readout(stream, where, given=not (isinstance(pos, int) and pos == -1))
+    given = not (isinstance(pos, int) and pos == -1)
+    where = stream.positions(pos if given else last_real_positions(stream))
+    return stream, where, _readout(stream, where, given=given)
 
 
 def _readout(stream: Stream, places: Positions, *, given: bool) -> Readout:

@@ -1,11 +1,13 @@
 """One score per layer and site."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_neuron_attr.results.storage import load_tensors, require_finite_fields, require_shape, save_tensors
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 if TYPE_CHECKING:
@@ -33,6 +35,32 @@ class LayerScores(PrintsAsTable):
         embed = [] if self.embed is None else [("embed", float(self.embed.mean()), None)]
         batch = f", mean of {self.attn[..., 0].numel()} prompts" if self.attn.ndim > 1 else ""
         return Table(("layer", "attn", "mlp"), [*embed, *rows], f"scores in nats{batch}")
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file with a JSON header; never a pickle, never half a file."""
+        tensors = {name: getattr(self, name) for name in ("attn", "mlp", "embed") if getattr(self, name) is not None}
+        save_tensors(path, "layer_scores", tensors, {})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LayerScores":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is malformed, naming the field.
+
+        Examples:
+            >>> from tempfile import mkdtemp
+            >>> import torch
+            >>> path = Path(mkdtemp()) / "layers.safetensors"
+            >>> LayerScores(torch.tensor([0.5]), torch.tensor([-0.5])).save(path)
+            >>> LayerScores.load(path).mlp
+            tensor([-0.5000])
+        """
+        tensors, _ = load_tensors(path, "layer_scores", {"attn": None, "mlp": None}, ("embed",))
+        require_shape(path, tensors, "embed", tensors["attn"].shape[:-1])
+        require_finite_fields(path, tensors)
+        return cls(tensors["attn"], tensors["mlp"], tensors.get("embed"))
 
     def to_frame(self) -> "pd.DataFrame":
         """Return one row per prompt, layer and site."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tl_neuron_attr.numerics.sublayer import SITES
 from tl_neuron_attr.results import storage
+from tl_neuron_attr.results.followed_text import FollowedText
 from tl_neuron_attr.results.neuron_text import NeuronText
 
 PLACE = ("site", "layer", "head", "source", "index")
@@ -29,7 +30,9 @@ _ORDERS = ("descending", "ascending", "unsorted")
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], text: NeuronText | None) -> None:
     """Write the neurons' fields and their text."""
-    fields = {} if text is None else {"sources": text.sources, "promoted": text.promoted}
+    fields: dict[str, Any] = {} if text is None else {"sources": text.sources, "promoted": text.promoted}
+    if text is not None and text.followed is not None:
+        fields["followed"] = text.followed.as_json()
     storage.save_tensors(path, "neurons", tensors, {**fields, "order": _order(tensors["score"])})
 
 
@@ -59,7 +62,8 @@ def read_text(path: str | Path, text: Mapping[str, Any], keys: list[str]) -> Neu
         ValueError: If it is not as :func:`write` left it, naming the field.
     """
     sources = storage.string_lists(path, text, "sources")
-    return NeuronText(sources, storage.string_map(path, text, "promoted", required=keys))
+    followed = FollowedText.of_json(path, text["followed"]) if "followed" in text else None  # older files lack it
+    return NeuronText(sources, storage.string_map(path, text, "promoted", required=keys), followed)
 
 
 def _order(score: Tensor) -> str:

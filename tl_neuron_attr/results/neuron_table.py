@@ -75,7 +75,8 @@ def neuron_table(columns: _Columns, k: int, text: NeuronText | None) -> Table:
     ]
     first, last = ("prompt",) if several else (), ("promotes",) if text else ()
     measures = ("coefficient", "score", "effect") if measured else ("coefficient", "score")
-    return Table((*first, "rank", "neuron", "source", *measures, *last), rows, "scores in nats")
+    followed = f"{text.followed}: " if text and text.followed else ""
+    return Table((*first, "rank", "neuron", "source", *measures, *last), rows, f"{followed}scores in nats")
 
 
 def neuron_frame(columns: _Columns, k: int, text: NeuronText | None, *, batched: bool) -> "pd.DataFrame":

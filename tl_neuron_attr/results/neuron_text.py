@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from tl_neuron_attr.results.followed_text import FollowedText
+
 
 @dataclass(frozen=True)
 class NeuronText:
@@ -12,6 +14,7 @@ class NeuronText:
         sources: The tokens of each prompt; empty where they are not known.
         promoted: The tokens each neuron promotes, by :attr:`~tl_neuron_attr.Neurons.keys`; not every neuron need be
             there.
+        followed: What the scores are of, where it is known.
 
     Examples:
         >>> text = NeuronText((("<bos>", " Rome"),), {"L3N7+": (" Italy",)})
@@ -21,6 +24,7 @@ class NeuronText:
 
     sources: tuple[tuple[str, ...], ...] = ()
     promoted: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    followed: FollowedText | None = None
 
     def source(self, prompt: int, position: int) -> str:
         """Return the token at a position of a prompt, or the empty string where it is not known."""
@@ -33,10 +37,13 @@ class NeuronText:
 
     def of_prompt(self, prompt: int) -> "NeuronText":
         """Return the text of one prompt of a batch."""
-        return replace(self, sources=self.sources[prompt:][:1])
+        followed = None if self.followed is None else self.followed.of_prompt(prompt)
+        return replace(self, sources=self.sources[prompt:][:1], followed=followed)
 
     @classmethod
     def joined(cls, texts: "Sequence[NeuronText]") -> "NeuronText":
         """Return the text of several groups of prompts as that of one batch."""
         promoted = {key: tokens for text in texts for key, tokens in text.promoted.items()}
-        return cls(tuple(tokens for text in texts for tokens in text.sources), promoted)
+        known = [text.followed for text in texts if text.followed is not None]
+        followed = FollowedText.joined(known) if known and len(known) == len(texts) else None
+        return cls(tuple(tokens for text in texts for tokens in text.sources), promoted, followed)

@@ -36,7 +36,8 @@ class Neurons(PrintsAsTable):
 
     Pure data: copied, pickled, sent to a worker, printed and saved without a model. Two are equal if they are the same
     neurons with the same coefficients, scores and text. ``neurons[i]`` is prompt ``i`` of a batch, ``neurons[a:b]`` a
-    batch of some prompts, and iterating goes over prompts; of a single prompt take :meth:`top`.
+    batch of some prompts, and iterating goes over prompts; of a single prompt take :meth:`top`. Tensors have a batch
+    dimension if the cache had one, for a single prompt too; what is read (labels, tables) is then that prompt's.
 
     Attributes:
         site: 0 for attention, 1 for MLP (:data:`SITES`).
@@ -176,10 +177,12 @@ class Neurons(PrintsAsTable):
     def labels(self) -> list[str] | list[list[str]]:
         """``L23N6740`` (an MLP neuron), ``L3E17N204`` (of expert 17), ``L21H0D79@3`` (dimension 79, head 0, source 3).
 
-        One list per prompt.
+        One list, or one per prompt where there are several: text of a single prompt is never nested, whether or not its
+        cache had a batch dimension.
         """
         names, k = self.flat_labels, len(self)
-        return [names[i * k : (i + 1) * k] for i in range(len(self.score))] if self.batched else names
+        several = self.batched and len(self.score) > 1
+        return [names[i * k : (i + 1) * k] for i in range(len(self.score))] if several else names
 
     @property
     def per_token(self) -> "Neurons":
@@ -197,7 +200,11 @@ class Neurons(PrintsAsTable):
             raise TypeError(f"these neurons are of {len(self.score)} prompts; take one prompt's: neurons[i].per_token")
         mine = (~self.token_coefficient.isnan()).any(-1)
         places = {name: getattr(self, name).expand(int(mine.sum()), -1) for name in neuron_file.PLACE}
-        text = None if self.text is None else replace(self.text, sources=self.text.sources * int(mine.sum()))
+        text = (
+            None
+            if self.text is None
+            else replace(self.text, sources=self.text.sources * int(mine.sum()), followed=None)
+        )
         return Neurons(**places, coefficient=self.token_coefficient[mine], score=self.token_score[mine], text=text)
 
     def top(self, k: int) -> "Neurons":
@@ -253,9 +260,13 @@ class Neurons(PrintsAsTable):
         return neuron_frame(self._columns(), len(self), self.text, batched=self.batched)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file with a JSON header; never a pickle, never half a file."""
+        """Write a safetensors file with a JSON header; never a pickle, never half a file.
+
+        What the scores are of goes with them: prompts, targets, contrasts, positions and the model's name
+        (``.text.followed``).
+        """
         promoted = {} if self.text is None else {key: self.text.of(key) for key in self.keys}
-        text = None if self.text is None else NeuronText(self.text.sources, promoted)
+        text = None if self.text is None else replace(self.text, promoted=promoted)
         neuron_file.write(path, {name: getattr(self, name) for name in self._saved()}, text)
 
     @classmethod

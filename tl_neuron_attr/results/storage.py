@@ -116,6 +116,30 @@ def load_tensors(
     return tensors, text
 
 
+def require_shape(path: str | Path, tensors: Mapping[str, Tensor], field: str, shape: torch.Size) -> None:
+    """Refuse an optional field that is no float of the shape it must have.
+
+    Raises:
+        ValueError: Naming the field.
+    """
+    tensor = tensors.get(field)
+    if tensor is not None and (not tensor.is_floating_point() or tensor.shape != shape):
+        raise ValueError(
+            f"{path}: field {field!r} is {tensor.dtype} {tuple(tensor.shape)}, expected a float {tuple(shape)}"
+        )
+
+
+def require_finite_fields(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse fields that hold NaN or Inf.
+
+    Raises:
+        ValueError: Naming the first of them.
+    """
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{path}: field {name!r} holds NaN or Inf")
+
+
 def string_lists(path: str | Path, text: Mapping[str, Any], field: str) -> tuple[tuple[str, ...], ...]:
     """Return ``text[field]``, lists of strings.
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from math import isfinite
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -12,6 +13,10 @@ from tl_neuron_attr.results.equality import EqualByData
 
 Side = Literal["left", "right"]
 """Where the cells of a column stand."""
+_BARRED = ("score", "drop", "effect", "weight", "change", "attn", "mlp")
+"""Columns of nats whose cells have a bar behind them in a notebook."""
+_RAISES, _LOWERS = "rgba(70,130,200,.35)", "rgba(200,80,70,.35)"
+"""Pale enough to read text on, in light and dark notebooks."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,26 @@ class Table:
     caption: str = ""
 
     def __str__(self) -> str:
-        text = self._render("simple")
+        cells, sides = self.cells()
+        text = tabulate(
+            cells, self.headings, tablefmt="simple", disable_numparse=True, colalign=sides if cells else None
+        )
         return f"{self.caption}\n{text}" if self.caption else text
 
     def html(self) -> str:
         """Return the table as HTML, every cell escaped."""
-        return self._render("html").replace("<table>", f"<table><caption>{escape(self.caption)}</caption>", 1)
+        shown, sides = self.cells()
+        caption = f'<caption style="text-align:left">{escape(self.caption)}</caption>' if self.caption else ""
+        titles = zip(self.headings, sides, strict=True)
+        head = "".join(f'<th style="text-align:{side}">{escape(title)}</th>' for title, side in titles)
+        bars = [
+            _largest([row[i] for row in self.rows]) if text in _BARRED else 0.0 for i, text in enumerate(self.headings)
+        ]
+        body = "".join(
+            f"<tr>{''.join(map(_html_cell, texts, sides, row, bars))}</tr>"
+            for texts, row in zip(shown, self.rows, strict=True)
+        )
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def _repr_html_(self) -> str:
         return self.html()
@@ -49,9 +68,18 @@ class Table:
         columns = zip(*shown, strict=True) if shown else [()] * len(self.headings)
         return shown, ["right" if all(_is_number(text) for text in column if text) else "left" for column in columns]
 
-    def _render(self, style: str) -> str:
-        cells, sides = self.cells()
-        return tabulate(cells, self.headings, tablefmt=style, disable_numparse=True, colalign=sides if cells else None)
+
+def _html_cell(text: str, side: Side, value: object, largest: float) -> str:
+    """Return a cell; with a bar behind the number, blue for what raises and red for what lowers."""
+    style = f"text-align:{side}"
+    if largest and isinstance(value, Real):
+        share, colour = 100 * abs(float(value)) / largest, _LOWERS if float(value) < 0 else _RAISES
+        style += f";background:linear-gradient(to left,{colour} {share:.0f}%,transparent {share:.0f}%)"
+    return f'<td style="{style}">{escape(text)}</td>'
+
+
+def _largest(column: Sequence[object]) -> float:
+    return max((abs(float(value)) for value in column if isinstance(value, Real) and isfinite(value)), default=0.0)
 
 
 def _shown(cell: object, spec: str) -> str:
