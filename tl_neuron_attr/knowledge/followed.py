@@ -22,11 +22,12 @@ def followed_text(q: ScoredCache) -> FollowedText:
     tokens = q.stream.tokens()
     first = torch.searchsorted(q.result_of_place, torch.arange(len(q), device=q.target.device))
     positions = q.places.pos[first].tolist()
-    known = tokens is not None and model.tokenizer is not None
-    prompts = [
-        model.tokenizer.decode(tokens[row, : pos + 1]) if tokens is not None else ""
-        for row, pos in zip(q.rows.tolist() if known else [], positions, strict=False)
-    ]
+    tokenizer: Any = model.tokenizer
+    prompts: list[str] = []
+    if tokens is not None and tokenizer is not None:
+        prompts = [
+            tokenizer.decode(tokens[row, : pos + 1]) for row, pos in zip(q.rows.tolist(), positions, strict=True)
+        ]
     return FollowedText(
         prompts=tuple(encodable(prompt) for prompt in prompts),
         targets=_answers(q, 1),
