@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import synthetic
+from tl_neuron_attr.numerics.readout import Readout
 from tl_neuron_attr.numerics.scores_of_vectors import scores_at, scores_of_vectors
 
 sizes = st.sampled_from([1e-6, 1e-2, 1.0, 30.0, 1e3])
@@ -76,3 +77,16 @@ def _by_definition(increase, row, vectors):
 
     after, before = log_p(increase.base[row] + vectors), log_p(increase.base[row])
     return (after - before)[..., increase.target[row]]
+
+
+def test_bases_and_vectors_pass_through_the_vocabulary_together(monkeypatch):
+    passes = []
+    chunks = Readout.chunks
+    monkeypatch.setattr(Readout, "chunks", lambda readout, width: passes.append(width) or chunks(readout, width))
+    increases, _ = synthetic.case(3, batch=2)
+    vectors = [torch.randn(2, 5, i.base.shape[1], dtype=torch.float64) for i in increases]
+    first = scores_of_vectors(increases, vectors)
+    assert len(passes) == 1  # nothing was known of the bases, and no vector needed a second look
+    for again, scores in zip(scores_of_vectors(increases, vectors), first, strict=True):
+        torch.testing.assert_close(again, scores, atol=1e-12, rtol=1e-12)  # read out by now
+    assert len(passes) == 2

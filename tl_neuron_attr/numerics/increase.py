@@ -117,7 +117,7 @@ class Increase:
         return x if transform is None else transform(logits + x) - transform(logits)
 
 
-class Reading:
+class ReadOut:
     """Base streams that are being read out, a chunk of the vocabulary at a time (paper 1, Eq. 2).
 
     Their distributions are needed before the whole vocabulary was seen, so a chunk's weights are
@@ -162,10 +162,10 @@ def read_out(increases: Sequence[Increase]) -> None:
     """Read out every base stream that has not been yet, all of them in one pass over ``W_U`` (paper 1, Eq. 2)."""
     new = [each for each in increases if "logits" not in each.known]
     if new:
-        reading = Reading(new)
+        fresh = ReadOut(new)
         for tokens, W_U in new[0].readout.chunks(WIDTH):
-            reading.take(tokens, reading.streams @ W_U)
-        reading.keep()
+            fresh.take(tokens, fresh.streams @ W_U)
+        fresh.keep()
 
 
 def mean_unembeddings(increases: Sequence[Increase]) -> None:
@@ -175,13 +175,13 @@ def mean_unembeddings(increases: Sequence[Increase]) -> None:
     """
     unread = [each for each in increases if "logits" not in each.known]
     if unread:
-        reading = Reading(unread)
-        mean = torch.zeros_like(reading.streams)
+        fresh = ReadOut(unread)
+        mean = torch.zeros_like(fresh.streams)
         for tokens, W_U in unread[0].readout.chunks(WIDTH):
-            reading.take(tokens, reading.streams @ W_U)
-            mean.mul_(reading.rescale[:, None]).addmm_(reading.weights, W_U.T)
-        reading.keep()
-        _keep_means(unread, mean / reading.total[:, None].to(mean.dtype))
+            fresh.take(tokens, fresh.streams @ W_U)
+            mean.mul_(fresh.rescale[:, None]).addmm_(fresh.weights, W_U.T)
+        fresh.keep()
+        _keep_means(unread, mean / fresh.total[:, None].to(mean.dtype))
     new = [each for each in increases if "mean" not in each.known]
     if new:
         mean = torch.cat([each.base for each in new]).zero_()

@@ -16,7 +16,7 @@ from tl_neuron_attr.numerics.increase import (
     MAX_BYTES,
     WIDTH,
     Increase,
-    Reading,
+    ReadOut,
     log_sum_exp,
     pick,
     read_out,
@@ -134,27 +134,27 @@ class _Bases:
         Base streams that have not been read out pass through the vocabulary with the vectors. The expectation less one,
         which small contributions need, is summed beside it.
         """
-        reading, n = self._reading(), len(contributing)
+        fresh, n = self._new_read_out(), len(contributing)
         plain = less_one = torch.zeros(n, dtype=torch.float64, device=contributing.device)
         largest, centre = contributing.new_full((n,), -torch.inf), contributing.new_zeros(n)
         running = None if best is None else _Running(n, best.shape[1], contributing)
         used, inverse = at.unique_consecutive(return_inverse=True)
-        for tokens, log_p, change in self._chunks(contributing, at, width, reading):
+        for tokens, log_p, change in self._chunks(contributing, at, width, fresh):
             if tokens.start == 0:
                 centre = change.mean(1)
             highest = change.amax(1)
             if running is not None:
                 running.take(change, highest, tokens.start)
             largest = torch.maximum(largest, highest)
-            if reading is not None:
-                plain, less_one = plain * reading.rescale[at], less_one * reading.rescale[at]
-            p = log_p.exp() if reading is None else reading.weights[used]
+            if fresh is not None:
+                plain, less_one = plain * fresh.rescale[at], less_one * fresh.rescale[at]
+            p = log_p.exp() if fresh is None else fresh.weights[used]
             exponential = change.sub_(centre[:, None]).exp_()
             plain = plain + _weighted_sums(exponential, p, inverse)
             less_one = less_one + _weighted_sums(exponential.sub_(1), p, inverse)
-        if reading is not None:
-            reading.keep()
-            plain, less_one = plain / reading.total[at], less_one / reading.total[at]
+        if fresh is not None:
+            fresh.keep()
+            plain, less_one = plain / fresh.total[at], less_one / fresh.total[at]
         if running is not None and best is not None:
             best[:n] = running.tokens
         logs = torch.where(less_one > CANCELLING - 1, less_one.log1p(), plain.log())
@@ -171,7 +171,7 @@ class _Bases:
         return torch.stack(by_chunk).logsumexp(0)
 
     def _chunks(
-        self, contributing: Float[Tensor, "n d_model"], at: Int[Tensor, "n"], width: int, reading: Reading | None
+        self, contributing: Float[Tensor, "n d_model"], at: Int[Tensor, "n"], width: int, fresh: ReadOut | None
     ) -> Iterator[tuple[slice, Float[Tensor, "batch chunk"], Float[Tensor, "n chunk"]]]:
         """Yield chunks of tokens: their log-probabilities, one row per base in use, and the change of their logits.
 
@@ -179,15 +179,15 @@ class _Bases:
         the one before it lay: fresh memory for each would cost a fifth of the time.
         """
         used, inverse = at.unique_consecutive(return_inverse=True)
-        vectors = contributing if reading is None else torch.cat([reading.streams, contributing])
+        vectors = contributing if fresh is None else torch.cat([fresh.streams, contributing])
         memory, bases = contributing.new_empty(len(vectors), width), len(vectors) - len(contributing)
         logits = log_p = memory
         for i, (tokens, W_U) in enumerate(self.readout.chunks(width)):
             product = torch.matmul(vectors, W_U, out=memory[:, : W_U.shape[1]])
             here = slice(i % _TOGETHER * width, i % _TOGETHER * width + W_U.shape[1])
-            if reading is not None:
-                reading.take(tokens, product[:bases])
-                logits, here = reading.logits[:, tokens][used], slice(None)
+            if fresh is not None:
+                fresh.take(tokens, product[:bases])
+                logits, here = fresh.logits[:, tokens][used], slice(None)
                 log_p = logits
             elif here.start == 0:
                 logits, log_p = self._known(slice(tokens.start, tokens.start + _TOGETHER * width), used)
@@ -196,10 +196,10 @@ class _Bases:
                 change = self.increases[0].change(change, logits[:, here][inverse])
             yield tokens, log_p[:, here], change
 
-    def _reading(self) -> Reading | None:
+    def _new_read_out(self) -> ReadOut | None:
         """Return what the base streams are read out with beside the vectors; None if some have been read out."""
         if all("logits" not in each.known for each in self.increases):
-            return Reading(self.increases)
+            return ReadOut(self.increases)
         read_out(self.increases)
         return None
 
