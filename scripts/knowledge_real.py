@@ -1,0 +1,118 @@
+"""Paper 1's experiments on real models, beside its numbers: ``make results-real``.
+
+Facts the model knows (the selection rule of paper 1), in turn of each type. In models of tens of thousands of MLP
+neurons about a tenth as many are zeroed as in the paper's.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from facts_known import facts_known
+from tables import markdown, ranged
+
+import tl_neuron_attr as tna
+from tl_neuron_attr.evaluate import KnowledgeStudy, StudyPrompt, by_type, knowledge_study
+
+DROPS = {"reciprocal_rank": "MRR", "prob": "probability"}
+
+
+def wide(frame: pd.DataFrame, row: str, column: str, value: str) -> pd.DataFrame:
+    """A row and a column for each value that ``row`` and ``column`` have, in order of appearance."""
+    grid = frame.pivot(index=row, columns=column, values=value)
+    return grid.reindex(index=frame[row].unique(), columns=frame[column].unique()).reset_index()
+
+
+def lost(frame: pd.DataFrame) -> pd.DataFrame:
+    """What zeroing takes: ``MRR / probability``, per cent, by type and what was zeroed."""
+    cells = frame.assign(cell=[f"{m:.0f} / {p:.0f}" for m, p in frame[list(DROPS)].to_numpy()])
+    means = cells.groupby("zeroed")[list(DROPS)].mean()
+    table = wide(cells, "zeroed", "type", "cell")
+    return table.assign(mean=[f"{m:.0f} / {p:.0f}" for m, p in means.loc[table["zeroed"]].to_numpy()])
+
+
+def specific(study: KnowledgeStudy) -> pd.DataFrame:
+    """What neurons are worth here and elsewhere, in nats."""
+    rows = [
+        {
+            "zeroed": f"{row['kind']} neurons{'' if row['common'] else ' that are not common'}",
+            "neurons": row["neurons"],
+            **{
+                name: ranged(*(row[f"{column}{end}"] for end in ("", "_low", "_high")), ".2f")
+                for name, column in (("own answer", "own"), ("other types'", "others"), ("difference", "difference"))
+            },
+        }
+        for row in study.specific_drops().to_dict("records")
+    ]
+    return pd.DataFrame(rows)
+
+
+def layer_sums(study: KnowledgeStudy) -> pd.DataFrame:
+    """Table 3 with intervals."""
+    sums = study.layer_sums()
+    columns = sums[["score", "score_low", "score_high"]].to_numpy()
+    return wide(sums.assign(cell=[ranged(*row, ".1f") for row in columns]), "site", "type", "cell")
+
+
+def depth(study: KnowledgeStudy) -> pd.DataFrame:
+    """Figure 8 by tenths of the depth."""
+    found = study.depth()
+    tenth = (10 * found["layer"] // len(found)).astype(int)
+    return found.groupby(tenth)[["queryvalue", "queryonly"]].sum().rename_axis("tenth of the depth").reset_index()
+
+
+def sections(study: KnowledgeStudy) -> dict[str, str]:
+    """The tables of a model."""
+    sizes = study.sizes.set_index("name")["value"]
+    value = f"{sizes['value_attn']:.0f} attention and {sizes['value_mlp']:.0f} MLP value neurons"
+    shared = wide(study.shared(), "kind", "type", "neurons").fillna(0)
+    heads = study.top_heads(5).assign(head=lambda f: [f"L{a}H{b}" for a, b in f[["layer", "head"]].to_numpy()])
+    return {
+        "Kept by the selection rule": markdown(study.kept().T.reset_index()),
+        "Sums of layer scores, nats (Table 3)": markdown(layer_sums(study), 1),
+        f"Zeroing {value}, or {sizes['query']:.0f} query neurons; % of MRR / probability lost (Tables 7, 13)": markdown(
+            lost(study.decreases())
+        ),
+        "The same MLP neurons zeroed on other types too, nats lost": markdown(specific(study), 1),
+        f"Zeroing the best heads of a type ({100 * sizes['heads']:.0f} % of all); % lost (Table 11)": markdown(
+            lost(study.cross_decreases())
+        ),
+        "Best heads (Table 10)": markdown(
+            heads.groupby("type", sort=False)["head"].apply(" ".join).rename("best first").reset_index()
+        ),
+        f"Neurons among the best {sizes['shared']:.0f} of more than half of a type's prompts (Table 8)": markdown(
+            shared, 0
+        ),
+        "Query neurons per prompt by depth (Figure 8)": markdown(depth(study), 1),
+        "Sums of the best neurons' scores, nats (Table 5)": markdown(study.neuron_sums(), 1),
+    }
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["smollm2-135m", "gemma3-270m"])
+    parser.add_argument("--prompts", type=int, default=150, help="kept prompts a model")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--study", type=Path, help="a folder that keeps every prompt's results as they come")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    written = []
+    for name in args.models:
+        started, model = time.process_time(), tna.load(name)
+        facts = facts_known(model, args.prompts)
+        prompts = [StudyPrompt(text, model.tokenizer.decode([token]), kind) for text, token, kind in facts]
+        folder = None if args.study is None else args.study / name
+        study = knowledge_study(model, by_type(prompts), seed=args.seed, out=folder)
+        tables = "\n\n".join(f"#### {title}\n\n{text}" for title, text in sections(study).items())
+        took = f"{len(facts)} prompts, seed {args.seed}, {time.process_time() - started:.0f} CPU seconds on one thread."
+        written.append(f"### {model.cfg.model_name}\n\n{took}\n\n{tables}\n")
+        args.out.write_text("\n".join(written))
+        print(written[-1])
+
+
+if __name__ == "__main__":
+    main()
