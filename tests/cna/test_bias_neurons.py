@@ -41,7 +41,7 @@ def slow_changes(model, pairs, targets, contrasts=None):
     return {key: value / len(pairs) / len(ids) for key, value in sums.items()}
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
 @pytest.mark.parametrize(
     ("sites", "contrasts"), [(("mlp",), None), (("mlp", "attn"), None), (("mlp",), ["w21", "w30", "w20"])]
 )

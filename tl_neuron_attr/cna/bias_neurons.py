@@ -19,10 +19,12 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.compare_neurons import compare_without_text
+from tl_neuron_attr.cna.neuron_comparison import NeuronComparison
 from tl_neuron_attr.knowledge.value_neurons import ordered
 from tl_neuron_attr.knowledge.vocabulary import neuron_text
 from tl_neuron_attr.model.batches import of_tokens
 from tl_neuron_attr.model.cache_checks import needed_by
+from tl_neuron_attr.model.scored_cache import as_scored
 from tl_neuron_attr.model.targets import token_id
 from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.numerics.flat_index import best_of
@@ -82,18 +84,44 @@ def bias_neurons(
     wanted = ordered(sites)
     for _, tokens in pair_batches(model, prompt_pairs):
         caches = [_neuron_cache(model, tokens[side], wanted) for side in (0, 1)]
-        for target, contrast, side in zip(ids.tolist(), others, sides, strict=True):
+        for side in set(sides):
+            asked = [
+                pair for pair, own in zip(zip(ids.tolist(), others, strict=True), sides, strict=True) if own == side
+            ]
             for site in wanted:
-                found = compare_without_text(caches[side], caches[1 - side], target, site=site, contrast=contrast)
-                change, coefficient = (_by_neuron(grid, site) for grid in (found.change, found.coefficient))
+                found = _summed_change(caches[side], caches[1 - side], asked, site)
                 before = sums.get(site, (0.0, 0.0))
-                sums[site] = (before[0] + change, before[1] + coefficient)
+                sums[site] = (before[0] + found[0], before[1] + found[1])
     best = _best(sums, n, len(prompt_pairs) * len(ids))
     return replace(best, text=neuron_text(model, best))
 
 
 def _neuron_cache(model: Any, tokens: Int[Tensor, "batch pos"], sites: tuple[Site, ...]) -> ActivationCache:
     return model.run_with_cache(tokens, names_filter=needed_by(sites))[1]
+
+
+def _summed_change(
+    cache: ActivationCache, other: ActivationCache, asked: Sequence[tuple[int, int | None]], site: Site
+) -> tuple[Float[Tensor, "layer *neuron"], Float[Tensor, "layer *neuron"]]:
+    """Return changes and coefficients of one site's neurons, summed over prompts, targets and sources.
+
+    The expectation in a score does not depend on its target, so that scores of two targets differ by their logit
+    contributions: the first target is scored in full, the others against it, which is linear.
+    """
+
+    def compared(target: int, contrast: int | None) -> NeuronComparison:
+        return compare_without_text(cache, other, target, site=site, contrast=contrast)
+
+    first, contrast = asked[0]
+    found = compared(first, contrast)
+    whole, coefficient = (_by_neuron(grid, site) for grid in (found.change, found.coefficient))
+    total, capped = whole.clone(), as_scored(cache, first, (site,)).readout.transform is not None
+    for target, own in asked[1:]:
+        if own is not None or capped:
+            total += _by_neuron(compared(target, own).change, site)
+        else:
+            total += whole if target == first else whole + _by_neuron(compared(target, first).change, site)
+    return total, coefficient * len(asked)
 
 
 def _by_neuron(grid: Tensor, site: Site) -> Float[Tensor, "layer *neuron"]:
