@@ -15,6 +15,7 @@ from tl_neuron_attr.cna.arithmetic_set import arithmetic_set
 from tl_neuron_attr.cna.bias_neurons import bias_neurons
 from tl_neuron_attr.cna.bias_report import BiasReport, bias_report
 from tl_neuron_attr.cna.capabilities import Guard, SafeNeurons, safe_neurons
+from tl_neuron_attr.cna.changed_neurons import changed_neurons
 from tl_neuron_attr.cna.checkpoints import save_checkpoint
 from tl_neuron_attr.cna.coefficients import CoefficientIncrease, coefficient_increase, neuron_coefficients
 from tl_neuron_attr.cna.compare_neurons import compare_neurons
@@ -67,6 +68,7 @@ __all__ = [
     "arithmetic_set",
     "bias_neurons",
     "bias_report",
+    "changed_neurons",
     "coefficient_increase",
     "compare_neurons",
     "concept_neurons",

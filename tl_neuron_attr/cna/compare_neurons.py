@@ -109,9 +109,13 @@ def compare_without_text(
     return _compared(as_scored(cache, target, (site,), contrast=contrast), other, site, None, MAX_BYTES)
 
 
-def _compared(
-    mine: ScoredCache, other: ActivationCache, site: Site, other_model: Any, max_bytes: int
-) -> NeuronComparison:
+def other_run(mine: ScoredCache, other: ActivationCache, site: Site, other_model: Any = None) -> ScoredCache:
+    """Return what is scored in the other run, read out as ``mine``.
+
+    Raises:
+        ValueError: If the runs differ in shape, their tokenizers do not share the target or contrast, or the target is
+            several right answers.
+    """
     if not mine.additive:
         raise ValueError("compare_neurons is of a token or one answer, and this target is several right answers")
     stream = Stream(other, other_model)
@@ -125,7 +129,13 @@ def _compared(
     else:
         checked_stream(other, (site,), model=other_model)
         places = same_places(mine, stream)
-    theirs = replace(mine, stream=stream, places=places)
+    return replace(mine, stream=stream, places=places)
+
+
+def _compared(
+    mine: ScoredCache, other: ActivationCache, site: Site, other_model: Any, max_bytes: int
+) -> NeuronComparison:
+    theirs = other_run(mine, other, site, other_model)
     increase, coefficient = _scored(mine, site, max_bytes)
     other_increase, other_coefficient = _scored(theirs, site, max_bytes)
     return NeuronComparison(

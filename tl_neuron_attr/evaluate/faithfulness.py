@@ -1,7 +1,7 @@
 """Do the neurons a method picks matter? Zero them and see what is left of the answer (paper 1, section 4.1)."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.evaluate.best_by_score import SEARCHED, best_by_score
 from tl_neuron_attr.evaluate.gradients import gradient, integrated_gradients
 from tl_neuron_attr.evaluate.outcome import Outcome
 from tl_neuron_attr.knowledge.baselines import SCORES, Score, baseline_scores
@@ -28,6 +29,12 @@ from tl_neuron_attr.results.table import PrintsAsTable, Table
 Method = Score | Literal["gradient", "integrated_gradients", "random"]
 METHODS: tuple[Method, ...] = (*SCORES, "gradient", "integrated_gradients", "random")
 """The paper's eight, and three of our own."""
+
+OwnScore = Callable[[Any, ActivationCache, Tensor, Tensor], Any]
+"""A score of your own: of the model, a cache, its tokens (``batch pos``) and one target id per prompt, every MLP
+neuron's score, ``Float["batch layer d_mlp"]``, higher for more important."""
+
+_Method = Method | OwnScore
 
 UNTOUCHED = "none"
 """The method of the rows of the untouched model."""
@@ -67,6 +74,27 @@ class Faithfulness(PrintsAsTable):
                 rows[-1] |= named_interval(metric, interval(group[metric]))
         return pd.DataFrame(rows).sort_values("log_prob", ignore_index=True)
 
+    def differences(self, reference: str = "log_prob_increase", k: int | None = None) -> pd.DataFrame:
+        """Return how much less log-probability each method leaves than ``reference`` does, in nats, paired by prompt.
+
+        One row per method: the mean over prompts and its 95 % bootstrap interval; both values of a prompt are drawn
+        together, so that easy and hard prompts do not widen it. Above zero, the method picks better.
+
+        Raises:
+            ValueError: If nothing was measured at ``k``, or by ``reference``.
+        """
+        k = self.k if k is None else k
+        chosen = self.frame[(self.frame["k"] == k) & (self.frame["score"] != UNTOUCHED)]
+        left = chosen.pivot(index="prompt", columns="score", values="log_prob")
+        if reference not in left:
+            raise ValueError(f"reference={reference!r} was not measured at k={k}; there are {sorted(left)}")
+        rows = [
+            {"score": name, **named_interval("difference", interval(left[reference] - left[name]))}
+            for name in left
+            if name != reference
+        ]
+        return pd.DataFrame(rows).sort_values("difference", ascending=False, ignore_index=True)
+
     def curve(self) -> pd.DataFrame:
         """Return the mean over prompts of every metric, by method and number of neurons."""
         return self.frame.groupby(["score", "k"], as_index=False)[list(_METRICS)].mean()
@@ -92,6 +120,7 @@ def faithfulness(
     scores: Sequence[Method] = METHODS,
     k: int = 10,
     curve: Sequence[int] = (),
+    own_scores: Mapping[str, OwnScore] | None = None,
     batch_size: int = 32,
     seed: int = 0,
     progress: bool = True,
@@ -109,13 +138,15 @@ def faithfulness(
         scores: The methods; all of :data:`METHODS` by default. ``"random"`` draws neurons that are active.
         k: How many neurons of the table.
         curve: Further numbers of neurons to measure.
+        own_scores: Scores of your own, by name, measured beside the others.
         batch_size: Prompts run together, of one length each.
         seed: Of the random neurons.
         progress: Whether to show a progress bar.
 
     Raises:
         ValueError: If prompts and targets differ in number, a prompt is empty, no target is one token, or a number of
-            neurons is not between 1 and all there are.
+            neurons is not between 1 and all there are, or a score of your own has the name of another, another shape
+            than one score per neuron, or scores that are NaN.
 
     Warns:
         UserWarning: Naming targets that are not one token; they are in ``.problems``.
@@ -132,13 +163,14 @@ def faithfulness(
         raise ValueError(f"targets must hold one token a prompt: {len(prompts)} prompts, {len(targets)} targets")
     counts = sorted({k, *curve})
     _require_counts(model, counts)
+    methods = _methods(scores, own_scores or {})
     ids, problems = _token_ids(model, targets)
     frames: list[pd.DataFrame] = []
     with tqdm(total=len(ids), desc="faithfulness", unit="prompt", disable=not progress) as bar:
         for each in batches(model, [prompts[i] for i in ids], batch_size=batch_size):
             batch = Batch([list(ids)[at] for at in each.indices], each.tokens)
             target = torch.tensor([ids[i] for i in batch.indices], device=batch.tokens.device)
-            frames += _of_batch(model, batch, target, scores, counts, seed)
+            frames += _of_batch(model, batch, target, methods, counts, seed)
             bar.update(len(batch.indices))
     frame = pd.concat(frames).sort_values(["prompt", "k", "score"], ignore_index=True)
     return Faithfulness(frame, k, problems)
@@ -171,9 +203,15 @@ def _token_ids(model: Any, targets: Sequence[int | str]) -> tuple[dict[int, int]
 
 
 def method_scores(
-    model: Any, cache: ActivationCache, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, "batch"], method: Method
+    model: Any,
+    cache: ActivationCache,
+    tokens: Int[Tensor, "batch pos"],
+    target: Int[Tensor, "batch"],
+    method: _Method,
 ) -> Float[Tensor, "batch layer d_mlp"]:
     """Return every MLP neuron's score by one of :data:`METHODS` but ``"random"``, which needs a generator."""
+    if callable(method):
+        return _own_scores(method, model, cache, tokens, target)
     if method == "gradient":
         return gradient(model, tokens, target)
     if method == "integrated_gradients":
@@ -182,25 +220,39 @@ def method_scores(
 
 
 def _of_batch(
-    model: Any, batch: Batch, target: Int[Tensor, "batch"], scores: Sequence[Method], counts: Sequence[int], seed: int
+    model: Any,
+    batch: Batch,
+    target: Int[Tensor, "batch"],
+    methods: Mapping[str, _Method],
+    counts: Sequence[int],
+    seed: int,
 ) -> list[pd.DataFrame]:
     with torch.no_grad():
         logits, cache = model.run_with_cache(batch.tokens)
     frames = [_frame(batch, UNTOUCHED, 0, logits, target)]
-    for method in scores:
+    for name, method in methods.items():
         ranked = _ranked(model, cache, batch, target, method, max(counts), seed)
         for k in counts:
             with ablate(model, ranked.top(k)), torch.no_grad():
-                frames.append(_frame(batch, method, k, model(batch.tokens), target))
+                frames.append(_frame(batch, name, k, model(batch.tokens), target))
     return frames
 
 
 def _ranked(
-    model: Any, cache: ActivationCache, batch: Batch, target: Int[Tensor, "batch"], method: Method, k: int, seed: int
+    model: Any,
+    cache: ActivationCache,
+    batch: Batch,
+    target: Int[Tensor, "batch"],
+    method: _Method,
+    k: int,
+    seed: int,
 ) -> Neurons:
     """Return each prompt's ``k`` best MLP neurons by a method, best first."""
     stream = Stream(cache, model)
     post = torch.stack([stream.mlp_coefficients(layer, stream.last) for layer in range(stream.n_layers)], dim=1)
+    for searched in SEARCHED:
+        if method == searched:
+            return best_by_score(cache, target, searched, k)
     if method == "random":
         scores = torch.stack([_noise(post[0].shape, i, seed) for i in batch.indices]).to(post)
         scores = scores.masked_fill(post == 0, -1.0)
@@ -210,6 +262,36 @@ def _ranked(
     layer, index = best.indices // post.shape[2], best.indices % post.shape[2]
     coefficient = post.flatten(1).gather(1, best.indices)
     return Neurons.of_mlp(layer, index, coefficient=coefficient, score=best.values)
+
+
+def _methods(scores: Sequence[Method], own: Mapping[str, OwnScore]) -> dict[str, _Method]:
+    """Return all scores by name.
+
+    Raises:
+        ValueError: If a score of the user's has a name that is taken.
+    """
+    taken = {*METHODS, UNTOUCHED}
+    if clash := [name for name in own if name in taken]:
+        raise ValueError(f"own_scores: the name {clash[0]!r} is taken by a method: choose another")
+    return {**{method: method for method in scores}, **own}
+
+
+def _own_scores(
+    score: OwnScore, model: Any, cache: ActivationCache, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, "batch"]
+) -> Float[Tensor, "batch layer d_mlp"]:
+    """Return what the user's function gives, checked.
+
+    Raises:
+        ValueError: If it is not one score per neuron, or holds NaN.
+    """
+    found = score(model, cache, tokens, target)
+    shape = (len(tokens), model.cfg.n_layers, dimensions.d_mlp(model, 0))
+    if not isinstance(found, Tensor) or tuple(found.shape) != shape:
+        given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"own_scores must give a tensor of shape {shape}, one score per MLP neuron, got {given}")
+    if bool(found.isnan().any()):
+        raise ValueError("own_scores gave NaN: give every neuron a number")
+    return found
 
 
 def _noise(shape: torch.Size, prompt: int, seed: int) -> Tensor:

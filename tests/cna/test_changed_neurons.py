@@ -1,0 +1,61 @@
+"""The certified search for changes against sorting every neuron's change, which has its own oracle."""
+
+import pytest
+import torch
+
+import tl_neuron_attr as tna
+from tests import architectures
+from tl_neuron_attr.cna import changed_neurons, compare_neurons
+
+TOKENS = architectures.prompts()
+
+
+@torch.no_grad()
+def zeroed(name, **options):
+    model = architectures.build(name, **options)
+    _, cache = model.run_with_cache(TOKENS)
+    with tna.ablate(model, [(1, 2)]):
+        _, other = model.run_with_cache(TOKENS)
+    return cache, other
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "gemma3", "neox_parallel", "opt"])
+@pytest.mark.parametrize("site", ["mlp", "attn"])
+def test_they_are_the_first_of_all_neurons_by_change(name, site):
+    cache, other = zeroed(name)
+    target, pos = torch.tensor([3, 9]), torch.tensor([4, 6])
+    every = compare_neurons(cache, other, target, site=site, pos=pos)
+    for largest in (True, False):
+        found = changed_neurons(cache, other, target, 15, site=site, pos=pos, largest=largest)
+        expected = every.top(15, largest=largest)
+        assert found.labels == expected.labels
+        torch.testing.assert_close(found.score, expected.score, atol=1e-8, rtol=1e-6)
+        torch.testing.assert_close(found.coefficient, expected.coefficient)
+        assert found.text is not None
+
+
+def test_against_a_contrast_the_change_is_linear_and_nothing_is_evaluated_twice():
+    cache, other = zeroed("llama")
+    found = changed_neurons(cache, other, 5, 10, contrast=7, text=False)
+    expected = compare_neurons(cache, other, 5, contrast=7).top(10)
+    assert found.labels == expected.labels and found.text is None
+    torch.testing.assert_close(found.score, expected.score, atol=1e-8, rtol=1e-6)
+
+
+def test_on_a_trained_model_few_neurons_are_scored():
+    model = tna.demo.load()
+    _, cache = model.run_with_cache("3 + 5 =")
+    with tna.ablate(model, [(3, 2)]):
+        _, other = model.run_with_cache("3 + 5 =")
+    found = changed_neurons(cache, other, "8", 10)
+    assert found.labels == compare_neurons(cache, other, "8").top(10).labels
+    assert int(found.evaluated[0]) < 0.5 * tna.attribute_mlp_neurons(cache, "8").numel()
+
+
+def test_what_cannot_be_compared_is_refused():
+    cache, other = zeroed("llama")
+    with pytest.raises(ValueError, match="k must be between 1 and the 240 mlp neurons, got 241"):
+        changed_neurons(cache, other, 5, 241)
+    _, shorter = cache.model.run_with_cache(TOKENS[:, 1:])
+    with pytest.raises(ValueError, match="tokens per prompt: 7 in cache, 6 in other"):
+        changed_neurons(cache, shorter, 5)

@@ -1,0 +1,46 @@
+"""The bound behind the search: no change lies above it."""
+
+import pytest
+import torch
+
+import tl_neuron_attr as tna
+from tests import architectures
+from tl_neuron_attr.cna.compare_neurons import compare_neurons, other_run
+from tl_neuron_attr.numerics.bounds import psi_bounds
+from tl_neuron_attr.numerics.topk_of_change import certified_topk_of_change
+
+
+@pytest.fixture(scope="module")
+def runs():
+    model = architectures.build("llama")
+    tokens = architectures.prompts()
+    _, cache = model.run_with_cache(tokens)
+    with tna.ablate(model, [(1, 2)]), torch.no_grad():
+        _, other = model.run_with_cache(tokens)
+    mine = tna.scored(cache, 5)
+    pair = (mine, other_run(mine, other, "mlp"))
+    every = compare_neurons(cache, other, 5).change.flatten(1)
+    return [(q.increases(("mlp",)), list(q.checked_sublayers(("mlp",)))) for q in pair], every
+
+
+@torch.no_grad()
+def test_no_change_is_above_its_bound(runs):
+    (first, other), every = runs
+
+    def jensen(run):
+        gradients = [
+            i.readout.norm.adjoint(i.readout.columns(i.target) - i.mean) * i.readout.gain[:, None] for i in run[0]
+        ]
+        return torch.cat([s.project_onto(g).flatten(1) for s, g in zip(run[1], gradients, strict=True)], dim=1)
+
+    bound = jensen(first) - jensen(other) + torch.cat(psi_bounds(*other), dim=1)
+    assert bool((every <= bound + 1e-9).all())
+
+
+@torch.no_grad()
+def test_every_k_gives_the_first_of_the_same_order(runs):
+    (first, other), every = runs
+    for k in (1, 7, every.shape[1]):
+        found = certified_topk_of_change(first, other, k)
+        assert torch.equal(found.flat, every.sort(descending=True, stable=True).indices[:, :k])
+        assert found.evaluated.tolist() <= [every.shape[1]] * 2

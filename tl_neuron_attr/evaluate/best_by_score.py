@@ -1,0 +1,59 @@
+"""The best MLP neurons by a score of paper 1, found by bounds where the score is a log-probability increase."""
+
+from typing import Literal
+
+import torch
+from transformer_lens import ActivationCache
+
+from tl_neuron_attr.model.scored_cache import ScoredCache, scored
+from tl_neuron_attr.model.targets import Target
+from tl_neuron_attr.numerics.increase import Increase
+from tl_neuron_attr.numerics.sublayer import Sublayer
+from tl_neuron_attr.numerics.topk import TopK, certified_topk
+from tl_neuron_attr.results.neurons import Neurons
+
+Searched = Literal["log_prob_increase", "log_prob", "prob_increase"]
+SEARCHED: tuple[Searched, ...] = ("log_prob_increase", "log_prob", "prob_increase")
+"""The scores whose best neurons need no score of the others."""
+
+
+@torch.no_grad()
+def best_by_score(cache: ActivationCache, target: Target, score: Searched, k: int) -> Neurons:
+    """Return each prompt's ``k`` best MLP neurons by one of :data:`SEARCHED`, as sorting every score would give."""
+    q = scored(cache, target)
+    q.require(("mlp",))
+    sublayers = list(q.checked_sublayers(("mlp",)))
+    found = _SEARCHES[score](q, sublayers, k)
+    coefficients = torch.cat([s.coefficients.flatten(1) for s in sublayers], dim=1).gather(1, found.flat)
+    return Neurons.of_sublayers(sublayers, found.flat, coefficient=coefficients, score=found.score)
+
+
+def _by_increase(q: ScoredCache, sublayers: list[Sublayer], k: int) -> TopK:
+    return certified_topk(q.increases(("mlp",)), sublayers, k)
+
+
+def _by_log_prob(q: ScoredCache, sublayers: list[Sublayer], k: int) -> TopK:
+    """``log p(w | m v)`` is an increase over a stream of zeros, whose prediction is uniform."""
+    nothing = Increase(q.readout.without_biases(), torch.zeros_like(sublayers[0].base), q.target)
+    nothing.mean  # noqa: B018  read out once, and not once for each sublayer
+    found = certified_topk([nothing] * len(sublayers), sublayers, k)
+    uniform = -torch.tensor(float(q.readout.d_vocab), dtype=q.readout.dtype).log()
+    return TopK(found.flat, found.score + uniform.to(found.score.device), found.evaluated)
+
+
+def _by_prob_increase(q: ScoredCache, sublayers: list[Sublayer], k: int) -> TopK:
+    """Within a layer the order is that of the log-probability increase: each layer's best are enough."""
+    flats: list[torch.Tensor] = []
+    scores: list[torch.Tensor] = []
+    start, evaluated = 0, torch.zeros(len(q.places), dtype=torch.long)
+    for increase, sublayer in zip(q.increases(("mlp",)), sublayers, strict=True):
+        width = sublayer.coefficients[0].numel()
+        best = certified_topk([increase], [sublayer], min(k, width))
+        flats.append(best.flat + start)
+        scores.append(increase.target_log_p().exp()[:, None].to(best.score) * best.score.expm1())
+        start, evaluated = start + width, evaluated + best.evaluated.cpu()
+    top = torch.cat(scores, dim=1).topk(k)
+    return TopK(torch.cat(flats, dim=1).gather(1, top.indices), top.values, evaluated)
+
+
+_SEARCHES = {"log_prob_increase": _by_increase, "log_prob": _by_log_prob, "prob_increase": _by_prob_increase}
