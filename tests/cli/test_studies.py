@@ -12,10 +12,12 @@ def test_reproduce_names_another_model_and_refuses(run):
 
 def test_a_study_of_a_file_names_what_it_leaves_out(run, tmp_path):
     lines = [json.dumps({"prompt": f.text, "target": f.answer, "type": f.kind}) for f in demo.facts("sport")[:2]]
+    lines.append(json.dumps({"prompt": "3 + 5 =", "target": "basketball", "type": "sport"}))
     (tmp_path / "prompts.jsonl").write_text("\n".join([*lines, "{"]))
     args = ("study", "--prompts", str(tmp_path / "prompts.jsonl"), "--out", str(tmp_path / "out"), "--query", "20")
     code, out, err = run(*args)
-    assert code == 0 and "sport" in out and "2 of 2" in out
-    assert "prompts.jsonl, line 3: not JSON" in err
+    assert code == 0 and "sport" in out and "2 of 3" in out
+    assert "prompts.jsonl, line 4: not JSON" in err
+    assert "2 of 3 prompts kept; 1 left out: the target is not among the 10 likeliest tokens\n" in err
     assert (tmp_path / "out" / "study.html").exists() and (tmp_path / "out" / "layers.parquet").exists()
     assert run(*args, "--value-mlp", "3")[0] == 1

@@ -1,5 +1,7 @@
 """The knowledge study of paper 1, sections 4.2 to 4.4: prompt by prompt, and able to resume where it stopped."""
 
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -73,6 +75,8 @@ def knowledge_study(
         counts = selection["status"].value_counts().to_dict()
         raise ValueError(f"no prompt is kept by the selection rule: {counts}")
 
+    if progress:
+        tqdm.write(_selected(selection["status"].tolist()), file=sys.stderr)
     bar: Callable[..., Iterable[int]] = partial(tqdm, unit="prompt", disable=not progress)
 
     def score(i: int) -> Record:
@@ -107,6 +111,13 @@ def knowledge_study(
     if out is not None:
         study.save(out)
     return study
+
+
+def _selected(status: Sequence[str]) -> str:
+    """Return how many prompts are kept, and how many are left out for which reason."""
+    left_out = Counter(each for each in status if each != KEPT)
+    reasons = "".join(f"; {count} left out: {reason}" for reason, count in left_out.most_common())
+    return f"{status.count(KEPT)} of {len(status)} prompts kept{reasons}"
 
 
 def _best_heads(records: Sequence[Record], share: float) -> list[Component]:
