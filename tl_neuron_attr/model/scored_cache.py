@@ -233,6 +233,7 @@ class ScoredCache:
                 cache_checks.require_neurons_add_up(self.stream, sublayer, along, sublayer.project_onto(along))
                 yield sublayer
 
+    @torch.no_grad()
     def log_probs(self) -> Float[Tensor, "place d_vocab"]:
         """Return the model's own log-probabilities at each place scored, in nats (paper 1, Eq. 2)."""
         return self.final().log_p()
