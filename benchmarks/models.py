@@ -4,9 +4,12 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import torch
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
+
+_WORDS = 50257
+"""GPT-2's vocabulary."""
 
 
 def gpt2(*, sharpness: float = 1.0, seed: int = 0, **shape: int) -> TransformerBridge:
@@ -29,8 +32,10 @@ def prompts(batch: int, length: int, *, vocabulary: int = 50257, seed: int = 0) 
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer saved on disk: TransformerLens boots no model without one that it can reload."""
+    """Return a tokenizer of words ``w{i}``, on disk: TransformerLens boots no model without one to reload."""
     folder = Path(mkdtemp())
-    words = Tokenizer(models.WordLevel({"<unk>": 0, "<bos>": 1}, unk_token="<unk>"))
+    known = {"<unk>": 0, "<bos>": 1, **{f"w{i}": i for i in range(2, _WORDS)}}
+    words = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token="<bos>").save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder)

@@ -17,7 +17,7 @@ from tl_neuron_attr.demo.hashing import fraction
 from tl_neuron_attr.model.batches import of_tokens
 from tl_neuron_attr.model.targets import token_id
 from tl_neuron_attr.model.tokens import prompt_ids
-from tl_neuron_attr.results.rows import Row, read_rows, unwritable
+from tl_neuron_attr.results.rows import STDIN, Row, read_rows, unwritable
 from tl_neuron_attr.results.token_text import encodable
 
 KEPT = "kept"
@@ -49,7 +49,9 @@ class PromptFile:
 
 @typechecked
 def read_prompts(path: str | Path) -> PromptFile:
-    """Read a JSONL file of objects with the string fields ``prompt``, ``target`` and ``type``, or a CSV file of them.
+    """Read a JSONL file of objects with the string fields ``prompt``, ``target`` and ``type``; or CSV, or Parquet.
+
+    ``-`` reads JSONL from standard input.
 
     Empty lines are passed over. A line that can't be used is left out and named in ``problems``, and the rest is read.
     A file of relations (ParaRel and the like: a template and pairs of subject and object) has one line per pair::
@@ -70,7 +72,7 @@ def read_prompts(path: str | Path) -> PromptFile:
         >>> len(found.prompts), found.problems[0].endswith("line 2: field 'target' is missing")
         (1, True)
     """
-    if not Path(path).is_file():
+    if str(path) != STDIN and not Path(path).is_file():
         raise FileNotFoundError(f"no prompt file at {path}")
     prompts: list[StudyPrompt] = []
     problems: list[str] = []
@@ -159,7 +161,7 @@ def select(model: Any, prompts: Sequence[StudyPrompt], *, batch_size: int = 32) 
         One row per prompt: ``prompt``, ``target``, ``type``, ``target_id`` (-1 if it is not one token), ``status``:
         ``"kept"`` or why not. Half characters (lone surrogates) are shown by their escape.
     """
-    read = [_ids(model, p) for p in prompts]
+    read = [asked_ids(model, p) for p in prompts]
     targets: dict[str, set[int]] = {}
     for prompt, (token, _, _) in zip(prompts, read, strict=True):
         if token is not None:
@@ -171,7 +173,7 @@ def select(model: Any, prompts: Sequence[StudyPrompt], *, batch_size: int = 32) 
         for i, row in zip((asked[at] for at in batch.indices), logits, strict=True):
             token = read[i][0]
             if token is not None:
-                status[i] = _status(row, token, targets[prompts[i].type])
+                status[i] = selection_status(row, token, targets[prompts[i].type])
     rows: list[Mapping[str, Any]] = [
         {
             **{name: encodable(text) for name, text in asdict(prompt).items()},
@@ -183,7 +185,7 @@ def select(model: Any, prompts: Sequence[StudyPrompt], *, batch_size: int = 32) 
     return pd.DataFrame(rows)
 
 
-def _ids(model: Any, prompt: StudyPrompt) -> tuple[int | None, Int[Tensor, "pos"] | None, str]:
+def asked_ids(model: Any, prompt: StudyPrompt) -> tuple[int | None, Int[Tensor, "pos"] | None, str]:
     """Return the target's id and the prompt's, each None where it can't be asked for, and why."""
     for text in (prompt.prompt, prompt.target):
         if problem := unwritable(text):
@@ -198,7 +200,8 @@ def _ids(model: Any, prompt: StudyPrompt) -> tuple[int | None, Int[Tensor, "pos"
         return None, None, "the target is not one token"
 
 
-def _status(logits: Float[Tensor, "d_vocab"], token: int, targets: set[int]) -> str:
+def selection_status(logits: Float[Tensor, "d_vocab"], token: int, targets: set[int]) -> str:
+    """Return ``"kept"``, or why the selection rule of paper 1, section 4.1, leaves a prompt out."""
     if int((logits > logits[token]).sum()) >= TOP:
         return f"the target is not among the {TOP} likeliest tokens"
     if any(bool(logits[other] >= logits[token]) for other in targets - {token}):

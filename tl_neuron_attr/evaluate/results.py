@@ -62,12 +62,12 @@ class KnowledgeStudy(PrintsAsTable):
         """Return Table 4, each type's best value layers; with ``of=`` a site, its query layers (Tables 6 and 14)."""
         frame = self.layers if of is None else self.query_layers[self.query_layers["of"] == of]
         means = frame.groupby(["type", "site", "layer"], sort=False)["score"].mean().reset_index()
-        return _best(means, n)
+        return best_by_type(means, n)
 
     def top_heads(self, n: int = 10) -> pd.DataFrame:
         """Return Table 10 of the paper: the best heads of each type, mean over prompts."""
         means = self.heads.groupby(["type", "layer", "head"], sort=False)["score"].mean().reset_index()
-        return _best(means, n)
+        return best_by_type(means, n)
 
     def neuron_sums(self) -> pd.DataFrame:
         """Return Tables 5 and 12 of the paper: summed neuron scores by type, site and set of neurons."""
@@ -240,7 +240,8 @@ def _with_interval(frame: pd.DataFrame, by: list[str], column: str) -> pd.DataFr
     return pd.DataFrame(rows, columns=[*by, column, f"{column}_low", f"{column}_high"])
 
 
-def _best(means: pd.DataFrame, n: int) -> pd.DataFrame:
+def best_by_type(means: pd.DataFrame, n: int) -> pd.DataFrame:
+    """Return each type's ``n`` rows of largest ``score``, best first, with their ``place``."""
     ordered = means.sort_values("score", ascending=False, kind="stable")
     best = ordered.groupby("type", sort=False).head(n).reset_index(drop=True)
     return best.assign(place=best.groupby("type").cumcount() + 1).sort_values(["type", "place"], ignore_index=True)

@@ -43,11 +43,7 @@ def prompt_ids(model: Any, text: str, *, prepend_bos: bool | None = None) -> Int
     if not text:
         raise ValueError("prompt is empty: give at least one word")
     ids = text_ids(model, text, "prompt")
-    bos = model.tokenizer.bos_token_id
-    if prepend_bos is None and getattr(model.cfg, "default_prepend_bos", True):
-        prefix = _prefix(model.tokenizer)
-    else:
-        prefix = [bos] if prepend_bos and bos is not None else []
+    prefix = bos_prefix(model, prepend_bos=prepend_bos)
     if ids[: len(prefix)] != prefix:
         ids = prefix + ids
     context = getattr(model.cfg, "n_ctx", None)
@@ -72,6 +68,14 @@ def text_ids(model: Any, text: str, name: str) -> list[int]:
     if encodable(text) != text:
         raise ValueError(f"{name}={text[:40]!r} holds a lone surrogate, which is no character: take it out")
     return model.tokenizer.encode(text, add_special_tokens=False)
+
+
+def bos_prefix(model: Any, *, prepend_bos: bool | None = None) -> list[int]:
+    """Return what comes before a prompt, a BOS or nothing; see :func:`prompt_ids`."""
+    bos = model.tokenizer.bos_token_id
+    if prepend_bos is None and getattr(model.cfg, "default_prepend_bos", True):
+        return _prefix(model.tokenizer)
+    return [bos] if prepend_bos and bos is not None else []
 
 
 def _prefix(tokenizer: Any) -> list[int]:

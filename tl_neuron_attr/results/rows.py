@@ -3,17 +3,23 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pandas as pd
+
+STDIN = "-"
 Row = Mapping[str, Any] | str
 """A row's values by column, or what is wrong with it."""
 
 
 def read_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
-    """Yield the line number and the values of each row of a ``.csv`` file, or of a JSONL file of any other name.
+    """Yield the line number and the values of each row of a ``.csv`` or ``.parquet`` file, or of a JSONL file.
+
+    A file of any other name is read as JSONL; ``-`` is standard input.
 
     A row that can't be read is what is wrong with it instead, and the rest is read. Empty lines are passed over. A
     byte-order mark, as Excel writes it, is no part of the text.
@@ -29,7 +35,10 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
         >>> list(read_rows(path))
         [(1, {'text': 'great movie'}), (2, 'not JSON (Expecting value at column 9)')]
     """
-    text = read_utf8(path)
+    if Path(path).suffix.lower() == ".parquet":
+        yield from _parquet(path)
+        return
+    text = sys.stdin.read() if str(path) == STDIN else read_utf8(path)
     yield from _csv(text, path) if Path(path).suffix.lower() == ".csv" else _jsonl(text)
 
 
@@ -82,6 +91,16 @@ def parse_json(text: str) -> Any:
         raise ValueError("not JSON (nested too deeply)") from error
     except ValueError as error:
         raise ValueError(f"not JSON ({str(error).split(';')[0]})") from error
+
+
+def _parquet(path: str | Path) -> Iterator[tuple[int, Row]]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file at {path}")
+    try:
+        rows = pd.read_parquet(path).to_dict("records")
+    except (ValueError, OSError, KeyError) as error:
+        raise ValueError(f"{path} is not Parquet: {str(error).splitlines()[0][:150]}") from error
+    yield from ((i, {str(name): value for name, value in row.items()}) for i, row in enumerate(rows, 1))
 
 
 def _csv(text: str, path: str | Path) -> Iterator[tuple[int, Row]]:

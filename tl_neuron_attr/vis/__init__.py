@@ -10,7 +10,7 @@ from tl_neuron_attr.vis.flow import flow
 from tl_neuron_attr.vis.in_context import in_context
 from tl_neuron_attr.vis.logit_flow import logit_flow
 from tl_neuron_attr.vis.report import report
-from tl_neuron_attr.vis.study import faithfulness, study
+from tl_neuron_attr.vis.study import faithfulness, merged_study, study
 from tl_neuron_attr.vis.towers import label_differences, label_sources, learned_metric, score_matrix, tower_split
 from tl_neuron_attr.vis.view import View
 from tl_neuron_attr.vis.views import attention, head_scores, layer_scores, neurons, source_scores
@@ -33,6 +33,7 @@ __all__ = [
     "learned_metric",
     "logic_chain",
     "logit_flow",
+    "merged_study",
     "neurons",
     "report",
     "score_matrix",

@@ -1,17 +1,22 @@
 """The pages of studies: where knowledge lives (paper 1, sections 4.2 to 4.4), and which score is faithful (4.1)."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 from markupsafe import Markup
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.evaluate import Faithfulness, KnowledgeStudy
 from tl_neuron_attr.evaluate.prompts import KEPT
+from tl_neuron_attr.evaluate.results import best_by_type
 from tl_neuron_attr.results.table import Table
 from tl_neuron_attr.vis.charts import ATTN, MLP
 from tl_neuron_attr.vis.plots import grouped_bars, lines, matrix
 from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
 
+_BEST = 10
+"""Heads and layers listed of each type, as in the paper's Tables 4 and 10."""
 _LISTED = 40
 """The most left-out prompts that are listed; all are counted."""
 
@@ -61,24 +66,60 @@ def study(found: KnowledgeStudy, *, name: str = "") -> View:
         "study.html.j2",
         name=name,
         kept=_html(found.kept(), "prompts asked, and kept by the selection rule"),
+        reasons=[],
         left_out=left_out.head(_LISTED).to_dict("records"),
         n_left_out=len(left_out),
         sums=_grouped(found.layer_sums(), "type", "site", "score", y="sum of layer scores (nats)"),
-        layers={site: _layers(found, site) for site in ("attn", "mlp")},
+        layers={site: _layers(found.layers, site) for site in ("attn", "mlp")},
         heads=_html(_named_heads(found.top_heads()), "the best heads, mean score in nats"),
         best_layers=_html(_named_layers(found.top_layers()), "the best value layers"),
         neuron_sums=_html(found.neuron_sums(), "sums of neuron scores, in nats"),
-        decreases=_decreases(found),
-        cross=_cross(found),
+        decreases=_decreases(found.decreases()),
+        cross=_cross(found.cross_decreases()),
         specific=_html(
             found.specific_drops(), "what zeroing MLP neurons takes from the own answer and from others, nats"
         ),
-        depth=_depth(found),
+        depth=_depth(found.depth()),
         shared=_html(
             _wide(found.shared(), "type", "kind", "neurons").fillna(0).astype(int).reset_index(),
             "neurons among the best of more than half of a type's prompts",
         ),
         segments=_segments(found),
+    )
+    return View(body, "Where knowledge lives", whole=True)
+
+
+@typechecked
+def merged_study(tables: Mapping[str, pd.DataFrame], *, name: str = "") -> View:
+    """Make one page of a study that was run in shards: as :func:`study`, of its tables.
+
+    Args:
+        tables: From :func:`~tl_neuron_attr.sweep.merge_study`.
+        name: What to call the model.
+    """
+    left_out = tables["statuses"][tables["statuses"]["status"] != KEPT]
+    shared = tables["shared"].groupby(["type", "kind"], sort=False).size().rename("neurons").reset_index()
+    body = render(
+        "study.html.j2",
+        name=name,
+        kept=_html(tables["kept"], "prompts asked, and kept by the selection rule"),
+        reasons=left_out.to_dict("records"),
+        left_out=[],
+        neuron_sums="",
+        specific="",
+        segments="",
+        n_left_out=int(left_out["prompts"].sum()),
+        sums=_grouped(tables["layer_sums"], "type", "site", "score", y="sum of layer scores (nats)"),
+        layers={site: _layers(tables["layers"], site) for site in ("attn", "mlp")},
+        heads=_html(_named_heads(best_by_type(tables["heads"], _BEST)), "the best heads, mean score in nats"),
+        best_layers=_html(_named_layers(best_by_type(tables["layers"], _BEST)), "the best value layers"),
+        decreases=_decreases(tables["decreases"]),
+        cross=_cross(tables["cross_decreases"]),
+        depth=_depth(tables["depth"]),
+        shared=_html(
+            _wide(shared, "type", "kind", "neurons").fillna(0).astype(int).reset_index(),
+            "neurons among the best of more than half of a type's prompts",
+        ),
     )
     return View(body, "Where knowledge lives", whole=True)
 
@@ -99,9 +140,8 @@ def _grouped(frame: pd.DataFrame, group: str, series: str, value: str, *, y: str
     return grouped_bars([str(i) for i in wide.index], values, y=y, colours={"attn": ATTN, "mlp": MLP})
 
 
-def _layers(found: KnowledgeStudy, site: str) -> Markup:
-    frame = found.layers[found.layers["site"] == site]
-    wide = frame.groupby(["type", "layer"], sort=False)["score"].mean().unstack("layer")
+def _layers(layers: pd.DataFrame, site: str) -> Markup:
+    wide = layers[layers["site"] == site].groupby(["type", "layer"], sort=False)["score"].mean().unstack("layer")
     numbers = len(wide.columns) <= 16
     return matrix(
         wide.to_numpy().tolist(),
@@ -113,21 +153,20 @@ def _layers(found: KnowledgeStudy, site: str) -> Markup:
     )
 
 
-def _decreases(found: KnowledgeStudy) -> Markup:
-    return _grouped(found.decreases(), "type", "zeroed", "prob", y="probability lost (%)")
+def _decreases(decreases: pd.DataFrame) -> Markup:
+    return _grouped(decreases, "type", "zeroed", "prob", y="probability lost (%)")
 
 
-def _cross(found: KnowledgeStudy) -> Markup:
-    wide = found.cross_decreases().pivot(index="zeroed", columns="type", values="prob")
-    order = found.cross["type"].drop_duplicates().tolist()
+def _cross(decreases: pd.DataFrame) -> Markup:
+    wide = decreases.pivot(index="zeroed", columns="type", values="prob")
+    order = decreases["type"].drop_duplicates().tolist()
     wide = wide.reindex(index=order, columns=order)
     return matrix(
         wide.to_numpy().tolist(), order, order, unit="% of probability lost", x="knowledge asked", y="heads zeroed"
     )
 
 
-def _depth(found: KnowledgeStudy) -> Markup:
-    frame = found.depth()
+def _depth(frame: pd.DataFrame) -> Markup:
     layers = [str(layer) for layer in frame["layer"]]
     series = {name: frame[name].tolist() for name in ("queryvalue", "queryonly")}
     return grouped_bars(layers, series, y="neurons per prompt, by layer")

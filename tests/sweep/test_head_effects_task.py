@@ -1,0 +1,48 @@
+"""Head effects in shards against the effects of each prompt alone."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import tl_neuron_attr as tna
+from tl_neuron_attr import sweep
+
+
+def test_effects_are_those_of_each_prompt_alone(model, prompts, plan, tmp_path):
+    planned = plan(tmp_path, task=sweep.HeadEffectsTask(batch_size=2), shards=3)
+    sweep.run_study(planned, model, progress=False)
+    found = pd.concat(planned.frames("effects"), ignore_index=True)
+    changes = []
+    for i, prompt in enumerate(prompts):
+        alone = tna.cna.head_effects(model, prompt.prompt, prompt.target, progress=False)
+        change = (alone.log_prob - alone.base_log_prob).flatten()
+        np.testing.assert_allclose(found["heads"][i], change, atol=1e-4)
+        assert found["log_prob"][i] == pytest.approx(float(alone.base_log_prob), abs=1e-4)
+        changes.append(change.numpy())
+    table = sweep.merge_study(tmp_path)["heads"]
+    of_type = np.stack([c for c, p in zip(changes, prompts, strict=True) if p.type == "sport"])
+    np.testing.assert_allclose(table["score"][table["type"] == "sport"], of_type.mean(0), atol=1e-4)
+    best = table.loc[table["score"].idxmin()]
+    heads = model.cfg.n_heads
+    pooled = np.stack(
+        [
+            np.stack([c for c, p in zip(changes, prompts, strict=True) if p.type == t]).mean(0)
+            for t in dict.fromkeys(p.type for p in prompts)
+        ]
+    )
+    assert (best["layer"], best["head"]) == divmod(int(pooled.min(0).argmin()), heads)
+
+
+def test_a_prompt_that_can_t_be_run_says_why(model, tmp_path):
+    prompts = [tna.evaluate.StudyPrompt("3 + 5 =", "8", "sum"), tna.evaluate.StudyPrompt("3 + 5 =", "8 8", "sum")]
+    items = sweep.prompt_items(model, prompts)
+    planned = sweep.plan_study(model, items, task=sweep.HeadEffectsTask(), out=tmp_path)
+    sweep.run_study(planned, model, progress=False)
+    found = next(planned.frames("effects"))
+    assert found["status"].tolist() == ["", "the target is not one token"]
+    assert found["heads"].isna().tolist() == [False, True]
+
+
+def test_a_batch_of_none_is_refused():
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        sweep.HeadEffectsTask(batch_size=0)

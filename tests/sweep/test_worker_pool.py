@@ -1,0 +1,39 @@
+"""A pool of processes writes the same bytes as the loop, also when a worker dies."""
+
+import os
+import signal
+
+import pytest
+
+from tests.sweep.conftest import parts
+from tl_neuron_attr import sweep
+from tl_neuron_attr.sweep import worker_pool
+
+
+@pytest.mark.slow
+def test_a_pool_writes_what_the_loop_writes_though_a_worker_dies(model, plan, tmp_path, monkeypatch):
+    loop = plan(tmp_path / "loop", shards=6)
+    sweep.run_study(loop, model, progress=False)
+    plan(tmp_path / "pool", shards=6)
+    killed = []
+
+    class Once(worker_pool.ProcessPoolExecutor):
+        def submit(self, *args, **kwargs):
+            future = super().submit(*args, **kwargs)
+            if not killed:
+                killed.append(next(iter(self._processes)))
+                os.kill(killed[0], signal.SIGKILL)
+            return future
+
+    monkeypatch.setattr(worker_pool, "ProcessPoolExecutor", Once)
+    with pytest.raises(RuntimeError, match="finished none"):
+        sweep.run_in_pool("demo", tmp_path / "pool", workers=2, progress=False)
+    sweep.run_in_pool("demo", tmp_path / "pool", workers=2, progress=False)
+    assert len(killed) == 1
+    assert parts(tmp_path / "pool") == parts(tmp_path / "loop")
+
+
+def test_a_pool_of_no_workers_is_refused(plan, tmp_path):
+    plan(tmp_path)
+    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
+        sweep.run_in_pool("demo", tmp_path, workers=0)

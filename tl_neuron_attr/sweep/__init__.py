@@ -1,0 +1,27 @@
+"""One study over very many prompts: shards, what runs them, and what they are reduced to."""
+
+from tl_neuron_attr.sweep.catalogue_task import CatalogueTask, corpus_items
+from tl_neuron_attr.sweep.head_effects_task import HeadEffectsTask
+from tl_neuron_attr.sweep.knowledge_task import KnowledgeTask
+from tl_neuron_attr.sweep.plan import Plan, open_plan, plan_study
+from tl_neuron_attr.sweep.prompt_batches import prompt_items
+from tl_neuron_attr.sweep.ray_actors import run_on_ray
+from tl_neuron_attr.sweep.run_shards import merge_study, repair_study, run_shard, run_study
+from tl_neuron_attr.sweep.worker_pool import run_in_pool
+
+__all__ = [
+    "CatalogueTask",
+    "HeadEffectsTask",
+    "KnowledgeTask",
+    "Plan",
+    "corpus_items",
+    "merge_study",
+    "open_plan",
+    "plan_study",
+    "prompt_items",
+    "repair_study",
+    "run_in_pool",
+    "run_on_ray",
+    "run_shard",
+    "run_study",
+]

@@ -1,0 +1,196 @@
+"""The knowledge study of paper 1, section 4, as rows: batches of prompts, and what zeroing their neurons costs."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tl_neuron_attr.evaluate.examine import Sizes, random_like
+from tl_neuron_attr.evaluate.outcome import Outcome
+from tl_neuron_attr.evaluate.prompts import KEPT, selection_status
+from tl_neuron_attr.knowledge.attribution import attribute_heads, attribute_layers
+from tl_neuron_attr.knowledge.query_neurons import query_layers, query_neurons
+from tl_neuron_attr.knowledge.value_neurons import value_neurons
+from tl_neuron_attr.model import dimensions
+from tl_neuron_attr.model.components import Component, component_lists
+from tl_neuron_attr.model.intervene import ablate
+from tl_neuron_attr.model.scored_cache import scored
+from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.sweep.knowledge_tables import Sums, knowledge_tables
+from tl_neuron_attr.sweep.prompt_batches import PromptBatch, prompt_batches
+from tl_neuron_attr.sweep.shard_task import Frames, Shard
+
+_OUTCOME = ("rank", "prob", "log_prob")
+
+
+@dataclass(frozen=True)
+class KnowledgeTask:
+    """Score every kept prompt in full, zero its value and query neurons, then the best heads of every type.
+
+    What :func:`~tl_neuron_attr.evaluate.knowledge_study` measures, but for the sums over all neurons (Table 5) and the
+    path of Figure 3, in batches. Items are prompts: ``prompt``, ``target``, ``type``.
+
+    Attributes:
+        sizes: How many neurons and heads.
+        seed: Of the random neurons.
+        batch_size: Prompts of one length run together.
+    """
+
+    sizes: Sizes = field(default_factory=Sizes)
+    seed: int = 0
+    batch_size: int = 16
+
+    name = "knowledge"
+    stages = ("scores", "cross")
+
+    def __post_init__(self) -> None:
+        """Refuse a batch of none."""
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+
+    def described(self) -> dict[str, Any]:
+        """Return the task's parameters."""
+        return {"sizes": asdict(self.sizes), "seed": self.seed, "batch_size": self.batch_size}
+
+    @classmethod
+    def read(cls, parameters: Mapping[str, Any]) -> "KnowledgeTask":
+        """Return the task of what :meth:`described` returned."""
+        return cls(Sizes(**parameters["sizes"]), parameters["seed"], parameters["batch_size"])
+
+    def prepared(self, stage: str, shards: Iterable[pd.DataFrame]) -> dict[str, Any]:
+        """Return each type's targets, which the selection rule compares; then each type's best heads."""
+        if stage == "scores":
+            return {"targets": _targets(shards)}
+        sums = Sums()
+        for frame in shards:
+            sums.add(frame)
+        return {"heads": {kind: _best(mean, self.sizes.heads) for kind, mean in sums.means("heads").items()}}
+
+    @torch.no_grad()
+    def rows(self, stage: str, model: Any, shard: Shard, known: Mapping[str, Any]) -> pd.DataFrame:
+        """Return one row per prompt; of ``cross``, one per prompt that was kept."""
+        found: dict[int, dict[str, Any]] = {}
+        items = shard.items
+        if shard.before is None:
+            found = {int(item): _left_out(items, item) for item in items.index}
+        else:
+            items = items.loc[shard.before["item"][shard.before["status"] == KEPT]]
+        for batch in prompt_batches(model, items, batch_size=self.batch_size):
+            made = _cross(model, batch, known) if shard.before is not None else self._scores(model, batch, known)
+            found |= dict(zip(batch.items, made, strict=True))
+        return pd.DataFrame([found[int(item)] for item in items.index], columns=None if found else ["item", "type"])
+
+    def tables(self, frames: Frames) -> dict[str, pd.DataFrame]:
+        """Return the paper's tables."""
+        return knowledge_tables(frames, self.sizes)
+
+    def _scores(self, model: Any, batch: PromptBatch, known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        logits, cache = model.run_with_cache(batch.tokens)
+        rivals = [set(known["targets"][kind]) for kind in batch.types]
+        statuses = [
+            selection_status(row, int(target), others)
+            for row, target, others in zip(logits[:, -1], batch.target, rivals, strict=True)
+        ]
+        kept = [i for i, status in enumerate(statuses) if status == KEPT]
+        measured = iter(self._measured(model, batch, logits[:, -1], cache, kept) if kept else [])
+        for i, status in enumerate(statuses):
+            yield {**batch.row(i), "status": status, **(next(measured) if status == KEPT else {})}
+
+    def _measured(
+        self, model: Any, batch: PromptBatch, last: Float[Tensor, "batch d_vocab"], cache: Any, kept: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        """Return what is measured on the kept prompts of a batch."""
+        at = torch.tensor(kept, device=last.device)
+        tokens, target = batch.tokens[at], batch.target[at]
+        sizes = self.sizes.capped(model, tokens.shape[1])
+        q = scored(cache, batch.target).select(at)
+        mlp = value_neurons(q, k=max(sizes.value_mlp, sizes.query), sites=("mlp",), text=False)
+        attn = value_neurons(q, k=sizes.value_attn, sites=("attn",), text=False)
+        feeding = query_neurons(q, attn, sizes.query, sites=("mlp",), text=False)
+        layers, heads = attribute_layers(q), attribute_heads(q)
+        columns = {
+            "layers_attn": layers.attn,
+            "layers_mlp": layers.mlp,
+            "heads": heads.flatten(1),
+            **_of_layers("query_mlp", query_layers(q, mlp.top(sizes.value_mlp))),
+            **_of_layers("query_attn", query_layers(q, attn)),
+            **_places("value", mlp.top(min(sizes.query, len(mlp)))),
+            **_places("query", feeding),
+        }
+        rngs = [torch.Generator().manual_seed(self.seed + batch.items[i]) for i in kept]
+        sets = _zeroed(model, attn, mlp.top(sizes.value_mlp), feeding, rngs)
+        found = [Outcome.of(last[at], target), *(_without(model, tokens, target, lists) for lists in sets)]
+        columns |= {of: torch.stack([getattr(one, of).float() for one in found], dim=1) for of in _OUTCOME}
+        return _records(columns)
+
+
+def _targets(shards: Iterable[pd.DataFrame]) -> dict[str, list[int]]:
+    found: dict[str, set[int]] = {}
+    for frame in shards:
+        for kind, target in zip(frame["type"], frame["target_id"], strict=True):
+            found.setdefault(str(kind), set()).update([int(target)] if target >= 0 else [])
+    return {kind: sorted(ids) for kind, ids in found.items()}
+
+
+def _best(mean: NDArray[np.float64], share: float) -> list[int]:
+    """Return the best heads of a type by their flat number: this share of all heads, at least one."""
+    n = max(1, round(share * len(mean)))
+    return np.argsort(-mean, kind="stable")[:n].tolist()
+
+
+def _left_out(items: pd.DataFrame, item: Any) -> dict[str, Any]:
+    """Return the row of a prompt that could not be run: what it is, and why."""
+    line = items.loc[item]
+    return {"item": int(item), "type": line["type"], "target_id": int(line["target_id"]), "status": line["problem"]}
+
+
+def _cross(model: Any, batch: PromptBatch, known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield, of every prompt, the outcomes untouched and without the best heads of each type."""
+    width = dimensions.n_heads(model, 0)
+    sets: list[list[Component]] = [[], *([divmod(i, width) for i in heads] for heads in known["heads"].values())]
+    found = [_without(model, batch.tokens, batch.target, [heads] * len(batch.items)) for heads in sets]
+    columns = {of: torch.stack([getattr(one, of).float() for one in found], dim=1) for of in _OUTCOME}
+    for i, record in enumerate(_records(columns)):
+        yield {**batch.row(i), **record}
+
+
+def _zeroed(
+    model: Any, attn: Neurons, mlp: Neurons, feeding: Neurons, rngs: Sequence[torch.Generator]
+) -> list[list[list[Component]]]:
+    """Return, by condition, what is zeroed in each prompt: value neurons, as many random ones, query neurons, ..."""
+    value = [a + m for a, m in zip(component_lists(model, attn), component_lists(model, mlp), strict=True)]
+    query = component_lists(model, feeding)
+    drawn = [
+        [random_like(model, components, rng) for components in both]
+        for both, rng in zip(zip(value, query, strict=True), rngs, strict=True)
+    ]
+    return [value, [each[0] for each in drawn], query, [each[1] for each in drawn]]
+
+
+def _without(
+    model: Any, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, "batch"], lists: list[list[Component]]
+) -> Outcome:
+    with ablate(model, lists):
+        return Outcome.of(model(tokens)[:, -1], target)
+
+
+def _of_layers(name: str, scores: Any) -> dict[str, Tensor]:
+    return {f"{name}_attn": scores.attn, f"{name}_mlp": scores.mlp}
+
+
+def _places(name: str, neurons: Neurons) -> dict[str, Tensor]:
+    return {f"{name}_layer": neurons.layer, f"{name}_index": neurons.index, f"{name}_score": neurons.score}
+
+
+def _records(columns: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """Return one record per prompt, each value a list of numbers of 32 bits: what a row of Parquet holds."""
+    arrays = {name: column.cpu().numpy() for name, column in columns.items()}
+    n = len(next(iter(arrays.values())))
+    small = {name: v.astype(np.float32 if v.dtype.kind == "f" else np.int32) for name, v in arrays.items()}
+    return [{name: column[i] for name, column in small.items()} for i in range(n)]
