@@ -1,10 +1,6 @@
 """``study`` and ``reproduce`` as a user meets them."""
 
-import io
 import json
-
-import pandas as pd
-import pytest
 
 from tl_neuron_attr import demo
 
@@ -25,68 +21,3 @@ def test_a_study_of_a_file_names_what_it_leaves_out(run, tmp_path):
     assert "2 of 3 prompts kept; 1 left out: the target is not among the 10 likeliest tokens\n" in err
     assert (tmp_path / "out" / "study.html").exists() and (tmp_path / "out" / "layers.parquet").exists()
     assert run(*args, "--value-mlp", "3")[0] == 1
-
-
-SHARDED = ("--per-type", "1", "--shards", "3", "--query", "20", "--batch-size", "4")
-
-
-def test_an_array_of_jobs_and_a_merge_are_the_whole_study(run, tmp_path):
-    jobs, whole = tmp_path / "jobs", tmp_path / "whole"
-    for stage in ("scores", "cross"):
-        for shard in range(3):
-            code, _, err = run("study", "--out", str(jobs), *SHARDED, "--shard", str(shard), "--stage", stage)
-            assert code == 0
-            if (stage, shard) != ("cross", 2):
-                assert "shards left" in err
-    assert run("study", "--out", str(whole), *SHARDED)[0] == 0
-    code, out, _ = run("study", "merge", str(jobs))
-    assert code == 0 and "1 of 1" in out
-    for frame in (whole / "tables").iterdir():
-        assert frame.read_bytes() == (jobs / "tables" / frame.name).read_bytes()
-    assert "Where knowledge lives" in (jobs / "study.html").read_text()
-
-
-def test_a_job_runs_the_first_stage_that_is_not_finished(run, tmp_path):
-    out = ("--out", str(tmp_path), *SHARDED)
-    assert run("study", *out, "--shard", "1")[0] == 0
-    assert [p.name for p in (tmp_path / "scores").glob("part*")] == ["part-00001.parquet"]
-    assert not (tmp_path / "cross").exists()
-
-
-def test_a_damaged_shard_is_repaired(run, tmp_path):
-    out = ("--out", str(tmp_path), *SHARDED)
-    assert run("study", *out)[0] == 0
-    (tmp_path / "scores" / "part-00001.parquet").write_bytes(b"PAR1")
-    code, _, err = run("study", "merge", str(tmp_path))
-    assert code == 1 and "shard 1 of 'scores' can't be read" in err
-    assert "removed scores/part-00001.parquet" in run("study", "repair", str(tmp_path))[2]
-    assert run("study", *out)[0] == 0
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (("merge",), "study takes no 'merge'"),
-        (("mend", "here"), "study takes no 'mend here'"),
-        ((), "--out is missing"),
-        (("--out", "OUT", "--shard", "1"), "give --shards too"),
-        (("--out", "OUT", "--shards", "1", "--shard", "1"), "shard must lie between 0 and 0, got 1"),
-        (("--out", "OUT", "--shards", "0"), "--shards"),
-        (("--out", "OUT", "--shards", "2", "--runner", "pool", "--shard", "0"), "leave out --shard"),
-        (("--out", "nosuchstore://b/s", "--shards", "2"), "can't be opened"),
-        (("merge", "OUT"), "holds no study"),
-    ],
-)
-def test_what_makes_no_study_is_refused(run, tmp_path, args, message):
-    code, _, err = run("study", *(str(tmp_path) if a == "OUT" else a for a in args))
-    assert code in (1, 2) and message in err
-
-
-def test_prompts_come_from_parquet_and_from_stdin(run, tmp_path, monkeypatch):
-    lines = [{"prompt": "Tim Duncan plays the sport of", "target": "basketball", "type": "sport"}]
-    pd.DataFrame(lines).to_parquet(tmp_path / "facts.parquet")
-    monkeypatch.setattr("sys.stdin", io.StringIO("".join(json.dumps(line) + "\n" for line in lines)))
-    for name, source in (("a", str(tmp_path / "facts.parquet")), ("b", "-")):
-        code, out, _ = run("study", "--prompts", source, "--out", str(tmp_path / name), "--shards", "1")
-        assert code == 0 and "1 of 1" in out
-    assert (tmp_path / "a/items.parquet").read_bytes() == (tmp_path / "b/items.parquet").read_bytes()

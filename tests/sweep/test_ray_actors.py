@@ -18,11 +18,30 @@ def cluster():
     ray.shutdown()
 
 
-def actor_processes():
-    """Return the process ids of the actors that hold a model."""
-    from ray.util.state import list_workers
+def actors():
+    """Return the process ids of the actors, as Ray titles them."""
+    titles = ((p.parent.name, p.read_bytes()) for p in Path("/proc").glob("[0-9]*/cmdline") if p.exists())
+    return [int(pid) for pid, title in titles if title.startswith(b"ray::") and b"ShardActor" in title]
 
-    return [w.pid for w in list_workers(detail=True) if w.worker_type == "WORKER" and w.is_alive]
+
+@pytest.mark.slow
+def test_a_killed_actor_loses_one_shard_and_the_study_ends(model, plan, tmp_path):
+    loop, planned = plan(tmp_path / "loop", shards=12), plan(tmp_path / "ray", shards=12)
+    sweep.run_study(loop, model, progress=False)
+    killed = []
+
+    def kill_one():
+        while len(planned.unfinished("scores")) > 10 or not actors():
+            time.sleep(0.05)
+        killed.extend(actors()[:1])
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    sweep.run_on_ray("demo", tmp_path / "ray", actors=2, cpus=0.5)
+    killer.join(timeout=5)
+    assert len(killed) == 1
+    assert parts(tmp_path / "ray") == parts(tmp_path / "loop")
 
 
 @pytest.mark.slow
