@@ -1,6 +1,9 @@
 """Ray actors write the same bytes as the loop; what would hang is refused."""
 
 import os
+import signal
+import threading
+import time
 
 import pytest
 
