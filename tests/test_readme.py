@@ -64,7 +64,7 @@ def test_every_name_of_the_tables_exists():
     import tl_neuron_attr as tna
 
     table = (ROOT / "README.md").read_text().split("| question | call |")[1].split("\n\n")[0]
-    homes = (tna, tna.cna, tna.evaluate, tna.incontext)
+    homes = (tna, tna.cna, tna.evaluate, tna.incontext, tna.sweep)
     names = re.findall(r"`([a-z_.]+)`", table)
     assert len(names) > 20
     assert not [n for n in names if not any(hasattr(home, n.split(".")[-1]) for home in homes)]

@@ -88,7 +88,7 @@ _HOME = {
     "top_tokens": "knowledge.vocabulary",
     "transformed_tokens": "knowledge.vocabulary",
 }
-_MODULES = ("cna", "demo", "evaluate", "incontext", "srnn", "vis")
+_MODULES = ("cna", "demo", "evaluate", "incontext", "srnn", "sweep", "vis")
 
 __all__ = [
     "Answer",
@@ -137,6 +137,7 @@ __all__ = [
     "run",
     "scored",
     "srnn",
+    "sweep",
     "top_tokens",
     "trace",
     "transformed_tokens",

@@ -100,7 +100,7 @@ def test_problems_are_all_there_are_or_drawn_by_seed():
     assert len(set(drawn)) == 50
     with pytest.raises(ValueError, match="digits must be between 1 and 3, got 4"):
         problems("+", digits=4)
-    with pytest.raises(ValueError, match=r"n must be at most the 55 problems 1D- there are, got 56"):
+    with pytest.raises(ValueError, match=r"n must be between 0 and the 55 problems 1D- there are, got 56"):
         problems("-", digits=1, n=56)
 
 

@@ -109,5 +109,3 @@ def test_neurons_of_another_run_and_what_the_model_lacks_are_refused():
     attn = tna.value_neurons(cache, 5, 3, sites="attn")
     with pytest.raises(IndexError, match=r"source of .* must lie between 0 and 6, got 7"):
         tna.moved_tokens(cache, replace(attn, source=torch.full_like(attn.source, 7)), 5)
-    with pytest.raises(TypeError, match="target is missing"):
-        tna.moved_tokens(cache, neurons)

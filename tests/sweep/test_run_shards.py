@@ -15,7 +15,9 @@ from tl_neuron_attr import sweep
 
 RUN = """
 import sys
+import torch
 from tl_neuron_attr import demo, sweep
+torch.set_num_threads(1)  # as the tests: another number of threads rounds otherwise
 sweep.run_study(sweep.open_plan(sys.argv[1]), demo.load())
 """
 

@@ -42,7 +42,11 @@ def study_command() -> click.Command:
                 show_default="the bundled model's facts",
                 help="JSONL, CSV or Parquet of prompt, target, type; - reads JSONL from stdin",
             ),
-            option("--out", help="folder of the results, or with --shards a URL; an unfinished study goes on there"),
+            option(
+                "--out",
+                show_default="none; needed unless merging",
+                help="folder of the results, or with --shards a URL; an unfinished study goes on there",
+            ),
             *shard_options(),
             count_option("--per-type", show_default="all", help="at most so many prompts of each type"),
             *sizes,
