@@ -1,6 +1,5 @@
 """Which prediction a command explains: read from its options, said in the first line of what it prints."""
 
-import json
 import sys
 from argparse import Namespace
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tl_neuron_attr.cli.output import note
-from tl_neuron_attr.results.token_text import printable
+from tl_neuron_attr.results.token_text import in_quotes
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -54,12 +53,11 @@ class Explained:
     def __str__(self) -> str:
         """Return ``" 8" (p 0.9996, rank 1) after "3 + 5 ="``; the likeliest token too where that is another."""
         shown = self.before if len(self.before) <= _SHOWN else f"...{self.before[-_SHOWN:]}"
-        if self.rank is None:
-            against = "" if self.contrast is None else f" against {_quoted(self.contrast)}"
-            return f"{_quoted(self.target)} (p {self.p:.4g}, several tokens){against} after {_quoted(shown)}"
-        first = "" if self.rank == 1 else f"; first is {_quoted(self.likeliest[0])}, p {self.likeliest[1]:.4g}"
-        against = "" if self.contrast is None else f" against {_quoted(self.contrast)}"
-        return f"{_quoted(self.target)} (p {self.p:.4g}, rank {self.rank}{first}){against} after {_quoted(shown)}"
+        likelihood = "several tokens" if self.rank is None else f"rank {self.rank}"
+        if self.rank not in (None, 1):
+            likelihood += f"; first is {in_quotes(self.likeliest[0])}, p {self.likeliest[1]:.4g}"
+        against = "" if self.contrast is None else f" against {in_quotes(self.contrast)}"
+        return f"{in_quotes(self.target)} (p {self.p:.4g}, {likelihood}){against} after {in_quotes(shown)}"
 
     def columns(self) -> dict[str, Any]:
         """Return what goes with a result in JSON, and with every row in CSV."""
@@ -225,7 +223,3 @@ def _note_spelling(model: Any, p: "Float[Tensor, 'd_vocab']", given: str, args: 
             args,
             f"note: --target {given!r} has probability {ours:.2g} here and {other!r} {theirs:.2g}: did you mean that?",
         )
-
-
-def _quoted(text: str) -> str:
-    return printable(json.dumps(text, ensure_ascii=False))

@@ -1,10 +1,11 @@
 """What the scores of a result are of, as plain data: prompts, targets, contrasts, positions, the model's name."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from tl_neuron_attr.results.token_text import in_quotes
 
 _LISTS = ("prompts", "targets", "contrasts")
 
@@ -35,8 +36,8 @@ class FollowedText:
         """Return target and prompt on one line where there is one prompt, else the number of prompts."""
         if len(self.targets) != 1:
             return f"{len(self.targets)} prompts"
-        against = f" against {_quoted(self.contrasts[0])}" if self.contrasts else ""
-        return _quoted(self.targets[0]) + against + (f" after {_quoted(self.prompts[0])}" if self.prompts else "")
+        against = f" against {in_quotes(self.contrasts[0])}" if self.contrasts else ""
+        return in_quotes(self.targets[0]) + against + (f" after {in_quotes(self.prompts[0])}" if self.prompts else "")
 
     def of_prompt(self, prompt: int) -> "FollowedText":
         """Return what was followed in one prompt of a batch."""
@@ -77,7 +78,3 @@ class FollowedText:
                 raise ValueError(f"{path}: field 'text.followed.{name}' must have one entry per prompt")
         lists: dict[str, Any] = {name: tuple(found[name]) for name in (*_LISTS, "positions")}
         return cls(**lists, model=found["model"])
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)

@@ -1,5 +1,6 @@
 """The text of tokens, and how it is shown."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,16 @@ def visible(text: str) -> str:
     core = text.strip(" ")
     lead, tail = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" "))
     return _SPACE * lead + printable(core) + (_SPACE * tail if core else "")
+
+
+def in_quotes(text: str) -> str:
+    r"""Return text in double quotes, its own spaces kept and nothing in it that a terminal would act on.
+
+    Examples:
+        >>> in_quotes(" 8"), in_quotes("right-to-left \u202e") == r'"right-to-left \u202e"'
+        ('" 8"', True)
+    """
+    return printable(json.dumps(text, ensure_ascii=False))
 
 
 def printable(text: str) -> str:
