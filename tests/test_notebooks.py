@@ -40,11 +40,16 @@ def missing(path: Path) -> list[str]:
     ]
 
 
+def skip_without_its_models(path: Path) -> None:
+    """Skip the test where a page's models are not installed, unless CI requires them."""
+    if missing(path) and "TNA_REQUIRE_REAL_MODELS" not in os.environ:
+        pytest.skip(f"not installed: {missing(path)}")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_it_runs_without_network(path: Path):
-    if missing(path) and "TNA_REQUIRE_REAL_MODELS" not in os.environ:
-        pytest.skip(f"not installed: {missing(path)}")
+    skip_without_its_models(path)
     notebook = execute(path, before=OFFLINE)
     assert not [o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "error"]
 

@@ -116,7 +116,7 @@ def test_sets_that_cannot_share_a_batch_are_refused():
         list(icl_batches(model, [], batch_size=2))
     with pytest.raises(ValueError, match=r"prompts have different labels: \[\('A', 'B'\), \('foo', 'bar'\)\]"):
         list(icl_batches(model, [*one, *other], batch_size=2))
-    with pytest.raises(ValueError, match=r"batch_size must be between 1 and .*got 0"):
+    with pytest.raises(ValueError, match=r"batch_size must be between 1 and 2\*\*62, got 0"):
         list(icl_batches(model, one, batch_size=0))
 
 

@@ -109,3 +109,11 @@ def test_neurons_of_another_run_and_what_the_model_lacks_are_refused():
     attn = tna.value_neurons(cache, 5, 3, sites="attn")
     with pytest.raises(IndexError, match=r"source of .* must lie between 0 and 6, got 7"):
         tna.moved_tokens(cache, replace(attn, source=torch.full_like(attn.source, 7)), 5)
+
+
+def test_without_a_target_the_models_own_prediction_is_followed():
+    model = architectures.build("gpt2")
+    logits, cache = model.run_with_cache(architectures.prompts())
+    neurons = tna.value_neurons(cache, 5, 3)
+    own = tna.moved_tokens(cache, neurons, logits[:, -1].argmax(-1))
+    assert str(tna.moved_tokens(cache, neurons)) == str(own)
