@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tl_neuron_attr import cna, demo, evaluate, incontext, srnn, vis
+    from tl_neuron_attr import cna, demo, evaluate, incontext, srnn, sweep, vis
     from tl_neuron_attr.cna import HeadEffects, NeuronComparison, compare_neurons, head_effects
     from tl_neuron_attr.knowledge.attention_sources import AttentionSources, attention_sources
     from tl_neuron_attr.knowledge.attribution import (

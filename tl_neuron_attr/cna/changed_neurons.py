@@ -87,14 +87,8 @@ def changed_neurons(
     second = (theirs.increases((site,)), list(theirs.checked_sublayers((site,))))
     before, after = (first, second) if largest else (second, first)
     found = certified_topk_of_change(before, after, k, max_bytes=max_bytes)
-    coefficients = torch.cat([s.coefficients.flatten(1) for s in sublayers], dim=1)
-    neurons = Neurons.of_sublayers(
-        sublayers,
-        found.flat,
-        coefficient=coefficients.gather(1, found.flat),
-        score=found.score if largest else -found.score,
-        evaluated=found.evaluated,
-    )
+    change = found.score if largest else -found.score
+    neurons = Neurons.of_sublayers(sublayers, found.flat, score=change, evaluated=found.evaluated)
     cache_checks.require_finite(mine.stream, neurons.score, "the scores")
     best = with_text(neurons, mine.stream) if text else neurons
     return best.squeeze(batched=mine.stream.batched)

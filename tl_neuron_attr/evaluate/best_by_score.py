@@ -24,8 +24,7 @@ def best_by_score(cache: ActivationCache, target: Target, score: Searched, k: in
     q.require(("mlp",))
     sublayers = list(q.checked_sublayers(("mlp",)))
     found = _SEARCHES[score](q, sublayers, k)
-    coefficients = torch.cat([s.coefficients.flatten(1) for s in sublayers], dim=1).gather(1, found.flat)
-    return Neurons.of_sublayers(sublayers, found.flat, coefficient=coefficients, score=found.score)
+    return Neurons.of_sublayers(sublayers, found.flat, score=found.score)
 
 
 def _by_increase(q: ScoredCache, sublayers: list[Sublayer], k: int) -> TopK:

@@ -22,6 +22,7 @@ from tl_neuron_attr.model.components import Component, component_lists
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.model.scored_cache import ScoredCache, scored
 from tl_neuron_attr.model.tokens import prompt_ids
+from tl_neuron_attr.numerics.flat_index import best_of
 from tl_neuron_attr.numerics.sublayer import Site
 from tl_neuron_attr.results.neurons import Neurons
 
@@ -67,6 +68,10 @@ class Sizes:
             if value <= 0:
                 raise ValueError(f"sizes.{name} must be above 0, got {value}")
 
+    def best_heads(self, mean: Float[Tensor, "n"]) -> list[int]:
+        """Return the places of the best heads, given every head's mean score: at least one."""
+        return best_of(mean, max(1, round(self.heads * len(mean)))).tolist()
+
     @classmethod
     def fitting(cls, model: Any) -> "Sizes":
         """Return the paper's sizes for models of 100,000 MLP neurons and more, about a tenth for smaller ones."""
@@ -99,7 +104,7 @@ def examine(
     logits, cache = model.run_with_cache(tokens)
     sizes = sizes.capped(model, tokens.shape[1])
     q = scored(cache, target)
-    layers, heads = attribute_layers(q), attribute_heads(q)
+    direct = layers_and_heads(q)
     best_mlp = _best(q, "mlp", max(sizes.value_mlp, sizes.query, SUMMED))
     best_attn = _best(q, "attn", max(sizes.value_attn, SUMMED))
     value_mlp, value_attn = best_mlp.top(sizes.value_mlp), best_attn.top(sizes.value_attn)
@@ -108,21 +113,43 @@ def examine(
         grids = attribute_attn_neurons(q), attribute_mlp_neurons(q)
         sums = [torch.cat([_all_sums(grid), best]) for grid, best in zip(grids, sums, strict=True)]
     feeding = query_neurons(q, value_attn, sizes.query, sites=("mlp",), text=False)
-    query_of_mlp, query_of_attn = query_layers(q, value_mlp), query_layers(q, value_attn)
+    queried = layers_queried(q, value_mlp, value_attn)
     return {
-        "layers_attn": layers.attn[0],
-        "layers_mlp": layers.mlp[0],
-        "heads": heads[0],
+        **{name: scores[0] for name, scores in direct.items()},
         "sums": torch.stack(sums),
-        "query_mlp_attn": query_of_mlp.attn[0],
-        "query_mlp_mlp": query_of_mlp.mlp[0],
-        "query_attn_attn": query_of_attn.attn[0],
-        "query_attn_mlp": query_of_attn.mlp[0],
+        **{name: scores[0] for name, scores in queried.items()},
         "value_neurons": _flat(model, best_mlp.top(sizes.query)),
         "query_neurons": _flat(model, feeding),
         "segments": _segments(q),
         "outcomes": _outcomes(model, tokens, target, logits, value_attn, value_mlp, feeding, seed),
     }
+
+
+def layers_and_heads(q: ScoredCache) -> dict[str, Tensor]:
+    """Return the scores of layers and heads by name, one row per prompt."""
+    layers, heads = attribute_layers(q), attribute_heads(q)
+    return {"layers_attn": layers.attn, "layers_mlp": layers.mlp, "heads": heads}
+
+
+def layers_queried(q: ScoredCache, value_mlp: Neurons, value_attn: Neurons) -> dict[str, Tensor]:
+    """Return the query layers' scores by the value neurons' site and their own, one row per prompt."""
+    found = {"mlp": query_layers(q, value_mlp), "attn": query_layers(q, value_attn)}
+    return {f"query_{of}_{site}": getattr(scores, site) for of, scores in found.items() for site in ("attn", "mlp")}
+
+
+def zeroed_sets(
+    model: Any, value_attn: Neurons, value_mlp: Neurons, feeding: Neurons, generators: Sequence[torch.Generator]
+) -> list[list[list[Component]]]:
+    """Return what is zeroed in each prompt: its value neurons, as many random ones, its query neurons, as many random.
+
+    That is :data:`CONDITIONS` but for the first. Each prompt's random neurons are drawn by its own generator.
+    """
+    lists = zip(*(component_lists(model, found) for found in (value_attn, value_mlp, feeding)), strict=True)
+    sets: list[list[list[Component]]] = []
+    for (attn, mlp, query), rng in zip(lists, generators, strict=True):
+        value = attn + mlp
+        sets.append([value, random_like(model, value, rng), query, random_like(model, query, rng)])
+    return sets
 
 
 def measured_outcomes(model: Any, tokens: Int[Tensor, "batch pos"], target: int) -> Float[Tensor, "batch 3"]:
@@ -167,10 +194,7 @@ def _outcomes(
     feeding: Neurons,
     seed: int,
 ) -> Float[Tensor, "condition 3"]:
-    value = component_lists(model, value_attn)[0] + component_lists(model, value_mlp)[0]
-    query = component_lists(model, feeding)[0]
-    rng = torch.Generator().manual_seed(seed)
-    sets = [value, random_like(model, value, rng), query, random_like(model, query, rng)]
+    (sets,) = zeroed_sets(model, value_attn, value_mlp, feeding, [torch.Generator().manual_seed(seed)])
     with ablate(model, sets):
         ablated = measured_outcomes(model, tokens.expand(len(sets), -1), target)
     return torch.cat([_measured(logits, target), ablated])

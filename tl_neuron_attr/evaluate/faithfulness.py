@@ -15,7 +15,7 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.evaluate.best_by_score import SEARCHED, best_by_score
 from tl_neuron_attr.evaluate.gradients import gradient, integrated_gradients
-from tl_neuron_attr.evaluate.outcome import Outcome
+from tl_neuron_attr.evaluate.outcome import METRICS, Outcome
 from tl_neuron_attr.knowledge.baselines import SCORES, Score, baseline_scores
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.batches import Batch, batches
@@ -38,8 +38,6 @@ _Method = Method | OwnScore
 
 UNTOUCHED = "none"
 """The method of the rows of the untouched model."""
-
-_METRICS = ("reciprocal_rank", "prob", "log_prob")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -70,7 +68,7 @@ class Faithfulness(PrintsAsTable):
         rows: list[dict[str, Any]] = []
         for score, group in chosen.groupby("score"):
             rows.append({"score": score})
-            for metric in _METRICS:
+            for metric in METRICS:
                 rows[-1] |= named_interval(metric, interval(group[metric]))
         return pd.DataFrame(rows).sort_values("log_prob", ignore_index=True)
 
@@ -97,12 +95,12 @@ class Faithfulness(PrintsAsTable):
 
     def curve(self) -> pd.DataFrame:
         """Return the mean over prompts of every metric, by method and number of neurons."""
-        return self.frame.groupby(["score", "k"], as_index=False)[list(_METRICS)].mean()
+        return self.frame.groupby(["score", "k"], as_index=False)[list(METRICS)].mean()
 
     def table(self) -> Table:
         """Return the paper's Table 2: a bigger drop means better chosen neurons."""
         rows = [
-            (row["score"], *(f"{row[m]:.3f} [{row[f'{m}_low']:.3f}, {row[f'{m}_high']:.3f}]" for m in _METRICS))
+            (row["score"], *(f"{row[m]:.3f} [{row[f'{m}_low']:.3f}, {row[f'{m}_high']:.3f}]" for m in METRICS))
             for row in self.summary().to_dict("records")
         ]
         count = self.frame["prompt"].nunique()

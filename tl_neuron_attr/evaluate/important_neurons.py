@@ -163,8 +163,7 @@ def _candidates(
     chosen += [_estimates(q, sublayers, ids, rule).topk(n).indices for rule in rules]
     flat = torch.cat(chosen).unique()[None]
     scores = exact_scores(increases, sublayers, torch.zeros_like(flat[0]), flat[0], max_bytes=max_bytes)
-    coefficients = torch.cat([s.coefficients.flatten(1) for s in sublayers], dim=1).gather(1, flat)
-    return Neurons.of_sublayers(sublayers, flat, coefficient=coefficients, score=scores[None])[0]
+    return Neurons.of_sublayers(sublayers, flat, score=scores[None])[0]
 
 
 def _estimates(

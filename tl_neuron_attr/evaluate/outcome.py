@@ -8,6 +8,9 @@ from torch import Tensor
 
 from tl_neuron_attr.numerics.sublayer import score_dtype
 
+METRICS = ("reciprocal_rank", "prob", "log_prob")
+"""What is averaged over prompts: the mean of the reciprocal rank is the MRR of paper 1."""
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -8,12 +8,11 @@ from typing import Any
 import pandas as pd
 
 from tl_neuron_attr.evaluate.examine import CONDITIONS
+from tl_neuron_attr.evaluate.outcome import METRICS
 from tl_neuron_attr.evaluate.prompts import KEPT
 from tl_neuron_attr.results import storage
 from tl_neuron_attr.results.intervals import interval, named_interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table
-
-METRICS = ("reciprocal_rank", "prob", "log_prob")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -248,8 +247,16 @@ def best_by_type(means: pd.DataFrame, n: int) -> pd.DataFrame:
 
 
 def _decreases(frame: pd.DataFrame, untouched: str) -> pd.DataFrame:
-    """Return the part of each metric's mean that is lost, in per cent; of the log-probability the change in nats."""
-    means = frame.groupby(["type", "zeroed"], sort=False)[list(METRICS)].mean()
+    return decreases_of_means(frame.groupby(["type", "zeroed"], sort=False)[list(METRICS)].mean(), untouched)
+
+
+def decreases_of_means(means: pd.DataFrame, untouched: str) -> pd.DataFrame:
+    """Return the part of each metric's mean that is lost, in per cent; of the log-probability the change in nats.
+
+    Args:
+        means: The metrics by ``type`` and ``zeroed``.
+        untouched: What ``zeroed`` says where nothing was.
+    """
     before = means.xs(untouched, level="zeroed")
     after = means.drop(index=untouched, level="zeroed").reset_index()
     matched = before.reindex(after["type"]).reset_index(drop=True)

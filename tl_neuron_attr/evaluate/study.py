@@ -85,9 +85,7 @@ def knowledge_study(
 
     records = {i: folder.record("prompts", i, score, EXAMINED) for i in bar(kept, desc="scoring prompts")}
     types = [prompts[i].type for i in kept]
-    best = {
-        t: _best_heads([records[i] for i in kept if prompts[i].type == t], sizes.heads) for t in dict.fromkeys(types)
-    }
+    best = {t: _best_heads([records[i] for i in kept if prompts[i].type == t], sizes) for t in dict.fromkeys(types)}
 
     def zero_heads(i: int) -> Record:
         return _without_heads(model, prompts[i].prompt, int(selection["target_id"][i]), records[i], best)
@@ -120,11 +118,10 @@ def _selected(status: Sequence[str]) -> str:
     return f"{status.count(KEPT)} of {len(status)} prompts kept{reasons}"
 
 
-def _best_heads(records: Sequence[Record], share: float) -> list[Component]:
-    """Return the best heads of a type, mean over its prompts: this share of all heads, at least one."""
+def _best_heads(records: Sequence[Record], sizes: Sizes) -> list[Component]:
+    """Return the best heads of a type, mean over its prompts."""
     mean = torch.stack([record["heads"] for record in records]).mean(0)
-    n = max(1, round(share * mean.numel()))
-    return [divmod(i, mean.shape[1]) for i in mean.flatten().topk(n).indices.tolist()]
+    return [divmod(i, mean.shape[1]) for i in sizes.best_heads(mean.flatten())]
 
 
 def _without_heads(model: Any, prompt: str, target: int, record: Record, best: Mapping[str, list[Component]]) -> Record:

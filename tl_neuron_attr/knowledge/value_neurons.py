@@ -19,6 +19,7 @@ from tl_neuron_attr.model.dimensions import sizes_of
 from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring, as_scored
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.targets import Target
+from tl_neuron_attr.numerics.flat_index import flat_coefficients
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
 from tl_neuron_attr.numerics.topk import TopK, certified_topk
@@ -126,16 +127,9 @@ def _check(
 
 
 def _as_neurons(q: ScoredCache, sublayers: Sequence[Sublayer], top: TopK) -> Neurons:
-    coefficients = torch.cat([s.coefficients.flatten(1) for s in sublayers], dim=1)
     if q.sums is None or top.by_place is None:
-        return Neurons.of_sublayers(
-            sublayers,
-            top.flat,
-            coefficient=coefficients.gather(1, top.flat),
-            score=top.score,
-            evaluated=top.evaluated,
-        )
-    by_place = coefficients.gather(1, top.flat[q.result_of_place])
+        return Neurons.of_sublayers(sublayers, top.flat, score=top.score, evaluated=top.evaluated)
+    by_place = flat_coefficients(sublayers).gather(1, top.flat[q.result_of_place])
     strongest = torch.stack(
         [by_place[mine].gather(0, top.by_place[mine].abs().argmax(0)[None])[0] for mine in _members(q)]
     )

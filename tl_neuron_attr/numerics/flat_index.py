@@ -25,6 +25,11 @@ def locate(
     return where, local // sources[where], local % sources[where]
 
 
+def flat_coefficients(sublayers: Sequence[Sublayer]) -> Float[Tensor, "batch neuron_source"]:
+    """Return the coefficients of every neuron, numbered through ``sublayers``."""
+    return torch.cat([s.coefficients.flatten(1) for s in sublayers], dim=1)
+
+
 def best_of(scores: Float[Tensor, "n"], k: int) -> Int[Tensor, "k"]:
     """Return the places of the ``k`` highest scores, highest first, ties by place."""
     candidates = (scores >= scores.topk(k).values[-1]).nonzero()[:, 0]

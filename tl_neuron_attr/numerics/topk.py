@@ -32,7 +32,7 @@ from torch import Tensor
 from tl_neuron_attr.numerics.answer_sums import AnswerSums
 from tl_neuron_attr.numerics.bounds import psi_bounds
 from tl_neuron_attr.numerics.every_neuron import neuron_scores
-from tl_neuron_attr.numerics.flat_index import best_of, locate
+from tl_neuron_attr.numerics.flat_index import best_of, flat_coefficients, locate
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase, mean_unembeddings
 from tl_neuron_attr.numerics.scores_of_vectors import scores_at
 from tl_neuron_attr.numerics.sublayer import Sublayer
@@ -188,7 +188,7 @@ def _search(
     sums: AnswerSums | None,
 ) -> TopK:
     """Phase 3: the top ``k`` of ``sign`` times the scores, none of which is above its bound."""
-    coefficients = torch.cat([s.coefficients.flatten(1) for s in sublayers], dim=1)
+    coefficients = flat_coefficients(sublayers)
     results = [_Result.of(increases, sublayers, row, sums) for row in range(len(bounds))]
     walks = [
         _Walk.start(bound, (coefficients[result.places] == 0).all(0), k, promoted, len(result.places))

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_neuron_attr.numerics.flat_index import locate
+from tl_neuron_attr.numerics.flat_index import flat_coefficients, locate
 from tl_neuron_attr.numerics.stacked_rows import StackedRows
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
 from tl_neuron_attr.results import neuron_file
@@ -99,11 +99,11 @@ class Neurons(PrintsAsTable):
         sublayers: Sequence[Sublayer],
         flat: Int[Tensor, "batch k"],
         *,
-        coefficient: Float[Tensor, "batch k"],
         score: Float[Tensor, "batch k"],
+        coefficient: Float[Tensor, "batch k"] | None = None,
         evaluated: Int[Tensor, "batch"] | None = None,
     ) -> "Neurons":
-        """Return the neurons at some places of a list of sublayers.
+        """Return the neurons at some places of a list of sublayers; their coefficients there unless given.
 
         Neurons, each with its sources, are numbered through the list: the first sublayer's neuron 0 at source 0, at
         source 1, ..., its neuron 1, ..., then the next sublayer's (:mod:`tl_neuron_attr.numerics.flat_index`).
@@ -122,7 +122,7 @@ class Neurons(PrintsAsTable):
             head=torch.where(attn, neuron // width, minus),
             source=torch.where(attn, source, minus),
             index=neuron % width,
-            coefficient=coefficient,
+            coefficient=flat_coefficients(sublayers).gather(1, flat) if coefficient is None else coefficient,
             score=score,
             evaluated=evaluated,
             expert=expert,

@@ -9,7 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tl_neuron_attr.evaluate.examine import CONDITIONS, Sizes
+from tl_neuron_attr.evaluate.outcome import METRICS
 from tl_neuron_attr.evaluate.prompts import KEPT
+from tl_neuron_attr.evaluate.results import decreases_of_means
 from tl_neuron_attr.sweep.shard_task import Frames
 
 _Numbers = NDArray[np.float64]
@@ -17,7 +19,6 @@ _SCORES = (
     *("layers_attn", "layers_mlp", "heads"),
     *("query_mlp_attn", "query_mlp_mlp", "query_attn_attn", "query_attn_mlp"),
 )
-_METRICS = ("reciprocal_rank", "prob", "log_prob")
 _NORMAL = 1.96
 """Standard errors on either side of a mean that hold 95 % of a normal distribution."""
 
@@ -70,11 +71,11 @@ def knowledge_tables(frames: Frames, sizes: Sizes) -> dict[str, pd.DataFrame]:
     for frame in frames("scores"):
         statuses.add(frame)
         derived = _derived(frame)
-        sums.add(derived, (*_SCORES, "site_sums", *_METRICS))
+        sums.add(derived, (*_SCORES, "site_sums", *METRICS))
         counts.add(frame)
     cross = Sums()
     for frame in frames("cross"):
-        cross.add(_derived(frame), _METRICS)
+        cross.add(_derived(frame), METRICS)
     outcomes = _outcomes(sums, CONDITIONS)
     crossed = _outcomes(cross, (CONDITIONS[0], *sums.means("heads")))
     return {
@@ -204,22 +205,17 @@ def head_table(sums: Sums, layers: int) -> pd.DataFrame:
 
 
 def _outcomes(sums: Sums, conditions: Sequence[str]) -> pd.DataFrame:
-    means = {metric: sums.means(metric) for metric in _METRICS}
+    means = {metric: sums.means(metric) for metric in METRICS}
     rows = [
-        {"type": kind, "zeroed": condition, **{metric: float(means[metric][kind][i]) for metric in _METRICS}}
+        {"type": kind, "zeroed": condition, **{metric: float(means[metric][kind][i]) for metric in METRICS}}
         for kind in means["prob"]
         for i, condition in enumerate(conditions)
     ]
-    return pd.DataFrame(rows, columns=["type", "zeroed", *_METRICS])
+    return pd.DataFrame(rows, columns=["type", "zeroed", *METRICS])
 
 
 def _decreases(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """Return the part of each metric's mean that is lost, in per cent; of the log-probability the change in nats."""
-    untouched = outcomes[outcomes["zeroed"] == CONDITIONS[0]].set_index("type")
-    after = outcomes[outcomes["zeroed"] != CONDITIONS[0]].reset_index(drop=True)
-    before = untouched.reindex(after["type"]).reset_index(drop=True)
-    lost = {metric: 100 * (1 - after[metric] / before[metric]) for metric in ("reciprocal_rank", "prob")}
-    return after[["type", "zeroed"]].assign(**lost, log_prob=after["log_prob"] - before["log_prob"])
+    return decreases_of_means(outcomes.set_index(["type", "zeroed"]), CONDITIONS[0])
 
 
 _SCORE = ("score", "score_low", "score_high")

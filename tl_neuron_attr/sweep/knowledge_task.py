@@ -8,17 +8,15 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
-from tl_neuron_attr.evaluate.examine import Sizes, random_like
+from tl_neuron_attr.evaluate.examine import Sizes, layers_and_heads, layers_queried, zeroed_sets
 from tl_neuron_attr.evaluate.outcome import Outcome
 from tl_neuron_attr.evaluate.prompts import KEPT, selection_status
-from tl_neuron_attr.knowledge.attribution import attribute_heads, attribute_layers
-from tl_neuron_attr.knowledge.query_neurons import query_layers, query_neurons
+from tl_neuron_attr.knowledge.query_neurons import query_neurons
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.model import dimensions
-from tl_neuron_attr.model.components import Component, component_lists
+from tl_neuron_attr.model.components import Component
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.model.scored_cache import scored
 from tl_neuron_attr.results.neurons import Neurons
@@ -70,7 +68,9 @@ class KnowledgeTask:
         sums = Sums()
         for frame in shards:
             sums.add(frame)
-        return {"heads": {kind: _best(mean, self.sizes.heads) for kind, mean in sums.means("heads").items()}}
+        return {
+            "heads": {kind: self.sizes.best_heads(torch.from_numpy(mean)) for kind, mean in sums.means("heads").items()}
+        }
 
     @torch.no_grad()
     def rows(self, stage: str, model: Any, shard: Shard, known: Mapping[str, Any]) -> pd.DataFrame:
@@ -113,20 +113,19 @@ class KnowledgeTask:
         mlp = value_neurons(q, k=max(sizes.value_mlp, sizes.query), sites=("mlp",), text=False)
         attn = value_neurons(q, k=sizes.value_attn, sites=("attn",), text=False)
         feeding = query_neurons(q, attn, sizes.query, sites=("mlp",), text=False)
-        layers, heads = attribute_layers(q), attribute_heads(q)
+        value_mlp = mlp.top(sizes.value_mlp)
+        direct = layers_and_heads(q)
         columns = {
-            "layers_attn": layers.attn,
-            "layers_mlp": layers.mlp,
-            "heads": heads.flatten(1),
-            **_of_layers("query_mlp", query_layers(q, mlp.top(sizes.value_mlp))),
-            **_of_layers("query_attn", query_layers(q, attn)),
+            **direct,
+            "heads": direct["heads"].flatten(1),
+            **layers_queried(q, value_mlp, attn),
             **_places("value", mlp.top(min(sizes.query, len(mlp)))),
             **_places("query", feeding),
         }
-        rngs = [torch.Generator().manual_seed(self.seed + batch.items[i]) for i in kept]
-        sets = _zeroed(model, attn, mlp.top(sizes.value_mlp), feeding, rngs)
-        found = [Outcome.of(last[at], target), *(_without(model, tokens, target, lists) for lists in sets)]
-        columns |= {of: torch.stack([getattr(one, of).float() for one in found], dim=1) for of in _OUTCOME}
+        generators = [torch.Generator().manual_seed(self.seed + batch.items[i]) for i in kept]
+        by_condition = zip(*zeroed_sets(model, attn, value_mlp, feeding, generators), strict=True)
+        found = [Outcome.of(last[at], target), *(_without(model, tokens, target, list(s)) for s in by_condition)]
+        columns |= _of_outcomes(found)
         return _records(columns)
 
 
@@ -136,12 +135,6 @@ def _targets(shards: Iterable[pd.DataFrame]) -> dict[str, list[int]]:
         for kind, target in zip(frame["type"], frame["target_id"], strict=True):
             found.setdefault(str(kind), set()).update([int(target)] if target >= 0 else [])
     return {kind: sorted(ids) for kind, ids in found.items()}
-
-
-def _best(mean: NDArray[np.float64], share: float) -> list[int]:
-    """Return the best heads of a type by their flat number: this share of all heads, at least one."""
-    n = max(1, round(share * len(mean)))
-    return np.argsort(-mean, kind="stable")[:n].tolist()
 
 
 def _left_out(items: pd.DataFrame, item: Any) -> dict[str, Any]:
@@ -155,22 +148,8 @@ def _cross(model: Any, batch: PromptBatch, known: Mapping[str, Any]) -> Iterator
     width = dimensions.n_heads(model, 0)
     sets: list[list[Component]] = [[], *([divmod(i, width) for i in heads] for heads in known["heads"].values())]
     found = [_without(model, batch.tokens, batch.target, [heads] * len(batch.items)) for heads in sets]
-    columns = {of: torch.stack([getattr(one, of).float() for one in found], dim=1) for of in _OUTCOME}
-    for i, record in enumerate(_records(columns)):
+    for i, record in enumerate(_records(_of_outcomes(found))):
         yield {**batch.row(i), **record}
-
-
-def _zeroed(
-    model: Any, attn: Neurons, mlp: Neurons, feeding: Neurons, rngs: Sequence[torch.Generator]
-) -> list[list[list[Component]]]:
-    """Return, by condition, what is zeroed in each prompt: value neurons, as many random ones, query neurons, ..."""
-    value = [a + m for a, m in zip(component_lists(model, attn), component_lists(model, mlp), strict=True)]
-    query = component_lists(model, feeding)
-    drawn = [
-        [random_like(model, components, rng) for components in both]
-        for both, rng in zip(zip(value, query, strict=True), rngs, strict=True)
-    ]
-    return [value, [each[0] for each in drawn], query, [each[1] for each in drawn]]
 
 
 def _without(
@@ -180,8 +159,9 @@ def _without(
         return Outcome.of(model(tokens)[:, -1], target)
 
 
-def _of_layers(name: str, scores: Any) -> dict[str, Tensor]:
-    return {f"{name}_attn": scores.attn, f"{name}_mlp": scores.mlp}
+def _of_outcomes(found: Sequence[Outcome]) -> dict[str, Tensor]:
+    """Return rank, probability and log-probability by condition, one row per prompt."""
+    return {of: torch.stack([getattr(one, of).float() for one in found], dim=1) for of in _OUTCOME}
 
 
 def _places(name: str, neurons: Neurons) -> dict[str, Tensor]:
