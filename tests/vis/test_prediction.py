@@ -14,7 +14,7 @@ def cache():
 
 
 def test_the_likeliest_answers_are_the_models_own(cache):
-    found = Prediction.of(tna.scored(cache, " golf"), predicted=False)
+    found = Prediction.of(tna.scored(cache, " golf"))
     probs = demo.load()(PROMPT)[0, -1].softmax(-1)
     best = probs.topk(10)
     assert found.likeliest == best.indices.tolist()
@@ -26,13 +26,13 @@ def test_the_likeliest_answers_are_the_models_own(cache):
 
 
 def test_a_prediction_that_is_not_given_is_the_first_choice(cache):
-    found = Prediction.of(tna.scored(cache, 0), predicted=True)
+    found = Prediction.of(tna.scored(cache))
     assert (found.target, found.rank, found.standing) == (found.likeliest[0], 1, "")
     assert found.title == "What made the model say basketball?"
 
 
 def test_a_contrast_is_named(cache):
-    assert Prediction.of(tna.scored(cache, " golf", contrast=" rugby"), predicted=False).contrast.strip() == "rugby"
+    assert Prediction.of(tna.scored(cache, " golf", contrast=" rugby")).contrast.strip() == "rugby"
 
 
 def test_ordinals():

@@ -7,6 +7,7 @@ import click
 from tl_neuron_attr.cli.explained import (
     is_answer,
     load_model,
+    print_explained,
     prompt_of,
     read_answer,
     read_prediction,
@@ -21,7 +22,7 @@ from tl_neuron_attr.cli.options import (
     position_option,
     prompt_options,
 )
-from tl_neuron_attr.cli.output import print_csv, print_json, ready_page, rows_of, show, write_page
+from tl_neuron_attr.cli.output import ready_page, show, write_page
 
 
 def head(text: str) -> tuple[int, int]:
@@ -112,13 +113,7 @@ def _heads(args: Namespace) -> int:
         target, explained = read_prediction(model, text, tokens, model(tokens), args.target, args)
     effects = head_effects(model, tokens[0], target, pos=args.pos, progress=not args.quiet)
     frame = effects.to_frame().drop(columns="prompt").sort_values("drop", ascending=False)
-    if args.format == "json":
-        print_json({**explained.columns(), "heads": rows_of(frame)})
-    elif args.format == "csv":
-        print_csv(frame, explained.columns())
-    else:
-        print(explained)
-        show(effects)
+    print_explained(explained, effects, frame, args, rows="heads")
     if args.html is not None:
         from tl_neuron_attr.vis import head_effects as heat_map
         from tl_neuron_attr.vis.view import titled

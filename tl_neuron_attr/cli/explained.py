@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tl_neuron_attr.cli.output import note
+from tl_neuron_attr.cli.output import note, print_csv, print_json, rows_of, show
 from tl_neuron_attr.results.token_text import in_quotes
 
 if TYPE_CHECKING:
+    import pandas as pd
     from jaxtyping import Float, Int
     from torch import Tensor
 
     from tl_neuron_attr.model.scored_cache import ScoredCache
+    from tl_neuron_attr.results.table import PrintsAsTable
 
 _FAR_LIKELIER = 10
 """How many times likelier another spelling must be before the user is warned: less could be the model's own doubt."""
@@ -63,6 +65,19 @@ class Explained:
         """Return what goes with a result in JSON, and with every row in CSV."""
         named = {name: getattr(self, name) for name in _COLUMNS}
         return {"target_rank" if name == "rank" else name: value for name, value in named.items()}  # rows have a rank
+
+
+def print_explained(
+    explained: Explained, found: "PrintsAsTable", frame: "pd.DataFrame", args: Namespace, *, rows: str
+) -> None:
+    """Print a result as ``--format`` says: first line and table, CSV, or JSON with its rows by the name ``rows``."""
+    if args.format == "json":
+        print_json({**explained.columns(), rows: rows_of(frame)})
+    elif args.format == "csv":
+        print_csv(frame, explained.columns())
+    else:
+        print(explained)
+        show(found)
 
 
 def prompt_of(args: Namespace) -> str:

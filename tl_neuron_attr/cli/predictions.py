@@ -12,6 +12,7 @@ from tl_neuron_attr.cli.explained import (
     Explained,
     is_answer,
     load_model,
+    print_explained,
     prompt_of,
     read_answer,
     read_prediction,
@@ -32,7 +33,6 @@ from tl_neuron_attr.cli.output import note, print_csv, print_json, ready_page, r
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
 
-    from tl_neuron_attr.knowledge.flow import Flow
     from tl_neuron_attr.model.scored_cache import ScoredCache
     from tl_neuron_attr.results.neurons import Neurons
 
@@ -191,24 +191,13 @@ def _trace(args: Namespace) -> int:
     ready_page(args.html)
     run = _run(load_model(args), text, args.target, args)
     flow = trace(run.scored, k=args.k, heads=args.heads, queries=args.queries, key=args.key)
-    _print_flow(flow, run.explained, args)
+    print_explained(run.explained, flow, flow.to_frame(), args, rows="edges")
     if args.html is not None:
         from tl_neuron_attr.vis import flow as picture
         from tl_neuron_attr.vis.view import titled
 
         write_page(args, titled(picture(flow), f"From the tokens to {run.explained.target}", str(run.explained)))
     return 0
-
-
-def _print_flow(flow: "Flow", explained: Explained, args: Namespace) -> None:
-    frame = flow.to_frame()
-    if args.format == "json":
-        print_json({**explained.columns(), "edges": rows_of(frame)})
-    elif args.format == "csv":
-        print_csv(frame, explained.columns())
-    else:
-        print(explained)
-        show(flow)
 
 
 def _print_neurons(found: "list[tuple[Explained, Neurons]]", args: Namespace) -> None:

@@ -22,6 +22,7 @@ from tl_neuron_attr.cna.neuron_comparison import NeuronComparison
 from tl_neuron_attr.cna.paired_runs import paired_comparisons, plain, zeroing
 from tl_neuron_attr.cna.selection import only_prompt, random_neurons, roots, selected
 from tl_neuron_attr.model.components import NamedHead, component_lists, required_head
+from tl_neuron_attr.model.neuron_writes import neuron_writes
 from tl_neuron_attr.model.positions import Pos, Positions
 from tl_neuron_attr.model.scored_cache import checked_stream
 from tl_neuron_attr.model.stream import Stream
@@ -129,13 +130,13 @@ def prediction_enhancing(
     written = torch.zeros(len(one), stream.shape[2], dtype=stream.dtype, device=stream.device)
     names = subkey_names(stream.weights(0))
     read = {name: torch.zeros_like(written) for name in names}
-    for layer in one.layer.unique().tolist():
-        mine = (one.layer == layer).nonzero()[:, 0]
-        index, zero = one.index[mine], torch.zeros_like(mine)
-        written[mine] = stream.sublayer("mlp", layer, places).writes(zero, index, zero)
-        here = Positions(zero, places.pos.expand(len(mine)))
+    row = torch.zeros_like(one.layer)
+    for wrote in neuron_writes(stream, places, one, row):
+        mine = wrote.which
+        written[mine] = wrote.vectors
+        here = Positions(row[mine], places.pos.expand(len(mine)))
         for name, which in names.items():
-            read[name][mine] = subkey_directions(stream, "mlp", layer, index, here, which)
+            read[name][mine] = subkey_directions(stream, "mlp", wrote.layer, one.index[mine], here, which)
     feeds = one.layer[:, None] < one.layer
     return PredictionEnhancing(one, {name: (written @ u.T) * feeds for name, u in read.items()})
 

@@ -12,13 +12,12 @@ from typing_extensions import Unpack
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.vocabulary import require_k
 from tl_neuron_attr.model.components import component_lists, within
+from tl_neuron_attr.model.neuron_writes import neuron_writes
 from tl_neuron_attr.model.readable_tokens import ReadableTokens, best_tokens
 from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring, as_scored
 from tl_neuron_attr.model.subkeys import require_same_cache
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase, log_sum_exp, read_out, rows_within
-from tl_neuron_attr.numerics.sublayer import SITES
-from tl_neuron_attr.results.neuron_file import PLACE
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.probability_moved import MovedTokens
 from tl_neuron_attr.results.token_text import token_text
@@ -111,18 +110,14 @@ class _Write:
 
 def _written(q: ScoredCache, neurons: Neurons, prompts: Int[Tensor, "n"]) -> list[_Write]:
     """Return what each neuron wrote; all streams written into are read out in one pass over ``W_U``."""
-    site, layer, head, source, index = (getattr(neurons, name).flatten() for name in PLACE)
-    sublayers = sorted({*zip(site.tolist(), layer.tolist(), strict=True)})
-    increases = [q.increase(SITES[s], la) for s, la in sublayers]
+    written = list(neuron_writes(q.stream, q.places, neurons, prompts))
+    increases = [q.increase(wrote.site, wrote.layer) for wrote in written]
     read_out(increases)
     writes: dict[int, _Write] = {}
-    for increase, (s, la) in zip(increases, sublayers, strict=True):
-        mine = ((site == s) & (layer == la)).nonzero()[:, 0]
-        sublayer, row = q.stream.sublayer(SITES[s], la, q.places), prompts[mine]
-        neuron = index[mine] + head[mine].clamp_min(0) * (sublayer.width // sublayer.heads)
-        wrote = sublayer.writes(row, neuron, source[mine].clamp_min(0))
-        contributing = q.readout.norm.apply_unscaled(wrote) * q.readout.gain[row][:, None]
-        for i, prompt, vector in zip(mine.tolist(), row.tolist(), contributing, strict=True):
+    for increase, wrote in zip(increases, written, strict=True):
+        row = prompts[wrote.which]
+        contributing = q.readout.norm.apply_unscaled(wrote.vectors) * q.readout.gain[row][:, None]
+        for i, prompt, vector in zip(wrote.which.tolist(), row.tolist(), contributing, strict=True):
             writes[i] = _Write(increase, prompt, vector)
     return [writes[i] for i in range(len(prompts))]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tl_neuron_attr.knowledge.token_words import TokenWords, WordList
 from tl_neuron_attr.knowledge.vocabulary import signed_directions
+from tl_neuron_attr.model.neuron_writes import neuron_writes
 from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.numerics.increase import Increase, log_sum_exp
 from tl_neuron_attr.numerics.sublayer import SITES
@@ -131,14 +132,8 @@ def _rows(
 def _changes(q: ScoredCache, neurons: Neurons, tokens: list[int]) -> Float[Tensor, "n target"]:
     """Return what each value neuron adds to the log-probability of each token, in nats."""
     found = torch.zeros(len(neurons), len(tokens))
-    for s, layer in {(int(s), int(la)) for s, la in zip(neurons.site, neurons.layer, strict=True)}:
-        mine = ((neurons.site == s) & (neurons.layer == layer)).nonzero()[:, 0]
-        sublayer = q.stream.sublayer(SITES[s], layer, q.places)
-        index, source = neurons.index[mine], neurons.source[mine].clamp_min(0)
-        if SITES[s] == "attn":
-            index = index + neurons.head[mine] * (sublayer.width // sublayer.heads)
-        written = sublayer.writes(torch.zeros_like(mine), index, source)
-        found[mine.cpu()] = _moved(q.increase(SITES[s], layer), written, tokens).to(found)
+    for wrote in neuron_writes(q.stream, q.places, neurons, torch.zeros_like(neurons.layer)):
+        found[wrote.which.cpu()] = _moved(q.increase(wrote.site, wrote.layer), wrote.vectors, tokens).to(found)
     return found
 
 

@@ -36,10 +36,9 @@ class Prediction:
     answers: list[tuple[str, float]]
 
     @classmethod
-    def of(cls, q: ScoredCache, *, predicted: bool) -> "Prediction":
-        """Return the prediction of one prompt; of the likeliest token where ``predicted``."""
-        log_probs = q.log_probs()[0]
-        target = int(log_probs.argmax()) if predicted else int(q.target[0])
+    def of(cls, q: ScoredCache) -> "Prediction":
+        """Return the prediction of one prompt."""
+        log_probs, target = q.log_probs()[0], int(q.target[0])
         top = log_probs.topk(min(LIKELIEST, len(log_probs)))
         likeliest: list[int] = top.indices.tolist()
         model: Any = q.stream.model

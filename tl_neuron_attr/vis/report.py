@@ -88,8 +88,7 @@ def report(
     """
     if heads < 1:
         raise ValueError(f"heads must be 1 or more, got {heads}")
-    predicted = target is None and not isinstance(cache, ScoredCache)
-    q = as_scored(cache, 0 if predicted else target, SITES, **scoring)
+    q = as_scored(cache, target, SITES, **scoring)
     if q.sums is not None:
         raise ValueError(
             f"a report is of one token and this target is {q.followed[0]!r}: take a token of the answer, "
@@ -97,8 +96,7 @@ def report(
         )
     if len(q.places) != 1:
         raise ValueError(f"cache holds {len(q.places)} prompts; a report is of one: cache a single prompt")
-    prediction = Prediction.of(q, predicted=predicted)
-    q = replace(q, target=torch.full_like(q.target, prediction.target))
+    prediction = Prediction.of(q)
     found = _Found.of(q, k=k, heads=heads, queries=queries, suppressing=suppressing, measure=measure)
     name = name or str(getattr(q.stream.model.cfg, "model_name", ""))
     tables = _tables(q, found, prediction)
