@@ -151,6 +151,15 @@ def test_an_answer_of_one_token_is_a_target(llama):
     )
 
 
+def assert_searches_find_the_best(q, expected):
+    """The MLP neurons that raise and lower the target most are those of sorting every score."""
+    for largest in (True, False):
+        found = tna.value_neurons(q, k=12, sites="mlp", largest=largest)
+        torch.testing.assert_close(
+            found.score, expected.flatten().sort(descending=largest).values[:12], atol=1e-9, rtol=0
+        )
+
+
 def test_an_answer_may_be_compared_with_one_of_another_length(llama):
     prompt, other = architectures.prompts(1, 4)[0], torch.tensor([5, 30])
     q = tna.answer(llama, prompt, torch.tensor(ANSWER), contrast=other)
@@ -158,11 +167,7 @@ def test_an_answer_may_be_compared_with_one_of_another_length(llama):
     torch.testing.assert_close(q.log_prob, ours.log_prob - theirs.log_prob, atol=1e-9, rtol=0)
     expected = tna.attribute_mlp_neurons(ours) - tna.attribute_mlp_neurons(theirs)
     torch.testing.assert_close(tna.attribute_mlp_neurons(q), expected, atol=1e-9, rtol=0)
-    for largest in (True, False):
-        found = tna.value_neurons(q, k=12, sites="mlp", largest=largest)
-        torch.testing.assert_close(
-            found.score, expected.flatten().sort(descending=largest).values[:12], atol=1e-9, rtol=0
-        )
+    assert_searches_find_the_best(q, expected)
 
 
 def test_a_contrast_of_one_token_each_is_the_linear_one(llama):
@@ -195,11 +200,7 @@ def test_any_of_several_right_answers_is_the_log_of_their_summed_probability(lla
     before = torch.stack(before).unflatten(0, (len(answers), -1))
     expected = torch.stack(after).logsumexp(0) - before.logsumexp(0)[:, None]
     torch.testing.assert_close(tna.attribute_mlp_neurons(q), expected, atol=1e-9, rtol=0)
-    for largest in (True, False):
-        found = tna.value_neurons(q, k=12, sites="mlp", largest=largest)
-        torch.testing.assert_close(
-            found.score, expected.flatten().sort(descending=largest).values[:12], atol=1e-9, rtol=0
-        )
+    assert_searches_find_the_best(q, expected)
 
 
 def test_a_set_of_tokens_may_be_the_target_of_a_cache_of_prompts(llama):
