@@ -2,6 +2,7 @@
 
 import os
 import signal
+from concurrent.futures import as_completed
 
 import pytest
 
@@ -15,17 +16,22 @@ def test_a_pool_writes_what_the_loop_writes_though_a_worker_dies(model, plan, tm
     loop = plan(tmp_path / "loop", shards=6)
     sweep.run_study(loop, model, progress=False)
     plan(tmp_path / "pool", shards=6)
-    killed = []
+    killed, pools = [], []
 
-    class Once(worker_pool.ProcessPoolExecutor):
-        def submit(self, *args, **kwargs):
-            future = super().submit(*args, **kwargs)
-            if not killed:
-                killed.append(next(iter(self._processes)))
-                os.kill(killed[0], signal.SIGKILL)
-            return future
+    class Watched(worker_pool.ProcessPoolExecutor):
+        def __init__(self, *args):
+            super().__init__(*args)
+            pools.append(self)
 
-    monkeypatch.setattr(worker_pool, "ProcessPoolExecutor", Once)
+    def killing(futures):
+        """Kill one worker, once, when all have their shards."""
+        if not killed:
+            killed.append(next(iter(pools[0]._processes)))
+            os.kill(killed[0], signal.SIGKILL)
+        return as_completed(futures)
+
+    monkeypatch.setattr(worker_pool, "ProcessPoolExecutor", Watched)
+    monkeypatch.setattr(worker_pool, "as_completed", killing)
     monkeypatch.setattr("os.cpu_count", lambda: 2)  # one thread a worker, as the loop has here: more round otherwise
     with pytest.raises(RuntimeError, match="finished none"):
         sweep.run_in_pool("demo", tmp_path / "pool", workers=2, progress=False)

@@ -73,7 +73,7 @@ def changed_neurons(
         >>> with tna.ablate(model, [(3, 2)]):
         ...     _, without = model.run_with_cache("3 + 5 =")
         >>> changed_neurons(cache, without, "8", k=1).labels
-        [['L4N122']]
+        ['L4N122']
     """
     mine = as_scored(cache, target, (site,), pos=pos, contrast=contrast, model=model)
     if mine.sums is not None:

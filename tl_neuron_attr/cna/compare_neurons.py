@@ -85,7 +85,7 @@ def compare_neurons(
         ...     _, without = model.run_with_cache("3 + 5 =")
         >>> found = compare_neurons(cache, without, "8")
         >>> found.top(1).labels
-        [['L4N122']]
+        ['L4N122']
     """
     if isinstance(cache, ScoredCache):
         refuse_given(target=target, pos=pos, contrast=contrast, model=model)

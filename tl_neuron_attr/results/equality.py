@@ -14,6 +14,7 @@ def same(a: Any, b: Any) -> bool:
     Tensors are equal if shape, dtype and values are, on whatever device; what was not measured is NaN, and NaN is NaN.
 
     Examples:
+        >>> import torch
         >>> same({"score": torch.ones(2)}, {"score": torch.ones(2)}), same([torch.ones(2)], [torch.zeros(2)])
         (True, False)
     """
