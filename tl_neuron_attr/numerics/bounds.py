@@ -17,6 +17,9 @@ from torch import Tensor
 from tl_neuron_attr.numerics.increase import WIDTH, Increase, mean_unembeddings
 from tl_neuron_attr.numerics.sublayer import Sublayer
 
+_SMALL = 0.1
+"""Where the difference in Bennett's factor would cancel: below it, a series that is an upper bound."""
+
 
 def psi_bounds(
     increases: Sequence[Increase], sublayers: Sequence[Sublayer]
@@ -32,8 +35,15 @@ def ranges(increases: Sequence[Increase]) -> list[tuple[Float[Tensor, "batch"], 
     """Return the largest distance of an unembedding vector from the mean one, and a bound on their variance.
 
     The variance in any one direction is at most the sum over all of them, the mean squared distance. All base streams
-    are measured in one pass over ``W_U``.
+    that have not been measured are in one pass over ``W_U``.
     """
+    new = [each for each in increases if "furthest" not in each.known]
+    if new:
+        _measure(new)
+    return [(each.known["furthest"], each.known["variance"]) for each in increases]
+
+
+def _measure(increases: Sequence[Increase]) -> None:
     mean_unembeddings(increases)
     readout = increases[0].readout
     means = torch.cat([i.mean for i in increases])
@@ -45,7 +55,9 @@ def ranges(increases: Sequence[Increase]) -> list[tuple[Float[Tensor, "batch"], 
         variance += (torch.cat([i.log_p(tokens) for i in increases]).exp_() * squares).sum(-1)
     gain = torch.cat([i.readout.gain for i in increases]).abs()
     sizes = [len(i.base) for i in increases]
-    return list(zip((gain * furthest.sqrt()).split(sizes), (gain.square() * variance).split(sizes), strict=True))
+    measured = zip((gain * furthest.sqrt()).split(sizes), (gain.square() * variance).split(sizes), strict=True)
+    for each, (own_furthest, own_variance) in zip(increases, measured, strict=True):
+        each.known |= {"furthest": own_furthest, "variance": own_variance}
 
 
 def _lengths(increase: Increase, sublayer: Sublayer) -> Float[Tensor, "batch neuron_source"]:
@@ -63,5 +75,16 @@ def smallest_psi(length: Tensor, furthest: Tensor, variance: Tensor) -> Tensor:
         0.5
     """
     M = length * furthest
-    bennett = variance / furthest.square() * (M.expm1() - M)
+    bennett = length.square() * variance * bennett_factor(M)
     return torch.minimum(torch.minimum(M, M.square() / 2), bennett)
+
+
+def bennett_factor(largest: Tensor) -> Tensor:
+    """Return ``phi = (e**M - 1 - M) / M**2``: for no ``y`` of at most ``M`` is ``e**y`` above ``1 + y + phi * y**2``.
+
+    Examples:
+        >>> bennett_factor(torch.tensor([0.0, 1.0]))  # 1/2 at zero, e - 2 at one
+        tensor([0.5000, 0.7183])
+    """
+    by_series = 0.5 + largest / 6 + largest.square() / 12  # the remainder, M**2/24 e**M, is below the last term
+    return torch.where(largest < _SMALL, by_series, (largest.expm1() - largest) / largest / largest)

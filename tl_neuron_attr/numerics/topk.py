@@ -13,7 +13,11 @@ Phase 2  bound every neuron with one matrix-vector product per sublayer;
 Phase 3  score neurons exactly in the order of their bounds, until the k-th best score beats the next bound.
 
 What Phase 3 returns is the exact top k: no neuron left out can pass its bound. A neuron whose coefficient is zero
-scores exactly zero and is never evaluated. For the most suppressing neurons all signs are reversed.
+scores exactly zero and is never evaluated.
+
+For the most suppressing neurons all signs are reversed, and the bounds are those from below, which are wide. So the
+neurons of the lowest Jensen bounds are scored first: the k-th best of them tells which neurons are still undecided,
+and where these are many, their bounds are narrowed (``narrow_bounds.py``) before the search goes on.
 
 Where a result has several places (the tokens of an answer), the bounds of its places bound their sum, and those of
 several answers the log of their summed probability; see ``answer_sums.py``.
@@ -34,6 +38,7 @@ from tl_neuron_attr.numerics.bounds import psi_bounds
 from tl_neuron_attr.numerics.every_neuron import neuron_scores
 from tl_neuron_attr.numerics.flat_index import best_of, flat_coefficients, locate
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase, mean_unembeddings
+from tl_neuron_attr.numerics.narrow_bounds import NarrowBounds
 from tl_neuron_attr.numerics.scores_of_vectors import scores_at
 from tl_neuron_attr.numerics.sublayer import Sublayer
 
@@ -105,13 +110,14 @@ def certified_topk(
     jensen = torch.cat([along.flatten(1) for along in written], dim=1)
     if increases[0].linear:
         return _ranked(increases, sublayers, jensen, k, largest, sums)
+    psi = None if largest or sums is not None else torch.cat(psi_bounds(increases, sublayers), dim=1)
     if sums is not None:
         bounds = _bounds_of_results(increases, sublayers, jensen, largest, sums)
     else:
-        bounds = jensen if largest else torch.cat(psi_bounds(increases, sublayers), dim=1) - jensen
+        bounds = jensen if psi is None else psi - jensen
 
     # Phase 3: exact scores, in the order of the bounds
-    return _search(increases, sublayers, bounds, k, 1 if largest else -1, max_bytes, promoted, sums)
+    return _search(increases, sublayers, bounds, psi, k, 1 if largest else -1, max_bytes, promoted, sums)
 
 
 def gradients_of(increases: Sequence[Increase]) -> list[Float[Tensor, "batch d_model"]]:
@@ -181,19 +187,27 @@ def _search(
     increases: Sequence[Increase],
     sublayers: Sequence[Sublayer],
     bounds: Float[Tensor, "batch neuron_source"],
+    psi: Float[Tensor, "batch neuron_source"] | None,
     k: int,
     sign: int,
     max_bytes: int,
     promoted: int,
     sums: AnswerSums | None,
 ) -> TopK:
-    """Phase 3: the top ``k`` of ``sign`` times the scores, none of which is above its bound."""
+    """Phase 3: the top ``k`` of ``sign`` times the scores, none of which is above its bound.
+
+    ``psi`` is the part of the bounds that can be narrowed, if there is one.
+    """
+    narrow = NarrowBounds(increases, sublayers)
     coefficients = flat_coefficients(sublayers)
     results = [_Result.of(increases, sublayers, row, sums) for row in range(len(bounds))]
     walks = [
         _Walk.start(bound, (coefficients[result.places] == 0).all(0), k, promoted, len(result.places))
         for bound, result in zip(bounds, results, strict=True)
     ]
+    if psi is not None:
+        for walk, likely in zip(walks, bounds - psi, strict=True):
+            walk.begin_with(likely)
     while open_walks := [(result, walk) for result, walk in zip(results, walks, strict=True) if not walk.certified()]:
         chosen = [walk.next() for _, walk in open_walks]
         rows = torch.cat([r.places.repeat_interleave(len(f)) for (r, _), f in zip(open_walks, chosen, strict=True)])
@@ -206,6 +220,9 @@ def _search(
             by_place = own.reshape(len(result.places), -1)
             strongest = best.reshape(*by_place.shape, promoted)[by_place.abs().argmax(0), range(by_place.shape[1])]
             walk.take(sign * result.score(by_place, walk.pending), strongest, by_place)
+        if psi is not None:
+            for row, walk in enumerate(walks):
+                walk.narrow(narrow, row, psi[row])
     best = [walk.best() for walk in walks]
     return TopK(
         flat=torch.stack([flat for flat, *_ in best]),
@@ -273,6 +290,7 @@ class _Walk:
         self.by_place = bound.new_zeros(places, len(known))
         self.promoted = known.new_full((len(known), promoted), -1)
         self.evaluated, self._count = 0, k + FIRST_SPARE
+        self._unranked = False
         self._rank(4 * (k + FEWEST))
 
     @classmethod
@@ -282,6 +300,8 @@ class _Walk:
 
     def certified(self) -> bool:
         """Whether no unscored neuron can enter the top k; the margin covers the rounding of a bound and of a score."""
+        if self._unranked:
+            return False
         if self.evaluated == len(self.order):
             self._rank(4 * len(self.order))
         ahead = (
@@ -313,6 +333,24 @@ class _Walk:
         self.promoted = torch.cat([self.promoted, promoted[live]])
         self.by_place = torch.cat([self.by_place, (scores[None] if by_place is None else by_place)[:, live]], dim=1)
         self.evaluated += len(self.pending)
+
+    def begin_with(self, likely: Float[Tensor, "n"]) -> None:
+        """Score first the neurons of the highest ``likely``, whatever their bounds; :meth:`narrow` has to follow."""
+        self.order = likely.masked_fill(self.bound.isneginf(), -torch.inf).topk(min(self._count, len(likely))).indices
+        self._unranked = True
+
+    def narrow(self, narrow: NarrowBounds, row: int, psi: Float[Tensor, "n"]) -> None:
+        """Once the likeliest are scored, narrow the bounds of all neurons still undecided, where it pays."""
+        if not self._unranked:
+            return
+        self._unranked = False
+        self.bound[self.order] = torch.inf  # what is scored stays in front
+        if len(self.scores) >= self.k:
+            undecided = (self.bound > self.scores.topk(self.k).values[-1]) & ~self.bound.isposinf()
+            flat = undecided.nonzero()[:, 0]
+            if len(flat) > narrow.pays:
+                self.bound[flat] += (narrow.psi(row, flat) - psi[flat]).clamp_max(0)
+        self._rank(self.evaluated + 4 * (self.k + FEWEST))
 
     def best(
         self,
