@@ -5,6 +5,7 @@ import torch
 
 import tl_neuron_attr as tna
 from tests import architectures, oracle
+from tl_neuron_attr.knowledge.attribution import source_scores_of_heads
 
 POS, TARGETS = [6, 4], [5, 11]
 MODES = [pytest.param(False, id="default"), pytest.param(True, id="compat")]
@@ -143,3 +144,15 @@ def test_results_carry_no_graph():
     _, cache = architectures.run("gpt2")
     assert not tna.attribute_mlp_neurons(cache, 5).requires_grad
     assert not tna.value_neurons(cache, 5, 3).score.requires_grad
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_next"])  # a block of the second has a mixer and no heads
+def test_source_scores_of_some_heads_are_those_of_all(name):
+    _, cache = architectures.run(name, batch=1)
+    q = tna.scored(cache, 5)
+    every = tna.attribute_head_positions(q)[0]
+    heads = [(layer, head) for layer in reversed(range(every.shape[0])) for head in range(every.shape[1])][::2]
+    found = source_scores_of_heads(q, heads)
+    assert set(found) == set(heads)
+    for at, scores in found.items():
+        close(scores, every[at].double(), 1e-9 if every.dtype == torch.float64 else 1e-5)

@@ -14,6 +14,11 @@ from tl_neuron_attr.numerics.narrow_bounds import NarrowBounds
 from tl_neuron_attr.numerics.topk import certified_topk
 
 
+@pytest.fixture(autouse=True)
+def however_few(monkeypatch):
+    monkeypatch.setattr(narrow_bounds, "_FEW", 1)
+
+
 def psi_of_all(increases, subs):
     n = sum(s.width * s.sources for s in subs)
     return torch.stack([NarrowBounds(increases, subs).psi(row, torch.arange(n)) for row in range(2)])

@@ -4,6 +4,7 @@ import torch
 import tl_neuron_attr as tna
 from tests import architectures
 from tl_neuron_attr import demo
+from tl_neuron_attr.knowledge.attribution import source_scores_of_heads
 from tl_neuron_attr.knowledge.token_words import TokenWords
 from tl_neuron_attr.vis.head_rows import best_heads, head_rows, lowest_heads
 
@@ -18,7 +19,8 @@ def rows():
     scores, sources = tna.attribute_heads(q)[0], tna.attribute_head_positions(q)[0]
     tokens = model.to_str_tokens(PROMPT)
     heads = [*best_heads(scores, 3), *lowest_heads(scores, 3)]
-    return q, cache, scores, sources, head_rows(q, heads, sources, scores, tokens, TokenWords(model, q.readout))
+    shown = source_scores_of_heads(q, heads)
+    return q, cache, scores, sources, head_rows(q, heads, shown, scores, tokens, TokenWords(model, q.readout))
 
 
 def test_the_best_heads_come_first_and_the_lowest_are_below_zero():
@@ -33,7 +35,7 @@ def test_a_row_says_what_the_head_does_and_where_it_looks(rows):
     for row in found:
         assert row.score == float(scores[row.layer, row.head])
         parts = sources[row.layer, row.head]
-        assert row.from_source == float(parts.max() if row.score >= 0 else parts.min())
+        assert row.from_source == pytest.approx(float(parts.max() if row.score >= 0 else parts.min()), abs=1e-5)
         pattern = cache[f"blocks.{row.layer}.attn.hook_pattern"][0, row.head, -1]
         assert row.attention == pytest.approx(float(pattern[row.source]))
     assert found[0].name == f"L{found[0].layer}H{found[0].head}"
@@ -66,5 +68,5 @@ def test_an_architecture_that_hides_its_scores_gives_no_reasons():
     q = tna.scored(cache, 5)
     scores, sources = tna.attribute_heads(q)[0], tna.attribute_head_positions(q)[0]
     tokens = [str(i) for i in range(sources.shape[-1])]
-    found = head_rows(q, [(1, 0)], sources, scores, tokens, TokenWords(cache.model, q.readout))
+    found = head_rows(q, [(1, 0)], {(1, 0): sources[1, 0]}, scores, tokens, TokenWords(cache.model, q.readout))
     assert found[0].reasons == () and found[0].writes.tokens

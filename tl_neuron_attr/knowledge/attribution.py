@@ -15,6 +15,7 @@ from transformer_lens import ActivationCache
 from typing_extensions import Unpack
 
 from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.model.components import Head
 from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring, as_scored
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.every_neuron import neuron_scores
@@ -116,6 +117,22 @@ def attribute_head_positions(
     """
     q = as_scored(cache, target, ("attn",), max_bytes=max_bytes, **scoring)
     return _of_heads(q, Sublayer.head_writes, max_bytes)
+
+
+@torch.no_grad()
+def source_scores_of_heads(
+    q: ScoredCache, heads: Sequence[Head], *, max_bytes: int = MAX_BYTES
+) -> dict[Head, Float[Tensor, "source"]]:
+    """Return what :func:`attribute_head_positions` gives for some heads of a single place, and compute no other's."""
+    layers = sorted({layer for layer, _ in heads})
+    if not layers:
+        return {}
+    by_layer = [[at for at in heads if at[0] == layer] for layer in layers]
+    sublayers = q.checked_sublayers(("attn",), layers)
+    written = [_writes_of(s, [head for _, head in own]) for s, own in zip(sublayers, by_layer, strict=True)]
+    scores = scores_of_vectors(q.increases(("attn",), layers), written, max_bytes=max_bytes)
+    named = zip((at for own in by_layer for at in own), (row for own in scores for row in own[0]), strict=True)
+    return dict(named)
 
 
 @typechecked
@@ -227,6 +244,13 @@ def _of_heads(
         return _stacked(scores_of_vectors(increases, written, max_bytes=max_bytes), 1)
 
     return _scores(q, ("attn",), None, max_bytes, of_places)
+
+
+def _writes_of(sublayer: Sublayer, heads: list[int]) -> Float[Tensor, "batch head source d_model"]:
+    """What some heads wrote from each source; zeros for those that a narrower layer, or a mixer, does not have."""
+    every = sublayer.head_writes()
+    missing = every.new_zeros(len(every), max(0, max(heads) + 1 - every.shape[1]), *every.shape[2:])
+    return torch.cat([every, missing], dim=1)[:, heads]
 
 
 def _summed(sublayer: Sublayer) -> Float[Tensor, "batch head d_model"]:

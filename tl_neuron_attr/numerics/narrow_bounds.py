@@ -25,6 +25,12 @@ from tl_neuron_attr.numerics.sublayer import Sublayer
 SHARE = 64
 """One of so many tokens is summed exactly, so that a bound costs a small part of an exact score."""
 
+_FEW = 8
+"""Neurons of a sublayer that are as soon scored as its likeliest tokens are fetched; they are left out."""
+
+_BLOCKS = 4
+"""Blocks of rows of the quadratic form's matrix, which is symmetric: of each only what is not below the diagonal."""
+
 _TOGETHER = 512
 """Neurons bounded together: 8 MiB of products."""
 
@@ -49,10 +55,14 @@ class NarrowBounds:
         return self._increases[0].base.shape[1]
 
     def psi(self, row: int, flat: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """Return upper bounds of ``psi`` in nats, in one prompt, of neurons numbered through the sublayers."""
+        """Return upper bounds of ``psi`` in nats, in one prompt, of neurons numbered through the sublayers.
+
+        Infinity for those of a sublayer that has so few of them that bounds would not pay.
+        """
         where, neuron, source = locate(self._sublayers, flat)
-        found = self._increases[0].base.new_empty(len(flat))
-        for number in where.unique().tolist():
+        found = self._increases[0].base.new_full((len(flat),), torch.inf)
+        numbers, counts = where.unique(return_counts=True)
+        for number in numbers[counts >= _FEW].tolist():
             increase, sublayer = self._increases[number], self._sublayers[number]
             likeliest = _Likeliest(increase, row)
             for mine in (where == number).nonzero()[:, 0].split(_TOGETHER):
@@ -84,11 +94,12 @@ class NarrowBounds:
         """The mean unembedding vector, and the sum of the outer products of all vectors' distances from it."""
         readout = self._increases[0].readout
         mean = torch.stack([W_U.sum(1) for _, W_U in readout.chunks(WIDTH)]).sum(0) / readout.d_vocab
-        scatter = mean.new_zeros(len(mean), len(mean))
+        scatter, step = mean.new_zeros(len(mean), len(mean)), -(-len(mean) // _BLOCKS)
         for _, W_U in readout.chunks(WIDTH):
             centred = W_U - mean[:, None]
-            scatter.addmm_(centred, centred.T)
-        return mean, scatter
+            for first in range(0, len(mean), step):
+                scatter[first : first + step, first:] += centred[first : first + step] @ centred[first:].T
+        return mean, scatter.triu() + scatter.triu(1).T
 
 
 class _Likeliest:

@@ -1,8 +1,9 @@
 """Rows of a page's table of heads: what each reads, what it writes from there, and what that does to the target."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -60,28 +61,37 @@ def best_heads(scores: Float[Tensor, "layer head"], n: int, *, largest: bool = T
 def head_rows(
     q: ScoredCache,
     heads: Sequence[Head],
-    by_source: Float[Tensor, "layer head source"],
+    by_source: Mapping[Head, Float[Tensor, "source"]],
     scores: Float[Tensor, "layer head"],
     tokens: Sequence[str],
     words: TokenWords,
 ) -> list[HeadRow]:
     """Return the rows of some heads of one prompt."""
-    rows: list[HeadRow] = []
-    at = int(q.places.pos[0])
-    for layer, head in heads:
-        from_each, score = by_source[layer, head], float(scores[layer, head])
-        source = int((from_each if score >= 0 else -from_each).argmax())
-        attention = q.stream.pattern(layer)[0, head, at, source]
-        write = q.stream.sublayer("attn", layer, q.places).head_writes()[0, head, source]
-        logits = words.logits(write[None])
-        rank = int((logits > logits[0, q.target[0]]).sum()) + 1
-        rows.append(
-            HeadRow(
-                layer, head, score, source, tokens[source], float(from_each[source]), float(attention),
-                words.first(logits)[0], rank, _reasons(q, layer, head, source),
-            )
-        )  # fmt: skip
-    return rows
+    if not heads:
+        return []
+    signed = [by_source[at] if float(scores[at]) >= 0 else -by_source[at] for at in heads]
+    sources = [int(from_each.argmax()) for from_each in signed]
+    logits = words.logits(torch.stack([_write(q, at, source) for at, source in zip(heads, sources, strict=True)]))
+    ranks = ((logits > logits[:, q.target]).sum(1) + 1).tolist()
+    listed = zip(heads, sources, words.first(logits), ranks, strict=True)
+    return [
+        HeadRow(
+            *at, float(scores[at]), source, tokens[source], float(by_source[at][source]), _attention(q, at, source),
+            writes, rank, _reasons(q, *at, source),
+        )
+        for at, source, writes, rank in listed
+    ]  # fmt: skip
+
+
+def _write(q: ScoredCache, at: Head, source: int) -> Float[Tensor, "d_model"]:
+    """Return what a head wrote from a source."""
+    layer, head = at
+    return q.stream.sublayer("attn", layer, q.places).head_writes()[0, head, source]
+
+
+def _attention(q: ScoredCache, at: Head, source: int) -> float:
+    layer, head = at
+    return float(q.stream.pattern(layer)[0, head, int(q.places.pos[0]), source])
 
 
 def _reasons(q: ScoredCache, layer: int, head: int, source: int) -> tuple[tuple[str, str, float], ...]:

@@ -129,12 +129,28 @@ def _rows(
     ]
 
 
+@torch.no_grad()
 def _changes(q: ScoredCache, neurons: Neurons, tokens: list[int]) -> Float[Tensor, "n target"]:
     """Return what each value neuron adds to the log-probability of each token, in nats."""
     found = torch.zeros(len(neurons), len(tokens))
     for wrote in neuron_writes(q.stream, q.places, neurons, torch.zeros_like(neurons.layer)):
-        found[wrote.which.cpu()] = _moved(q.increase(wrote.site, wrote.layer), wrote.vectors, tokens).to(found)
+        increase, which = q.increase(wrote.site, wrote.layer), wrote.which.cpu()
+        if increase.contrast is None and increase.readout.transform is None:
+            moved = _beside(increase, wrote.vectors, neurons.score[wrote.which], tokens)
+        else:
+            moved = _moved(increase, wrote.vectors, tokens)
+        found[which] = moved.to(found)
     return found
+
+
+def _beside(
+    increase: Increase, written: Float[Tensor, "n d_model"], score: Float[Tensor, "n"], tokens: list[int]
+) -> Float[Tensor, "n target"]:
+    """Return the same as :func:`_moved` from the target's score: they differ by what was added to the two logits."""
+    readout = increase.readout
+    directions = readout.columns(torch.tensor(tokens, device=written.device)) - readout.columns(increase.target)
+    apart = readout.norm.apply_unscaled(written) * readout.gain[0] @ directions.T
+    return score.to(apart)[:, None] + apart
 
 
 def _moved(increase: Increase, written: Float[Tensor, "n d_model"], tokens: list[int]) -> Float[Tensor, "n target"]:

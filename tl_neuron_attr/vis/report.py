@@ -12,13 +12,13 @@ from typing_extensions import Unpack
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.evaluate.verify import Verified
-from tl_neuron_attr.knowledge.attribution import attribute_head_positions, attribute_heads, attribute_layers
+from tl_neuron_attr.knowledge.attribution import attribute_heads, attribute_layers, source_scores_of_heads
 from tl_neuron_attr.knowledge.flow import Flow, trace
 from tl_neuron_attr.knowledge.logit_flow import LogitFlow, logit_flow
 from tl_neuron_attr.knowledge.query_neurons import query_neurons
 from tl_neuron_attr.knowledge.token_words import TokenWords
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
-from tl_neuron_attr.model.components import head_name
+from tl_neuron_attr.model.components import Head, head_name
 from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring, as_scored
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.sublayer import SITES
@@ -124,9 +124,9 @@ class _Found:
     tokens: tuple[str, ...]
     layers: LayerScores
     heads: Float[Tensor, "layer head"]
-    sources: Float[Tensor, "layer head source"]
-    best: list[tuple[int, int]]
-    worst: list[tuple[int, int]]
+    sources: dict[Head, Float[Tensor, "source"]]
+    best: list[Head]
+    worst: list[Head]
     value: Neurons
     query: Neurons | None
     suppressing: Neurons | None
@@ -138,6 +138,7 @@ class _Found:
     def of(cls, q: ScoredCache, *, k: int, heads: int, queries: int, suppressing: int, measure: bool) -> "_Found":
         """Compute everything from one scored cache."""
         by_head = attribute_heads(q).reshape(q.stream.n_layers, -1)
+        best, worst = best_heads(by_head, heads), lowest_heads(by_head, min(heads, suppressing))
         value = _one(value_neurons(q, k=k))
         verified = measured(q, value) if measure else None
         lowest = _one(value_neurons(q, k=suppressing, largest=False)) if suppressing else None
@@ -145,9 +146,9 @@ class _Found:
             tokens=tokens_of(q.stream, 0),
             layers=attribute_layers(q),
             heads=by_head,
-            sources=attribute_head_positions(q).reshape(*by_head.shape, -1),
-            best=best_heads(by_head, heads),
-            worst=lowest_heads(by_head, min(heads, suppressing)),
+            sources=source_scores_of_heads(q, list({*best, *worst})),
+            best=best,
+            worst=worst,
             value=value if verified is None else replace(verified.neurons, text=value.text),
             query=_one(query_neurons(q, value, queries)) if queries else None,
             suppressing=None if lowest is None else lowest.pick((lowest.score < 0).nonzero()[:, 0].tolist()),
@@ -235,10 +236,8 @@ def _one(neurons: Neurons) -> Neurons:
     return neurons[0] if neurons.batched else neurons
 
 
-def _sources_view(
-    tokens: Sequence[str], sources: Float[Tensor, "layer head source"], best: list[tuple[int, int]]
-) -> Markup:
-    rows = torch.stack([sources[layer, head] for layer, head in best])
+def _sources_view(tokens: Sequence[str], sources: dict[Head, Float[Tensor, "source"]], best: list[Head]) -> Markup:
+    rows = torch.stack([sources[at] for at in best])
     return source_scores(tokens, rows, labels=[head_name(layer, head) for layer, head in best]).body
 
 
