@@ -6,7 +6,9 @@ import torch
 import tl_neuron_attr as tna
 from tests import architectures
 from tl_neuron_attr.cna.compare_neurons import compare_neurons, other_run
+from tl_neuron_attr.numerics import narrow_bounds
 from tl_neuron_attr.numerics.bounds import psi_bounds
+from tl_neuron_attr.numerics.narrow_bounds import NarrowBounds
 from tl_neuron_attr.numerics.topk_of_change import certified_topk_of_change
 
 
@@ -37,8 +39,11 @@ def test_no_change_is_above_its_bound(runs):
     assert bool((every <= bound + 1e-9).all())
 
 
+@pytest.mark.parametrize("pays", [0, 10_000])  # with all bounds narrowed, and with none
 @torch.no_grad()
-def test_every_k_gives_the_first_of_the_same_order(runs):
+def test_every_k_gives_the_first_of_the_same_order(runs, pays, monkeypatch):
+    monkeypatch.setattr(NarrowBounds, "pays", pays)
+    monkeypatch.setattr(narrow_bounds, "_FEW", 1)
     (first, other), every = runs
     for k in (1, 7, every.shape[1]):
         found = certified_topk_of_change(first, other, k)

@@ -5,8 +5,9 @@ between Jensen's bound and Jensen's bound less ``psi`` (:mod:`tl_neuron_attr.num
 
     change <= <v, g> - (<v', g'> - psi(v')),
 
-with ``v'`` and ``g'`` of the other run. Neurons are scored exactly in both runs in the order of this bound, until the
-k-th largest change beats the next bound.
+with ``v'`` and ``g'`` of the other run. The neurons of the largest ``<v, g> - <v', g'>`` are scored exactly in both
+runs; where they leave many undecided, ``psi`` is narrowed (:mod:`tl_neuron_attr.numerics.narrow_bounds`). Then neurons
+are scored in the order of the bound, until the k-th largest change beats the next bound.
 """
 
 from collections.abc import Sequence
@@ -19,8 +20,9 @@ from tl_neuron_attr.numerics.bounds import psi_bounds
 from tl_neuron_attr.numerics.every_neuron import neuron_scores
 from tl_neuron_attr.numerics.flat_index import best_of
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase
+from tl_neuron_attr.numerics.narrow_bounds import NarrowBounds
 from tl_neuron_attr.numerics.sublayer import Sublayer
-from tl_neuron_attr.numerics.topk import FEWEST, MOST, TopK, exact_scores, gradients_of
+from tl_neuron_attr.numerics.topk import FEWEST, FIRST_SPARE, MOST, TopK, exact_scores, gradients_of
 
 ScoredRun = tuple[Sequence[Increase], Sequence[Sublayer]]
 """One run: for each sublayer, scores of what is added to the stream it read, and the sublayer."""
@@ -37,32 +39,49 @@ def certified_topk_of_change(first: ScoredRun, other: ScoredRun, k: int, *, max_
     bounds = _jensen(first) - _jensen(other)
     if first[0][0].linear:
         return _known(bounds, k)
-    bounds = bounds + torch.cat(psi_bounds(*other), dim=1)
-    found = [_search(first, other, row, bound, k, max_bytes) for row, bound in enumerate(bounds)]
+    psi, narrow = torch.cat(psi_bounds(*other), dim=1), NarrowBounds(*other)
+    found = [_search((first, other), row, bounds[row], psi[row], narrow, k, max_bytes) for row in range(len(bounds))]
     flat, score, evaluated = zip(*found, strict=True)
     return TopK(torch.stack(flat), torch.stack(score), torch.tensor(evaluated))
 
 
 def _search(
-    first: ScoredRun, other: ScoredRun, row: int, bound: Float[Tensor, "n"], k: int, max_bytes: int
+    runs: tuple[ScoredRun, ScoredRun],
+    row: int,
+    likely: Float[Tensor, "n"],
+    psi: Float[Tensor, "n"],
+    narrow: NarrowBounds,
+    k: int,
+    max_bytes: int,
 ) -> tuple[Int[Tensor, "k"], Float[Tensor, "k"], int]:
     """Return the best ``k`` of one prompt, their changes, and how many neurons were scored in both runs."""
-    order = bound.argsort(descending=True)
-    change, done, count = bound.new_empty(0), 0, k + FEWEST
+    scored = best_of(likely, min(k + FIRST_SPARE, len(likely)))
+    change = _change(runs, row, scored, max_bytes)
+    bound = likely + psi
+    bound[scored] = -torch.inf
+    undecided = (bound > change.topk(k).values[-1]).nonzero()[:, 0]
+    if len(undecided) > narrow.pays:
+        bound[undecided] += (narrow.psi(row, undecided) - psi[undecided]).clamp_max(0)
+    order, done, count = bound.argsort(descending=True)[: len(bound) - len(scored)], 0, FEWEST
     while done < len(order) and not _certain(change, bound[order[done]], k):
         some = order[done : done + count]
-        rows = torch.full_like(some, row)
-        mine, theirs = (exact_scores(*run, rows, some, max_bytes=max_bytes) for run in (first, other))
-        change, done, count = torch.cat([change, mine - theirs]), done + len(some), min(MOST, 2 * count)
-    by_place = order[:done].sort()
+        scored, change = torch.cat([scored, some]), torch.cat([change, _change(runs, row, some, max_bytes)])
+        done, count = done + len(some), min(MOST, 2 * count)
+    by_place = scored.sort()
     best = best_of(change[by_place.indices], k)
-    return by_place.values[best], change[by_place.indices][best], done
+    return by_place.values[best], change[by_place.indices][best], len(scored)
+
+
+def _change(runs: tuple[ScoredRun, ScoredRun], row: int, flat: Int[Tensor, "n"], max_bytes: int) -> Float[Tensor, "n"]:
+    """Return exact changes of neurons in one prompt."""
+    first, other = (exact_scores(*run, torch.full_like(flat, row), flat, max_bytes=max_bytes) for run in runs)
+    return first - other
 
 
 def _certain(change: Float[Tensor, "n"], bound: Tensor, k: int) -> bool:
     """Whether nothing below ``bound`` can enter the top ``k``; the margin covers the rounding of bounds and scores."""
     margin = 32 * torch.finfo(bound.dtype).eps * (1 + bound.abs())
-    return len(change) >= k and bool(change.topk(k).values[-1] > bound + margin)
+    return bool(change.topk(k).values[-1] > bound + margin)
 
 
 def _jensen(run: ScoredRun) -> Float[Tensor, "batch neuron_source"]:
