@@ -11,7 +11,7 @@ settings.register_profile("suite", deadline=None)  # how long an example takes i
 settings.load_profile("suite")
 
 FAST = ("numerics", "results", "test_contributing.py", "test_equations.py", "test_init.py", "test_layers.py")
-FAST += ("test_module_map.py", "test_names.py", "test_typechecked.py")
+FAST += ("test_module_map.py", "test_names.py", "test_type_messages.py", "test_typechecked.py")
 """Folders and files of tests that ``make test-fast`` runs: the rules of the project, and what the numbers rest on."""
 
 

@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tl_neuron_attr"
 FLOORS = (
-    ("_turns", "_typechecked"),
+    ("_turns", "_type_messages", "_typechecked"),
     ("numerics", "srnn"),
     ("results",),
     ("model",),

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from tl_neuron_attr.model.intervene import ablate, ablation_hooks, edit, keep
     from tl_neuron_attr.model.loading import load
     from tl_neuron_attr.model.run import hooks_needed, run
-    from tl_neuron_attr.model.scored_cache import ScoredCache, scored
+    from tl_neuron_attr.model.scored import scored
+    from tl_neuron_attr.model.scored_cache import ScoredCache
     from tl_neuron_attr.results.common import CommonNeurons
     from tl_neuron_attr.results.layer_scores import LayerScores
     from tl_neuron_attr.results.neurons import Neurons
@@ -75,7 +76,7 @@ _HOME = {
     "hooks_needed": "model.run",
     "run": "model.run",
     "ScoredCache": "model.scored_cache",
-    "scored": "model.scored_cache",
+    "scored": "model.scored",
     "query_layers": "knowledge.query_neurons",
     "query_neurons": "knowledge.query_neurons",
     "LayerScores": "results.layer_scores",

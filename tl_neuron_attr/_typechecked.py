@@ -7,7 +7,7 @@ run to thousands of lines and take seconds to write, since it prints the value; 
 
 import operator
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property, wraps
 from inspect import BoundArguments, Parameter, signature
@@ -30,6 +30,7 @@ from jaxtyping import jaxtyped
 from torch.nn import Module
 
 from tl_neuron_attr._turns import turn_on
+from tl_neuron_attr._type_messages import advice_on, allowed_by, description_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,19 +46,6 @@ _AT_LEAST_ONE = ("batch_size", "max_bytes")
 
 _LARGEST = 2**62
 """Larger integers overflow in torch."""
-
-_PLAIN: dict[Any, str] = {
-    int: "an int",
-    float: "a number",
-    bool: "True or False",
-    str: "a string",
-    list: "a list",
-    tuple: "a tuple",
-    types.NoneType: "None",
-}
-
-_SHOWN = 60
-"""Longer values are described by their type: an error message must stay readable."""
 
 
 def typechecked(function: Callable[P, R]) -> Callable[P, R]:
@@ -137,7 +125,7 @@ class _Door:
         """
         hint = self._hints.get("return", Any)
         if hint is not Any and not is_bearable(value, hint):
-            raise TypeError(f"{self._name}: the return value must be {_expected(hint)}, got {_got(value)}")
+            raise TypeError(f"{self._name}: the return value must be {allowed_by(hint)}, got {description_of(value)}")
         return value
 
     def _options(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,7 +148,8 @@ class _Door:
         if found is _NO:
             place, wrong, wanted = _culprit(name, value, hint)
             raise TypeError(
-                f"{self._name}: {place} must be {_expected(wanted)}, got {_got(wrong)}{_advice(wrong, wanted)}"
+                f"{self._name}: {place} must be {allowed_by(wanted)}, got {description_of(wrong)}"
+                f"{advice_on(wrong, wanted)}"
             )
         if name in _AT_LEAST_ONE and found is not None and not 1 <= found <= _LARGEST:
             raise ValueError(f"{self._name}: {name} must be between 1 and 2**62, got {found}")
@@ -169,7 +158,7 @@ class _Door:
     def _require_model(self, name: str, value: Any) -> None:
         optional = value is None and self._parameters.parameters[name].default is None
         if not optional and not hasattr(value, "cfg"):
-            raise TypeError(f"{self._name}: {name} must be a TransformerBridge, got {_got(value)}")
+            raise TypeError(f"{self._name}: {name} must be a TransformerBridge, got {description_of(value)}")
 
 
 @no_type_check
@@ -248,62 +237,3 @@ def _culprit(name: str, value: Any, hint: Any) -> tuple[str, Any, Any]:
                 if _read(each, own) is _NO:
                     return _culprit(f"{name}[{i}]", each, own)
     return name, value, hint
-
-
-def _expected(hint: Any) -> str:
-    """Return what a hint allows, in plain words."""
-    if hint in _PLAIN:
-        return _PLAIN[hint]
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return _either([repr(each) for each in args])
-    if origin in (Union, types.UnionType):
-        return _either(list(dict.fromkeys(_expected(each) for each in args)))
-    if origin is tuple and args and args[-1] is not Ellipsis:
-        return f"a tuple ({', '.join(_expected(each) for each in args)})"
-    if origin in (Sequence, list, tuple) and args:
-        return f"a {'list' if origin is Sequence else origin.__name__} whose elements are each {_expected(args[0])}"
-    if Callable in (hint, origin):
-        return "a function"
-    if hasattr(hint, "dim_str"):
-        kind = getattr(hint, "__name__", "").split("[")[0].lower() or "any"
-        return f'a tensor of {kind} dtype and shape "{hint.dim_str}"'
-    return _a(getattr(origin or hint, "__name__", str(hint)))
-
-
-def _either(choices: list[str]) -> str:
-    return " or ".join(filter(None, (", ".join(choices[:-1]), choices[-1])))
-
-
-def _got(value: Any) -> str:
-    """Return what a value is, briefly: never its contents where they may be large."""
-    kind = type(value).__name__
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return f"a {str(value.dtype).removeprefix('torch.')} {kind} of shape {tuple(value.shape)}"
-    if value is None or isinstance(value, (str, int, float)):
-        return shown if len(shown := repr(value)) <= _SHOWN else f"{shown[:_SHOWN]}..."
-    if isinstance(value, (list, tuple)):
-        return f"a {kind} ({', '.join(_kinds(cast('Sequence[Any]', value)))})"
-    return _a(kind)
-
-
-def _a(noun: str) -> str:
-    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
-
-
-def _kinds(values: Sequence[Any]) -> Iterator[str]:
-    yield from (type(each).__name__ for each in values[:4])
-    if len(values) > 4:
-        yield f"... {len(values)} in all"
-
-
-def _advice(value: Any, hint: Any) -> str:
-    """Return what to pass in place of the mistakes made most."""
-    if isinstance(value, str) and len(value) <= _SHOWN and "a list" in _expected(hint):
-        return f": write [{value!r}]"
-    names = [getattr(each, "__name__", "") for each in (get_args(hint) or (hint,))]
-    if "ActivationCache" not in names:
-        return ""
-    if isinstance(value, dict):
-        return ": wrap it as ActivationCache(entries, model)"
-    return ": pass the cache, model.run_with_cache(tokens)[1]"

@@ -90,37 +90,6 @@ def test_what_does_not_fit_is_not_kept_and_changes_nothing(cache):
     )
 
 
-@pytest.mark.parametrize("function", [*FUNCTIONS, tna.trace])
-@pytest.mark.parametrize("given", [{"target": 5}, {"pos": -1}, {"contrast": 3}, {"final_bias": True}])
-def test_what_a_scored_cache_has_is_not_given_again(cache, function, given):
-    with pytest.raises(ValueError, match=f"{next(iter(given))} given with a scored cache"):
-        function(tna.scored(cache, 5), **given)
-
-
-def test_query_functions_refuse_a_second_position(cache):
-    q = tna.scored(cache, 5)
-    value = tna.value_neurons(q, k=3)
-    for function in (tna.query_layers, tna.query_neurons):
-        with pytest.raises(ValueError, match="pos given with a scored cache"):
-            function(q, value, pos=-1)
-
-
-def test_without_a_target_the_models_own_prediction_is_followed():
-    model, ids = architectures.build("llama", dtype=torch.float32), architectures.prompts()
-    logits, cache = model.run_with_cache(ids)
-    own = logits[:, -1].argmax(-1)
-    assert own[0] != own[1] or len(own) == 1
-    assert tna.scored(cache).target.tolist() == own.tolist()
-    assert torch.equal(tna.attribute_heads(cache), tna.attribute_heads(cache, own))
-    assert torch.equal(tna.attribute_heads(cache, own[0]), tna.attribute_heads(cache, int(own[0])))  # a 0-d tensor
-    assert tna.value_neurons(cache, k=4) == tna.value_neurons(cache, own, 4)
-
-
-def test_an_unknown_keyword_is_named(cache):
-    with pytest.raises(TypeError, match="unexpected keyword argument 'position'"):
-        tna.attribute_heads(cache, 5, position=3)
-
-
 def test_it_says_what_it_is(cache):
     assert repr(tna.scored(cache, 5, pos=torch.tensor([6, 4]))) == "ScoredCache(2 prompts at [6, 4], target [5, 5])"
 

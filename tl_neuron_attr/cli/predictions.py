@@ -137,7 +137,7 @@ class _Scored:
 
 
 def _run(model: Any, text: str, target: str | None, args: Namespace) -> _Scored:
-    from tl_neuron_attr.model.scored_cache import scored
+    from tl_neuron_attr.model.scored import scored
 
     tokens = tokens_of_prompt(model, text, args)
     if target is not None and (is_answer(model, target) or is_answer(model, args.contrast)):

@@ -24,7 +24,7 @@ from tl_neuron_attr.knowledge.value_neurons import ordered
 from tl_neuron_attr.knowledge.vocabulary import neuron_text
 from tl_neuron_attr.model.batches import of_tokens
 from tl_neuron_attr.model.cache_checks import needed_by
-from tl_neuron_attr.model.scored_cache import as_scored
+from tl_neuron_attr.model.scored import as_scored
 from tl_neuron_attr.model.targets import token_id
 from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.numerics.flat_index import best_of

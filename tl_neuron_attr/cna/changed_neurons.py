@@ -12,9 +12,9 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.compare_neurons import other_run
 from tl_neuron_attr.knowledge.vocabulary import with_text
-from tl_neuron_attr.model import cache_checks
+from tl_neuron_attr.model import additive_checks
 from tl_neuron_attr.model.positions import Pos
-from tl_neuron_attr.model.scored_cache import as_scored
+from tl_neuron_attr.model.scored import as_scored
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import Site
@@ -89,6 +89,6 @@ def changed_neurons(
     found = certified_topk_of_change(before, after, k, max_bytes=max_bytes)
     change = found.score if largest else -found.score
     neurons = Neurons.of_sublayers(sublayers, found.flat, score=change, evaluated=found.evaluated)
-    cache_checks.require_finite(mine.stream, neurons.score, "the scores")
+    additive_checks.require_finite(mine.stream, neurons.score, "the scores")
     best = with_text(neurons, mine.stream) if text else neurons
     return best.squeeze(batched=mine.stream.batched)

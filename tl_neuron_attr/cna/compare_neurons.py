@@ -19,9 +19,10 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.neuron_comparison import SHOWN_NEURONS, NeuronComparison
 from tl_neuron_attr.knowledge.vocabulary import neuron_text
-from tl_neuron_attr.model import cache_checks, dimensions
+from tl_neuron_attr.model import additive_checks, cache_checks, dimensions
 from tl_neuron_attr.model.positions import Pos
-from tl_neuron_attr.model.scored_cache import ScoredCache, as_scored, checked_stream, refuse_given, same_places
+from tl_neuron_attr.model.scored import as_scored, checked_stream, refuse_given, same_places
+from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.every_neuron import neuron_scores
@@ -185,7 +186,7 @@ def _scored(
             by_head = values.unflatten(1, (sublayer.heads, -1)).transpose(2, 3)
             into.append(by_head if site == "attn" else values[..., 0])
     increase = torch.stack(scores, dim=1)
-    cache_checks.require_finite(q.stream, increase, "the scores")
+    additive_checks.require_finite(q.stream, increase, "the scores")
     return increase, torch.stack(coefficients, dim=1)
 
 

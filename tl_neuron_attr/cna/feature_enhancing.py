@@ -22,7 +22,7 @@ from tl_neuron_attr.cna.feature_transferring import FeatureTransferring, Hop
 from tl_neuron_attr.knowledge.vocabulary import top_tokens, transformed_tokens
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.positions import Positions
-from tl_neuron_attr.model.scored_cache import checked_stream
+from tl_neuron_attr.model.scored import checked_stream
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table

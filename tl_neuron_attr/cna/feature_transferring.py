@@ -28,7 +28,7 @@ from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
 from tl_neuron_attr.model.components import Head, NamedHead, component_lists, head_name, required_head
 from tl_neuron_attr.model.head_inputs import carried_back
 from tl_neuron_attr.model.positions import Pos, Positions
-from tl_neuron_attr.model.scored_cache import checked_stream
+from tl_neuron_attr.model.scored import checked_stream
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.subkeys import components, depth_of, subkey_directions
 from tl_neuron_attr.results.neurons import Neurons

@@ -24,7 +24,7 @@ from tl_neuron_attr.cna.selection import only_prompt, random_neurons, roots, sel
 from tl_neuron_attr.model.components import NamedHead, component_lists, required_head
 from tl_neuron_attr.model.neuron_writes import neuron_writes
 from tl_neuron_attr.model.positions import Pos, Positions
-from tl_neuron_attr.model.scored_cache import checked_stream
+from tl_neuron_attr.model.scored import checked_stream
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.subkeys import key_weights, subkey_directions
 from tl_neuron_attr.model.weights import BlockWeights

@@ -2,8 +2,9 @@
 
 from tl_neuron_attr.evaluate.estimate_effects import estimate_effects
 from tl_neuron_attr.evaluate.examine import Sizes
-from tl_neuron_attr.evaluate.faithfulness import METHODS, Faithfulness, faithfulness
+from tl_neuron_attr.evaluate.faithfulness import Faithfulness, faithfulness
 from tl_neuron_attr.evaluate.important_neurons import ImportantNeurons, important_neurons
+from tl_neuron_attr.evaluate.method_scores import METHODS
 from tl_neuron_attr.evaluate.prompts import PromptFile, StudyPrompt, by_type, read_prompts, select
 from tl_neuron_attr.evaluate.prompts import study_facts as facts
 from tl_neuron_attr.evaluate.relations import first_tokens, read_relations, real_facts

@@ -5,7 +5,8 @@ from typing import Literal
 import torch
 from transformer_lens import ActivationCache
 
-from tl_neuron_attr.model.scored_cache import ScoredCache, scored
+from tl_neuron_attr.model.scored import scored
+from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.increase import Increase
 from tl_neuron_attr.numerics.sublayer import Sublayer

@@ -20,7 +20,8 @@ from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import Component, component_lists
 from tl_neuron_attr.model.intervene import ablate
-from tl_neuron_attr.model.scored_cache import ScoredCache, scored
+from tl_neuron_attr.model.scored import scored
+from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.numerics.flat_index import best_of
 from tl_neuron_attr.numerics.sublayer import Site

@@ -1,43 +1,33 @@
 """Do the neurons a method picks matter? Zero them and see what is left of the answer (paper 1, section 4.1)."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
-from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.evaluate.best_by_score import SEARCHED, best_by_score
-from tl_neuron_attr.evaluate.gradients import gradient, integrated_gradients
+from tl_neuron_attr.evaluate.method_scores import (
+    METHODS,
+    UNTOUCHED,
+    AnyMethod,
+    Method,
+    OwnScore,
+    best_by_method,
+    named_methods,
+)
 from tl_neuron_attr.evaluate.outcome import METRICS, Outcome
-from tl_neuron_attr.knowledge.baselines import SCORES, Score, baseline_scores
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.batches import Batch, batches
 from tl_neuron_attr.model.intervene import ablate
-from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.targets import token_id
 from tl_neuron_attr.results.intervals import interval, named_interval
-from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
-
-Method = Score | Literal["gradient", "integrated_gradients", "random"]
-METHODS: tuple[Method, ...] = (*SCORES, "gradient", "integrated_gradients", "random")
-"""The paper's eight, and three of our own."""
-
-OwnScore = Callable[[Any, ActivationCache, Tensor, Tensor], Any]
-"""A score of your own: of the model, a cache, its tokens (``batch pos``) and one target id per prompt, every MLP
-neuron's score, ``Float["batch layer d_mlp"]``, higher for more important."""
-
-_Method = Method | OwnScore
-
-UNTOUCHED = "none"
-"""The method of the rows of the untouched model."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -161,7 +151,7 @@ def faithfulness(
         raise ValueError(f"targets must hold one token a prompt: {len(prompts)} prompts, {len(targets)} targets")
     counts = sorted({k, *curve})
     _require_counts(model, counts)
-    methods = _methods(scores, own_scores or {})
+    methods = named_methods(scores, own_scores or {})
     ids, problems = _token_ids(model, targets)
     frames: list[pd.DataFrame] = []
     with tqdm(total=len(ids), desc="faithfulness", unit="prompt", disable=not progress) as bar:
@@ -200,28 +190,11 @@ def _token_ids(model: Any, targets: Sequence[int | str]) -> tuple[dict[int, int]
     return ids, tuple(problems)
 
 
-def method_scores(
-    model: Any,
-    cache: ActivationCache,
-    tokens: Int[Tensor, "batch pos"],
-    target: Int[Tensor, "batch"],
-    method: _Method,
-) -> Float[Tensor, "batch layer d_mlp"]:
-    """Return every MLP neuron's score by one of :data:`METHODS` but ``"random"``, which needs a generator."""
-    if callable(method):
-        return _own_scores(method, model, cache, tokens, target)
-    if method == "gradient":
-        return gradient(model, tokens, target)
-    if method == "integrated_gradients":
-        return integrated_gradients(model, tokens, target)
-    return baseline_scores(cache, target, score=cast(Score, method))
-
-
 def _of_batch(
     model: Any,
     batch: Batch,
     target: Int[Tensor, "batch"],
-    methods: Mapping[str, _Method],
+    methods: Mapping[str, AnyMethod],
     counts: Sequence[int],
     seed: int,
 ) -> list[pd.DataFrame]:
@@ -229,72 +202,11 @@ def _of_batch(
         logits, cache = model.run_with_cache(batch.tokens)
     frames = [_frame(batch, UNTOUCHED, 0, logits, target)]
     for name, method in methods.items():
-        ranked = _ranked(model, cache, batch, target, method, max(counts), seed)
+        ranked = best_by_method(model, cache, batch, target, method, max(counts), seed)
         for k in counts:
             with ablate(model, ranked.top(k)), torch.no_grad():
                 frames.append(_frame(batch, name, k, model(batch.tokens), target))
     return frames
-
-
-def _ranked(
-    model: Any,
-    cache: ActivationCache,
-    batch: Batch,
-    target: Int[Tensor, "batch"],
-    method: _Method,
-    k: int,
-    seed: int,
-) -> Neurons:
-    """Return each prompt's ``k`` best MLP neurons by a method, best first."""
-    stream = Stream(cache, model)
-    post = torch.stack([stream.mlp_coefficients(layer, stream.last) for layer in range(stream.n_layers)], dim=1)
-    for searched in SEARCHED:
-        if method == searched:
-            return best_by_score(cache, target, searched, k)
-    if method == "random":
-        scores = torch.stack([_noise(post[0].shape, i, seed) for i in batch.indices]).to(post)
-        scores = scores.masked_fill(post == 0, -1.0)
-    else:
-        scores = method_scores(model, cache, batch.tokens, target, method)
-    best = scores.flatten(1).topk(k)
-    layer, index = best.indices // post.shape[2], best.indices % post.shape[2]
-    coefficient = post.flatten(1).gather(1, best.indices)
-    return Neurons.of_mlp(layer, index, coefficient=coefficient, score=best.values)
-
-
-def _methods(scores: Sequence[Method], own: Mapping[str, OwnScore]) -> dict[str, _Method]:
-    """Return all scores by name.
-
-    Raises:
-        ValueError: If a score of the user's has a name that is taken.
-    """
-    taken = {*METHODS, UNTOUCHED}
-    if clash := [name for name in own if name in taken]:
-        raise ValueError(f"own_scores: the name {clash[0]!r} is taken by a method: choose another")
-    return {**{method: method for method in scores}, **own}
-
-
-def _own_scores(
-    score: OwnScore, model: Any, cache: ActivationCache, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, "batch"]
-) -> Float[Tensor, "batch layer d_mlp"]:
-    """Return what the user's function gives, checked.
-
-    Raises:
-        ValueError: If it is not one score per neuron, or holds NaN.
-    """
-    found = score(model, cache, tokens, target)
-    shape = (len(tokens), model.cfg.n_layers, dimensions.d_mlp(model, 0))
-    if not isinstance(found, Tensor) or tuple(found.shape) != shape:
-        given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ValueError(f"own_scores must give a tensor of shape {shape}, one score per MLP neuron, got {given}")
-    if bool(found.isnan().any()):
-        raise ValueError("own_scores gave NaN: give every neuron a number")
-    return found
-
-
-def _noise(shape: torch.Size, prompt: int, seed: int) -> Tensor:
-    """Return uniform numbers that depend on the prompt's place in the list, not on its batch."""
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + prompt))
 
 
 def _frame(batch: Batch, method: str, k: int, logits: Tensor, target: Int[Tensor, "batch"]) -> pd.DataFrame:

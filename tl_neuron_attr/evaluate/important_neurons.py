@@ -20,7 +20,8 @@ from tl_neuron_attr.knowledge.vocabulary import with_text
 from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.effect_gradients import Rule, effect_gradients
 from tl_neuron_attr.model.positions import Pos
-from tl_neuron_attr.model.scored_cache import ScoredCache, scored
+from tl_neuron_attr.model.scored import scored
+from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.model.tokens import Tokens, one_prompt
 from tl_neuron_attr.numerics.increase import MAX_BYTES

@@ -25,7 +25,7 @@ from tl_neuron_attr.model.batches import batches
 from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.components import Head, NamedHeads, required_heads, within
 from tl_neuron_attr.model.hook_points import resid_post_hook
-from tl_neuron_attr.model.scored_cache import checked_stream
+from tl_neuron_attr.model.scored import checked_stream
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.results.equality import EqualByData

@@ -25,11 +25,12 @@ from tl_neuron_attr.incontext.icl_batches import positions_of_labels
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.label_values import Prompts, as_list, at_labels, last_attention
 from tl_neuron_attr.model import attention_scores, dimensions
-from tl_neuron_attr.model.cache_checks import needed_by, require_finite
+from tl_neuron_attr.model.additive_checks import require_finite
+from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.components import head_name, within
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.score_components import score_components
-from tl_neuron_attr.model.scored_cache import checked_stream
+from tl_neuron_attr.model.scored import checked_stream
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 

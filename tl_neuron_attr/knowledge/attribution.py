@@ -16,7 +16,8 @@ from typing_extensions import Unpack
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model.components import Head
-from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring, as_scored
+from tl_neuron_attr.model.scored import as_scored
+from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.every_neuron import neuron_scores
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase, read_out

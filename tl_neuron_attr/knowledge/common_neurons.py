@@ -19,7 +19,7 @@ from tl_neuron_attr.knowledge.query_neurons import query_neurons
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.model.activation_ratios import activation_ratios
 from tl_neuron_attr.model.dimensions import sizes_of
-from tl_neuron_attr.model.scored_cache import scored
+from tl_neuron_attr.model.scored import scored
 from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.results.common import CommonNeurons
 from tl_neuron_attr.results.neurons import Neurons

@@ -14,7 +14,7 @@ from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.answer_places import PlacedAnswer
 from tl_neuron_attr.model.answer_tokens import Answer
 from tl_neuron_attr.model.components import head_name
-from tl_neuron_attr.model.scored_cache import scored_answers
+from tl_neuron_attr.model.scored import scored_answers
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.tokens import one_prompt
 from tl_neuron_attr.numerics.increase import MAX_BYTES

@@ -35,7 +35,8 @@ from tl_neuron_attr.knowledge.token_words import TokenWords
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens, signed_directions
 from tl_neuron_attr.model.components import Head, head_name
-from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring, as_scored
+from tl_neuron_attr.model.scored import as_scored
+from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring
 from tl_neuron_attr.model.subkeys import Key
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.increase import MAX_BYTES

@@ -19,7 +19,8 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.attribution import attribute_layers
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
 from tl_neuron_attr.model.positions import Positions
-from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring, as_scored
+from tl_neuron_attr.model.scored import as_scored
+from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.increase import MAX_BYTES

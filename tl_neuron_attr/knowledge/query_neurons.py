@@ -21,10 +21,11 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.value_neurons import ordered
 from tl_neuron_attr.knowledge.vocabulary import with_text
-from tl_neuron_attr.model import cache_checks
+from tl_neuron_attr.model import additive_checks
 from tl_neuron_attr.model.dimensions import sizes_of
 from tl_neuron_attr.model.positions import Pos
-from tl_neuron_attr.model.scored_cache import ScoredCache, checked_stream
+from tl_neuron_attr.model.scored import checked_stream
+from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.subkeys import ILL_CONDITIONED, Key, Subkeys, components, depth_of, subkeys
 from tl_neuron_attr.numerics.flat_index import best_of, locate
@@ -229,7 +230,7 @@ def contributions(
         if site in sites and len(fed.depth) and depth < int(fed.depth.max()):
             sublayer, direction = stream.sublayer(site, depth // 2, fed.places), fed.above(depth)
             written = sublayer.project_onto(direction)
-            cache_checks.require_neurons_add_up(stream, sublayer, direction, written)
+            additive_checks.require_neurons_add_up(stream, sublayer, direction, written)
             yield sublayer, fed, written
 
 
@@ -239,7 +240,7 @@ def _best(stream: Stream, rows: Subkeys, prompts: Int[Tensor, "batch"], sites: S
     sublayers = [sublayer for sublayer, _, _ in everything]
     totals = [_by_prompt(fed, c)[prompts].flatten(1) for _, fed, c in everything]
     scores = torch.cat(totals, dim=1) if totals else torch.zeros(len(prompts), 0).to(rows.u)
-    cache_checks.require_finite(stream, scores, "the query scores")
+    additive_checks.require_finite(stream, scores, "the query scores")
     k = min(k, scores.shape[1])
     flat = torch.stack([best_of(row, k) for row in scores]) if k else scores.long()
     return Neurons.of_sublayers(

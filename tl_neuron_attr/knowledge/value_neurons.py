@@ -14,9 +14,10 @@ from typing_extensions import Unpack
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.followed import followed_text
 from tl_neuron_attr.knowledge.vocabulary import promoted_shown, with_text
-from tl_neuron_attr.model import cache_checks
+from tl_neuron_attr.model import additive_checks
 from tl_neuron_attr.model.dimensions import sizes_of
-from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring, as_scored
+from tl_neuron_attr.model.scored import as_scored
+from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.flat_index import flat_coefficients
@@ -106,7 +107,7 @@ def value_neurons(
             promoted=shown,
             sums=group.sums,
         )
-        cache_checks.require_finite(q.stream, top.score, "the scores")
+        additive_checks.require_finite(q.stream, top.score, "the scores")
         found.append(_as_neurons(group, sublayers, top))
         noted += [] if top.promoted is None else [top.promoted]
     best = Neurons.joined(found) if exclude_common is None else exclude_common.without(Neurons.joined(found), k)
@@ -122,8 +123,8 @@ def _check(
     along: Float[Tensor, "batch d_model"],
     written: Float[Tensor, "batch neuron source"],
 ) -> None:
-    cache_checks.require_finite(stream, written, "the scores")
-    cache_checks.require_neurons_add_up(stream, sublayer, along, written)
+    additive_checks.require_finite(stream, written, "the scores")
+    additive_checks.require_neurons_add_up(stream, sublayer, along, written)
 
 
 def _as_neurons(q: ScoredCache, sublayers: Sequence[Sublayer], top: TopK) -> Neurons:

@@ -11,7 +11,8 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.answer_places import PlacedAnswer
 from tl_neuron_attr.model.answer_tokens import Answer, AnyOf
-from tl_neuron_attr.model.scored_cache import ScoredCache, scored_answers
+from tl_neuron_attr.model.scored import scored_answers
+from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.numerics.increase import MAX_BYTES

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge.generalized_components.alibi_utils import build_alibi_slopes
 
-from tl_neuron_attr.model.cache_checks import tolerance
+from tl_neuron_attr.model.additive_checks import tolerance
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.weights import unit_norm

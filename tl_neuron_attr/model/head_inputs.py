@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_neuron_attr.model.cache_checks import require_neurons_add_up
+from tl_neuron_attr.model.additive_checks import require_neurons_add_up
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.subkeys import require_values
+from tl_neuron_attr.model.subkey_checks import require_values
 
 
 def carried_back(

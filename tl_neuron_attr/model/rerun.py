@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from tl_neuron_attr._turns import turn_on
 from tl_neuron_attr.model import dimensions
-from tl_neuron_attr.model.cache_checks import tolerance
+from tl_neuron_attr.model.additive_checks import tolerance
 from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.numerics.increase import MAX_BYTES

@@ -3,9 +3,7 @@
 A neuron's pre-activation is ``norm(h) @ key + bias``. With the norm's scale frozen that is ``h @ u`` plus a constant,
 and ``h`` is the sum of everything earlier components wrote: ``u @ component`` says how much each of them contributed.
 
-``u`` is computed from the weights the model has now, and everything else is read from the cache. So the pre-activation
-is computed from ``u`` for each neuron asked for, and compared with the one that was cached: weights edited since the
-run, an adapter that the weights do not show, or a norm that works otherwise are refused.
+That weights and cache belong together is checked in :mod:`tl_neuron_attr.model.subkey_checks`.
 """
 
 from collections.abc import Sequence
@@ -16,9 +14,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_neuron_attr.model.cache_checks import TINY, require_neurons_add_up, tolerance
+from tl_neuron_attr.model.additive_checks import TINY, require_neurons_add_up
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.model.subkey_checks import (
+    cached_pre_activations,
+    neuron_name,
+    require_same,
+    require_same_cache,
+    sublayers_of,
+)
 from tl_neuron_attr.model.weights import BlockWeights
 from tl_neuron_attr.numerics.sublayer import SITES, Site
 from tl_neuron_attr.results.neurons import Neurons
@@ -26,8 +31,6 @@ from tl_neuron_attr.results.neurons import Neurons
 Key = Literal["gate", "up", "both"]
 """Which subkey of a gated MLP neuron: of ``W_gate``, of ``W_in``, or half of each one's share."""
 
-PRE_ACTIVATIONS = ("mlp.hook_pre", "mlp.hook_pre_linear", "attn.hook_v")
-"""What computed pre-activations are compared with; the second in gated MLPs only."""
 
 ILL_CONDITIONED = 1e-3
 """Inner products that cancel to less than this part of their sizes' sum give shares that mean nothing."""
@@ -118,7 +121,7 @@ def subkeys(
     site, layer, source = value.site.flatten(), value.layer.flatten(), value.source.flatten()
     read = Positions(at.row, torch.where(site == SITES.index("mlp"), at.pos, source))
     require_same_cache(stream, value, at)
-    by_sublayer = [_of_sublayer(stream, value, read, s, la, key) for s, la in _sublayers(site, layer)]
+    by_sublayer = [_of_sublayer(stream, value, read, s, la, key) for s, la in sublayers_of(site, layer)]
     triples = torch.stack([own.repeat_interleave(k), read.row, read.pos], dim=1)
     distinct, place_of = triples.unique(dim=0, return_inverse=True)
     rows = {name: torch.cat([one[name] for one in by_sublayer]) for name in ("neuron", "u", "depth", "is_mlp", "score")}
@@ -151,93 +154,10 @@ def subkey_directions(
     if site == "mlp" and weights.experts:  # experts' pre-activations are in no hook, but what they read is
         cached = (stream.at(f"blocks.{layer}.mlp.hook_in", places) * keys).sum(-1) + own
     else:
-        cached = _cached_pre_activations(stream, layer, index, places, which)
-    names = [_neuron_name(stream, site, layer, i) for i in index.tolist()]
-    _require_same(stream, products.sum(-1) + constant, cached, products.norm(dim=-1) + constant.abs(), names)
+        cached = cached_pre_activations(stream, layer, index, places, which)
+    names = [neuron_name(stream, site, layer, i) for i in index.tolist()]
+    require_same(stream, products.sum(-1) + constant, cached, products.norm(dim=-1) + constant.abs(), names)
     return directions
-
-
-def require_values(stream: Stream, layer: int, places: Positions) -> None:
-    """Refuse weights that do not give the cached values of a layer's heads at each place.
-
-    Raises:
-        ValueError: Naming the attention neuron, and the two values.
-    """
-    weights, heads = stream.weights(layer), range(stream.weights(layer).n_heads)
-    read = stream.base("attn", layer, places)
-    if name := weights.pre_norm["attn"]:
-        norm_bias = weights.norm_bias(name)
-        read = stream.norm(layer, name, places)(read)
-        read = read if norm_bias is None else read + norm_bias.to(stream.dtype)
-    cached = stream.at(f"blocks.{layer}.attn.hook_v", places)
-    for head in heads[:: weights.shared_by("v")]:
-        projection, bias = weights.projection("v", head)
-        W_V, constant = projection.to(stream.dtype), 0.0 if bias is None else bias.to(stream.dtype)
-        size = (read.square() @ W_V.square()).sqrt()
-        names = [f"L{layer}H{head}D{i}" for _ in range(len(places)) for i in range(weights.d_head)]
-        own = cached[:, head // weights.shared_by("v")]
-        _require_same(stream, (read @ W_V + constant).flatten(), own.flatten(), size.flatten(), names)
-
-
-def _require_same(
-    stream: Stream, computed: Float[Tensor, "n"], cached: Float[Tensor, "n"], size: Float[Tensor, "n"], names: list[str]
-) -> None:
-    """Refuse pre-activations computed from the weights that are not the cached ones.
-
-    Args:
-        stream: The stream.
-        computed: What the weights give.
-        cached: What the cache holds.
-        size: The root sum of squares of the products that were added: their sum is off by that times the rounding of
-            one of them, whatever it cancels to.
-        names: The neurons.
-
-    Raises:
-        ValueError: Naming the first neuron, and the two values.
-    """
-    allowed = tolerance(stream.cache["blocks.0.hook_resid_pre"].dtype) * (size + cached.abs())
-    wrong = ~((computed - cached).abs() <= allowed)
-    if bool(wrong.any()):
-        i = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"the model's weights do not give the cached activations: {names[i]} reads {float(cached[i]):.4g} in the "
-            f"cache and {float(computed[i]):.4g} by its weights. They were changed since the run, or an adapter is "
-            "attached: merge it, and make the cache anew"
-        )
-
-
-def _cached_pre_activations(
-    stream: Stream, layer: int, index: Int[Tensor, "n"], places: Positions, which: str
-) -> Float[Tensor, "n"]:
-    hook = _pre_activation_hook(stream, layer, which)
-    if not stream.has(hook):
-        raise ValueError(
-            f"cache lacks {hook}, which shows whether the weights are still those of the run: run_with_cache without "
-            f"names_filter, or let names that end in {PRE_ACTIVATIONS} through too"
-        )
-    cached = stream.at(hook, places)
-    if which == "v":
-        cached = cached.repeat_interleave(stream.weights(layer).n_heads // cached.shape[1], dim=1).flatten(1)
-    return cached[torch.arange(len(index), device=stream.device), index]
-
-
-def _pre_activation_hook(stream: Stream, layer: int, which: str) -> str:
-    if which == "v":
-        return f"blocks.{layer}.attn.hook_v"
-    second = which == "in" and stream.weights(layer).gated
-    return f"blocks.{layer}.mlp.{'hook_pre_linear' if second else 'hook_pre'}"
-
-
-def _neuron_name(stream: Stream, site: Site, layer: int, index: int) -> str:
-    if site == "mlp":
-        return f"L{layer}N{index}"
-    head, dimension = divmod(index, stream.weights(layer).d_head)
-    return f"L{layer}H{head}D{dimension}"
-
-
-def _sublayers(site: Tensor, layer: Tensor) -> list[tuple[Site, int]]:
-    pairs = torch.stack([site, layer], dim=1).unique(dim=0).tolist()
-    return [(SITES[s], la) for s, la in pairs]
 
 
 def _of_sublayer(
@@ -282,30 +202,3 @@ def key_weights(weights: BlockWeights, site: Site, key: Key) -> tuple[str, ...]:
     if key == "gate":
         raise ValueError("key='gate': this model's MLPs have no gate; use key='up' or 'both'")
     return ("in",)
-
-
-def require_same_cache(stream: Stream, value: Neurons, scored: Positions, name: str = "value") -> None:
-    """Refuse neurons whose coefficients are not those of the cache at the scored position.
-
-    Raises:
-        ValueError: Naming the first such neuron, and both coefficients.
-    """
-    found = torch.empty_like(value.coefficient.flatten())
-    site, layer = value.site.flatten(), value.layer.flatten()
-    for s, la in _sublayers(site, layer):
-        mine = ((site == SITES.index(s)) & (layer == la)).nonzero()[:, 0]
-        at = Positions(scored.row[mine], scored.pos[mine])
-        index, head, source = (getattr(value, name).flatten()[mine] for name in ("index", "head", "source"))
-        n = torch.arange(len(mine), device=stream.device)
-        found[mine] = (
-            stream.mlp_coefficients(la, at)[n, index]
-            if s == "mlp"
-            else stream.attn_coefficients(la, at)[n, head, index, source]
-        ).to(found.dtype)
-    wrong = (found - value.coefficient.flatten()).abs() > 1e-3 * (1e-3 + found.abs())
-    if bool(wrong.any()):
-        i = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"{name} is of another cache or position: {value.flat_labels[i]} has coefficient "
-            f"{float(value.coefficient.flatten()[i]):.4f} in {name} and {float(found[i]):.4f} in cache"
-        )

@@ -34,6 +34,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_neuron_attr.numerics.answer_sums import AnswerSums
+from tl_neuron_attr.numerics.bounded_walk import BoundedWalk
 from tl_neuron_attr.numerics.bounds import psi_bounds
 from tl_neuron_attr.numerics.every_neuron import neuron_scores
 from tl_neuron_attr.numerics.flat_index import best_of, flat_coefficients, locate
@@ -41,13 +42,6 @@ from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase, mean_unembeddi
 from tl_neuron_attr.numerics.narrow_bounds import NarrowBounds
 from tl_neuron_attr.numerics.scores_of_vectors import scores_at
 from tl_neuron_attr.numerics.sublayer import Sublayer
-
-FIRST_SPARE = 2
-"""Neurons scored exactly at first beyond ``k``: bounds of trained models are so tight that these are often enough."""
-
-FEWEST, MOST = 32, 512
-"""Neurons scored at a time after that: fewer waste a pass over ``W_U``, and twice as many each time, up to the most,
-cost a long search at most twice the neurons it needs."""
 
 Check = Callable[[Sublayer, Float[Tensor, "batch d_model"], Float[Tensor, "batch neuron source"]], None]
 """Looks at a sublayer, a direction per prompt, and what each neuron wrote along it; may refuse by raising."""
@@ -202,7 +196,7 @@ def _search(
     coefficients = flat_coefficients(sublayers)
     results = [_Result.of(increases, sublayers, row, sums) for row in range(len(bounds))]
     walks = [
-        _Walk.start(bound, (coefficients[result.places] == 0).all(0), k, promoted, len(result.places))
+        BoundedWalk.start(bound, (coefficients[result.places] == 0).all(0), k, promoted, len(result.places))
         for bound, result in zip(bounds, results, strict=True)
     ]
     if psi is not None:
@@ -277,90 +271,3 @@ class _Result:
             return by_place[0]
         base = None if self.base is None else self.base[:, locate(self.sublayers, flat)[0]]
         return self.sums(by_place, base)[0]
-
-
-class _Walk:
-    """Phase 3 for one prompt: neurons in the order of their bounds, scored until the best k are certain."""
-
-    def __init__(
-        self, bound: Float[Tensor, "n"], k: int, known: Int[Tensor, "known"], promoted: int, places: int
-    ) -> None:
-        self.bound, self.k = bound, k
-        self.flat, self.scores = known, bound.new_zeros(len(known))
-        self.by_place = bound.new_zeros(places, len(known))
-        self.promoted = known.new_full((len(known), promoted), -1)
-        self.evaluated, self._count = 0, k + FIRST_SPARE
-        self._unranked = False
-        self._rank(4 * (k + FEWEST))
-
-    @classmethod
-    def start(cls, bound: Float[Tensor, "n"], silent: Tensor, k: int, promoted: int, places: int = 1) -> "_Walk":
-        """Return a walk that knows the score of silent neurons: zero. The first ``k`` of them are enough."""
-        return cls(bound.masked_fill(silent, -torch.inf), k, silent.nonzero()[:k, 0], promoted, places)
-
-    def certified(self) -> bool:
-        """Whether no unscored neuron can enter the top k; the margin covers the rounding of a bound and of a score."""
-        if self._unranked:
-            return False
-        if self.evaluated == len(self.order):
-            self._rank(4 * len(self.order))
-        ahead = (
-            self.bound[self.order[self.evaluated]]
-            if self.evaluated < len(self.order)
-            else self.bound.new_tensor(-torch.inf)
-        )
-        if bool(ahead.isneginf()):
-            return True
-        margin = 16 * torch.finfo(self.bound.dtype).eps * (1 + ahead.abs())
-        return len(self.scores) >= self.k and bool(self.scores.topk(self.k).values[-1] > ahead + margin)
-
-    def next(self) -> Int[Tensor, "n"]:
-        """Return the next neurons to score."""
-        self.pending = self.order[self.evaluated : self.evaluated + self._count]
-        self._count = min(MOST, 2 * self._count) if self.evaluated else FEWEST
-        return self.pending
-
-    def take(
-        self,
-        scores: Float[Tensor, "n"],
-        promoted: Int[Tensor, "n best"],
-        by_place: Float[Tensor, "place n"] | None = None,
-    ) -> None:
-        """Take the scores of the neurons of :meth:`next`, the tokens they promote, and their scores at each place."""
-        live = ~self.bound[self.pending].isneginf()
-        self.flat = torch.cat([self.flat, self.pending[live]])
-        self.scores = torch.cat([self.scores, scores[live]])
-        self.promoted = torch.cat([self.promoted, promoted[live]])
-        self.by_place = torch.cat([self.by_place, (scores[None] if by_place is None else by_place)[:, live]], dim=1)
-        self.evaluated += len(self.pending)
-
-    def begin_with(self, likely: Float[Tensor, "n"]) -> None:
-        """Score first the neurons of the highest ``likely``, whatever their bounds; :meth:`narrow` has to follow."""
-        self.order = likely.masked_fill(self.bound.isneginf(), -torch.inf).topk(min(self._count, len(likely))).indices
-        self._unranked = True
-
-    def narrow(self, narrow: NarrowBounds, row: int, psi: Float[Tensor, "n"]) -> None:
-        """Once the likeliest are scored, narrow the bounds of all neurons still undecided, where it pays."""
-        if not self._unranked:
-            return
-        self._unranked = False
-        self.bound[self.order] = torch.inf  # what is scored stays in front
-        if len(self.scores) >= self.k:
-            undecided = (self.bound > self.scores.topk(self.k).values[-1]) & ~self.bound.isposinf()
-            flat = undecided.nonzero()[:, 0]
-            if len(flat) > narrow.pays:
-                self.bound[flat] += (narrow.psi(row, flat) - psi[flat]).clamp_max(0)
-        self._rank(self.evaluated + 4 * (self.k + FEWEST))
-
-    def best(
-        self,
-    ) -> tuple[Int[Tensor, "k"], Float[Tensor, "k"], Int[Tensor, "k best"], Float[Tensor, "place k"]]:
-        """Return the best k, their scores, the tokens they promote, and their scores at each place."""
-        by_index = self.flat.sort()
-        scores = self.scores[by_index.indices]
-        best = best_of(scores, self.k)
-        chosen = by_index.indices[best]
-        return by_index.values[best], scores[best], self.promoted[chosen], self.by_place[:, chosen]
-
-    def _rank(self, count: int) -> None:
-        self.order = self.bound.topk(min(count, len(self.bound))).indices

@@ -21,10 +21,8 @@ from tl_neuron_attr.results.table import PrintsAsTable, Table
 if TYPE_CHECKING:
     import pandas as pd
 
-
 COLUMNS = (*neuron_file.PLACE, "coefficient", "score")
 """The fields of :class:`Neurons` with a number for every neuron, whatever the model."""
-
 
 _OF_TOKENS = {"token_score": 0.0, "token_coefficient": torch.nan}
 """The fields with a number for every neuron and token, and what stands behind the last token of shorter answers."""

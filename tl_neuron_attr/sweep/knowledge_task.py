@@ -18,7 +18,7 @@ from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import Component
 from tl_neuron_attr.model.intervene import ablate
-from tl_neuron_attr.model.scored_cache import scored
+from tl_neuron_attr.model.scored import scored
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.sweep.knowledge_tables import Sums, knowledge_tables
 from tl_neuron_attr.sweep.prompt_batches import PromptBatch, prompt_batches

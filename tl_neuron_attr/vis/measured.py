@@ -1,7 +1,7 @@
 """What a prediction loses without the neurons of a page, measured by running its prompt again."""
 
 from tl_neuron_attr.evaluate.verify import Verified, verify
-from tl_neuron_attr.model.cache_checks import tolerance
+from tl_neuron_attr.model.additive_checks import tolerance
 from tl_neuron_attr.model.dimensions import dtype_of
 from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.results.neurons import Neurons
