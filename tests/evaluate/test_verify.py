@@ -69,9 +69,32 @@ def test_a_draw_is_an_activation_of_the_reference_and_the_same_with_a_seed(model
     assert not torch.equal(draws[0].neurons.effect, draws[2].neurons.effect)
 
 
+@torch.no_grad()
+def test_of_an_attention_neuron_the_value_at_its_source_is_replaced(model, value):
+    one = value.of_site("attn").top(1)
+    layer, head, source, index = (int(getattr(one, name)[0]) for name in ("layer", "head", "source", "index"))
+    reference = ["3 + 5 =", "the nurse said that"]  # of other lengths
+    _, cache = model.run_with_cache(PROMPT)
+    caches = [model.run_with_cache(text)[1] for text in reference]
+    name, ends = f"blocks.{layer}.attn.hook_v", f"blocks.{layer}.attn.hook_pattern"
+    kv = head * cache[name].shape[2] // cache[ends].shape[1]
+    mean = torch.cat([each[name][0, :, kv, index] for each in caches]).mean()
+    less = cache[ends][0, head, -1, source] * (cache[name][0, source, kv, index] - mean)
+
+    def replace(z, hook):
+        z = z.clone()
+        z[0, -1, head, index] -= less
+        return z
+
+    logits = model.run_with_hooks(PROMPT, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", replace)])[0, -1]
+    without = float(logits.log_softmax(-1)[model.to_single_token("basketball")])
+    found = verify(model, PROMPT, one, TARGET, baseline="mean", reference=reference, progress=False)
+    assert float(found.neurons.effect[0]) == pytest.approx(found.log_prob - without, abs=1e-5)
+
+
 def test_what_cannot_be_measured_is_refused(model, value):
-    with pytest.raises(ValueError, match="leave attention neurons out"):
-        verify(model, PROMPT, value, TARGET, baseline="mean", progress=False)
+    with pytest.raises(ValueError, match="reference is used by baseline='mean'"):
+        verify(model, PROMPT, value, TARGET, reference=["3 + 5 ="], progress=False)
     with pytest.raises(ValueError, match="reference is empty"):
         verify(model, PROMPT, value.of_site("mlp"), TARGET, baseline="mean", reference=[], progress=False)
     _, cache = model.run_with_cache(["3 + 5 =", "3 + 4 ="])

@@ -11,6 +11,7 @@ from tl_neuron_attr.evaluate.relations import first_tokens, read_relations, real
 from tl_neuron_attr.evaluate.results import KnowledgeStudy
 from tl_neuron_attr.evaluate.study import knowledge_study
 from tl_neuron_attr.evaluate.verify import Verified, verify
+from tl_neuron_attr.evaluate.verify_components import VerifiedComponents, verify_components
 from tl_neuron_attr.results.effect_estimates import EffectEstimates
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Sizes",
     "StudyPrompt",
     "Verified",
+    "VerifiedComponents",
     "by_type",
     "estimate_effects",
     "facts",
@@ -35,4 +37,5 @@ __all__ = [
     "real_facts",
     "select",
     "verify",
+    "verify_components",
 ]

@@ -12,7 +12,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model.answer_tokens import Answer
 from tl_neuron_attr.model.measured_effects import NeuronRemoval, log_probs_without
 from tl_neuron_attr.model.positions import Pos, from_start
-from tl_neuron_attr.model.reference_activations import mean_activation, resampled_activation
+from tl_neuron_attr.model.reference_activations import Unit, source_values, unit_activations
 from tl_neuron_attr.model.targets import Target, one_each
 from tl_neuron_attr.model.tokens import Tokens, one_prompt
 from tl_neuron_attr.numerics.increase import MAX_BYTES
@@ -77,8 +77,9 @@ def verify(
         neurons: The neurons, of that prompt.
         target: The token followed: an id, or a string that is one token; or a :class:`~tl_neuron_attr.Answer`, put
             behind ``pos``.
-        baseline: What an MLP neuron's activation becomes: ``"zero"``; ``"mean"``, its mean over ``reference`` prompts;
-            ``"resample"``, what it was at a random position of them.
+        baseline: What a neuron's activation becomes: ``"zero"``; ``"mean"``, its mean over the positions of
+            ``reference`` prompts; ``"resample"``, what it was at a random one. Of an attention neuron at a source it is
+            the value read there that is replaced, and the attention to it stays.
         reference: Prompts for the baseline; by default the prompt itself.
         contrast: If given, effects are on log p(target) - log p(contrast).
         pos: The position scored.
@@ -87,7 +88,8 @@ def verify(
         progress: Whether to show a progress bar, once it takes more than a moment.
 
     Raises:
-        ValueError: If neurons are of several prompts, or attention neurons meet another baseline than zero.
+        ValueError: If neurons are of several prompts, ``reference`` is empty or comes with ``baseline="zero"``, or the
+            weights are quantised.
         IndexError: If a neuron, position or token id is out of range.
 
     Examples:
@@ -104,14 +106,14 @@ def verify(
         raise ValueError(f"neurons are of {len(neurons.score)} prompts: take one prompt's, neurons[i]")
     one = neurons[0] if neurons.batched else neurons
     at = int(from_start(pos, *ids.shape)[0])
-    values = _values(model, ids, one, baseline, reference, seed)
+    values = _values(model, ids, at, one, baseline, references(model, ids, baseline, reference), seed)
     removals = [
         NeuronRemoval(SITES[s], la, h, p, i, v)
         for s, la, h, p, i, v in zip(
             *(one.flat(name) for name in ("site", "layer", "head", "source", "index")), values, strict=True
         )
     ]
-    first = [n for n in JOINT if n < len(removals)] + [len(removals)]
+    first = first_counts(len(removals))
     sets = [[removal] for removal in removals] + [removals[:n] for n in first]
     shown = "taking out" if progress else ""
     if isinstance(target, Answer):
@@ -127,6 +129,16 @@ def verify(
     effects = base - without
     verified = replace(one, effect=effects[: len(removals)].to(one.score))
     return Verified(verified, float(base), dict(zip(first, effects[len(removals) :].tolist(), strict=True)))
+
+
+def first_counts(n: int) -> list[int]:
+    """Return how many of the first of ``n`` are taken out together: steps of :data:`JOINT`, and all.
+
+    Examples:
+        >>> first_counts(12)
+        [1, 3, 10, 12]
+    """
+    return [count for count in JOINT if count < n] + [n]
 
 
 def _of_answer(
@@ -149,23 +161,45 @@ def _of_answer(
     return base, without
 
 
+def references(
+    model: Any, ids: Int[Tensor, "1 pos"], baseline: Replacement, reference: Sequence[str] | None
+) -> list[Int[Tensor, "_"]]:
+    """Return the prompts a baseline is taken from: the prompt itself by default.
+
+    Raises:
+        ValueError: If there is none, or they would be ignored.
+    """
+    if reference is None:
+        return [ids[0]]
+    if baseline == "zero":
+        raise ValueError("reference is used by baseline='mean' and 'resample' only: leave it out, or take one of them")
+    if not reference:
+        raise ValueError("reference is empty: give at least one prompt, or None for the prompt itself")
+    return [one_prompt(model, text)[0] for text in reference]
+
+
 def _values(
     model: Any,
     ids: Int[Tensor, "1 pos"],
+    pos: int,
     neurons: Neurons,
     baseline: Replacement,
-    reference: Sequence[str] | None,
+    prompts: Sequence[Int[Tensor, "_"]],
     seed: int,
 ) -> list[float]:
     """Return what each activation becomes; of an attention neuron at a source, what is taken from its head's output."""
-    attn = neurons.site == SITES.index("attn")
+    at_source = (neurons.site == SITES.index("attn")) & (neurons.source >= 0)
     if baseline == "zero":
-        at_source = attn & (neurons.source >= 0)
         return torch.where(at_source, neurons.coefficient, torch.zeros_like(neurons.coefficient)).tolist()
-    if bool(attn.any()):
-        raise ValueError(f"baseline={baseline!r} is of MLP neurons: leave attention neurons out, or take 'zero'")
-    prompts = [ids[0]] if reference is None else [one_prompt(model, text)[0] for text in reference]
-    if not prompts:
-        raise ValueError("reference is empty: give at least one prompt, or None for the prompt itself")
-    found = mean_activation if baseline == "mean" else resampled_activation
-    return found(model, prompts, neurons.layer, neurons.index, seed).tolist()
+    columns = zip(*(neurons.flat(name) for name in ("site", "layer", "head", "index")), strict=True)
+    units: list[Unit] = [(SITES[site], layer, head, index) for site, layer, head, index in columns]
+    found = torch.zeros(len(units), dtype=torch.float64)
+    elsewhere, here = ((~at_source).nonzero()[:, 0].tolist(), at_source.nonzero()[:, 0].tolist())
+    if elsewhere:
+        replaced = unit_activations(model, prompts, [units[i] for i in elsewhere], baseline, seed)
+        found[elsewhere] = torch.tensor([float(value) for value in replaced], dtype=torch.float64)
+    if here:
+        sources = neurons.source[here].tolist()
+        taken = source_values(model, ids, pos, prompts, [units[i] for i in here], sources, baseline, seed)
+        found[here] = torch.tensor(taken, dtype=torch.float64)
+    return found.tolist()

@@ -2,7 +2,8 @@
 
 An MLP neuron is replaced at every position, as setting its row of ``W_out`` to zero would. An attention neuron that
 reads one source is taken out there alone, at the position scored; one without a source, at every position. Layers below
-the lowest neuron of a run are not run again (:mod:`tl_neuron_attr.model.rerun`).
+the lowest neuron of a run are not run again (:mod:`tl_neuron_attr.model.rerun`). A head, or a whole sublayer, is taken
+out by taking out all of its neurons: its bias stays.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,15 +23,16 @@ from tl_neuron_attr.numerics.sublayer import Site, score_dtype
 
 @dataclass(frozen=True)
 class NeuronRemoval:
-    """One neuron taken out of a run.
+    """One neuron, head or whole sublayer taken out of a run.
 
     Attributes:
         site: ``"attn"`` or ``"mlp"``.
         layer: The block.
-        head: The head of an attention neuron; -1 for an MLP neuron.
+        head: The head of an attention neuron, or the head; -1 for MLPs, and for all heads.
         source: The source position it is taken out at; -1 for all.
-        index: The dimension of the head, or the neuron of the MLP.
-        value: What the activation becomes; for a single source, what is subtracted from the head's output.
+        index: The dimension of the head, or the neuron of the MLP; -1 for all.
+        value: What the activation becomes, one number or one per neuron; for a single source, what is subtracted from
+            the head's output.
     """
 
     site: Site
@@ -38,7 +40,7 @@ class NeuronRemoval:
     head: int
     source: int
     index: int
-    value: float
+    value: float | Tensor
 
 
 @torch.no_grad()
@@ -106,11 +108,16 @@ def _removing(sets: Sequence[Sequence[NeuronRemoval]], pos: int) -> list[tuple[s
 
 
 def _of_mlp(removals: Sequence[tuple[int, NeuronRemoval]], pos: int) -> Callable[..., Tensor]:
-    rows, index = ([*column] for column in zip(*((row, r.index) for row, r in removals), strict=True))
+    single = [(row, r) for row, r in removals if r.index >= 0]
+    rows, index = [row for row, _ in single], [r.index for _, r in single]
 
     def replace(post: Tensor, hook: Any) -> Tensor:
         post = post.clone()
-        post[rows, :, index] = torch.tensor([r.value for _, r in removals]).to(post)[:, None]
+        for row, r in removals:
+            if r.index < 0:
+                post[row] = _like(r.value, post)
+        if single:
+            post[rows, :, index] = torch.tensor([r.value for _, r in single]).to(post)[:, None]
         return post
 
     return replace
@@ -120,10 +127,15 @@ def _of_heads(removals: Sequence[tuple[int, NeuronRemoval]], pos: int) -> Callab
     def replace(z: Tensor, hook: Any) -> Tensor:
         z = z.clone()
         for row, r in removals:
+            head, index = (slice(None) if i < 0 else i for i in (r.head, r.index))
             if r.source < 0:
-                z[row, :, r.head, r.index] = r.value
+                z[row, :, head, index] = _like(r.value, z)
             else:
-                z[row, pos, r.head, r.index] -= r.value
+                z[row, pos, head, index] -= r.value
         return z
 
     return replace
+
+
+def _like(value: float | Tensor, activation: Tensor) -> float | Tensor:
+    return value.to(activation) if isinstance(value, Tensor) else value

@@ -1,42 +1,109 @@
-"""What MLP neurons do on other prompts: what a neuron taken out is replaced by where zero is no natural value."""
+"""What neurons do on other prompts: what one taken out is replaced by where zero is no natural value."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_neuron_attr.model.dimensions import post_hook
+from tl_neuron_attr.model.hook_points import pattern_hook, resid_pre_hook
+from tl_neuron_attr.model.positions import Positions
+from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.model.weights import block_weights
+from tl_neuron_attr.numerics.sublayer import Site
+
+Unit = tuple[Site, int, int, int]
+"""Site, layer, head and index of a neuron, head or sublayer; -1 for all heads, or all dimensions or neurons."""
+
+Stand = Literal["mean", "resample"]
 
 
 def mean_activation(
     model: Any, prompts: Sequence[Int[Tensor, "_"]], layer: Int[Tensor, "n"], index: Int[Tensor, "n"], seed: int
 ) -> Float[Tensor, "n"]:
-    """Return each neuron's mean activation over all positions of the prompts; nothing is drawn."""
-    return _activations(model, prompts, layer, index).mean(0)
+    """Return each MLP neuron's mean activation over all positions of the prompts; nothing is drawn."""
+    return torch.cat(unit_activations(model, prompts, _mlp_units(layer, index), "mean", seed))
 
 
 def resampled_activation(
     model: Any, prompts: Sequence[Int[Tensor, "_"]], layer: Int[Tensor, "n"], index: Int[Tensor, "n"], seed: int
 ) -> Float[Tensor, "n"]:
-    """Return each neuron's activation at a position of the prompts drawn for it."""
-    values = _activations(model, prompts, layer, index)
-    drawn = torch.randint(len(values), (values.shape[1],), generator=torch.Generator().manual_seed(seed))
-    return values[drawn, torch.arange(values.shape[1])]
+    """Return each MLP neuron's activation at a position of the prompts drawn for it."""
+    return torch.cat(unit_activations(model, prompts, _mlp_units(layer, index), "resample", seed))
 
 
 @torch.no_grad()
-def _activations(
-    model: Any, prompts: Sequence[Int[Tensor, "_"]], layer: Int[Tensor, "n"], index: Int[Tensor, "n"]
-) -> Float[Tensor, "place n"]:
-    """Return the neurons' activations at every position of the prompts, one after another."""
-    found: list[Tensor] = []
-    layers = sorted(set(layer.tolist()))
+def unit_activations(
+    model: Any, prompts: Sequence[Int[Tensor, "_"]], units: Sequence[Unit], stand: Stand, seed: int
+) -> list[Float[Tensor, "*width"]]:
+    """Return what each unit did on the prompts: its mean over all positions, or what it did at one drawn for it."""
+    names = [post_hook(model, layer) if site == "mlp" else f"blocks.{layer}.attn.hook_z" for site, layer, *_ in units]
+    found: list[list[Tensor]] = [[] for _ in units]
     for ids in prompts:
-        names = [post_hook(model, each) for each in layers]
-        _, cache = model.run_with_cache(ids[None], names_filter=names)
-        by_layer = {each: cache[name][0] for each, name in zip(layers, names, strict=True)}
-        columns = [by_layer[la][:, i] for la, i in zip(layer.tolist(), index.tolist(), strict=True)]
-        found.append(torch.stack(columns, dim=1).cpu())
-    return torch.cat(found)
+        _, cache = model.run_with_cache(ids[None], names_filter=sorted(set(names)))
+        for kept, name, (site, _, head, index) in zip(found, names, units, strict=True):
+            chosen = cache[name][0] if site == "mlp" else cache[name][0][:, _at(head)]
+            kept.append(chosen[..., _at(index)].cpu())
+    return _stand_ins([torch.cat(each) for each in found], stand, seed)
+
+
+@torch.no_grad()
+def source_values(
+    model: Any,
+    ids: Int[Tensor, "1 pos"],
+    pos: int,
+    prompts: Sequence[Int[Tensor, "_"]],
+    units: Sequence[Unit],
+    sources: Sequence[int],
+    stand: Stand,
+    seed: int,
+) -> list[float]:
+    """Return what leaves a head's output if the value an attention neuron reads at its source is replaced.
+
+    The attention stays. What the neuron carries, ``pattern * v``, becomes ``pattern * w``, where ``w`` is the mean of
+    the values at all positions of the prompts, or the value at one drawn for it.
+    """
+    layers = sorted({layer for _, layer, *_ in units})
+    own = _attn_stream(model, ids, layers)
+    place = Positions(torch.tensor([0], device=ids.device), torch.tensor([pos], device=ids.device))
+    carried = {layer: own.attn_coefficients(layer, place)[0] for layer in layers}
+    values = {layer: own.attn_values(layer, place)[0] for layer in layers}
+    others: list[list[Tensor]] = [[] for _ in units]
+    for prompt in prompts:
+        stream = _attn_stream(model, prompt[None], layers)
+        read = {layer: stream.attn_values(layer, stream.last)[0] for layer in layers}
+        for kept, (_, layer, head, index) in zip(others, units, strict=True):
+            kept.append(read[layer][head, index].cpu())
+    new = _stand_ins([torch.cat(each) for each in others], stand, seed)
+    return [
+        float(carried[layer][head, index, source]) * (1 - float(w) / float(values[layer][head, index, source]))
+        for (_, layer, head, index), source, w in zip(units, sources, new, strict=True)
+    ]
+
+
+def _attn_stream(model: Any, ids: Int[Tensor, "1 pos"], layers: Sequence[int]) -> Stream:
+    names = {resid_pre_hook(0), *(pattern_hook(layer) for layer in layers)}
+    names |= {f"blocks.{layer}.attn.hook_v" for layer in layers}
+    names |= {f"blocks.{layer}.{hook}" for layer in layers for hook in block_weights(model, layer).gate_hooks}
+    _, cache = model.run_with_cache(ids, names_filter=sorted(names))
+    return Stream(cache, model)
+
+
+def _mlp_units(layer: Int[Tensor, "n"], index: Int[Tensor, "n"]) -> list[Unit]:
+    return [("mlp", la, -1, i) for la, i in zip(layer.tolist(), index.tolist(), strict=True)]
+
+
+def _at(number: int) -> slice:
+    """Return the slice of one, or of all for -1."""
+    return slice(None) if number < 0 else slice(number, number + 1)
+
+
+def _stand_ins(activations: Sequence[Float[Tensor, "place *width"]], stand: Stand, seed: int) -> list[Tensor]:
+    if stand == "mean":
+        return [each.mean(0) for each in activations]
+    drawn = torch.randint(
+        len(activations[0]), (len(activations),), generator=torch.Generator().manual_seed(seed)
+    ).tolist()
+    return [each[i] for each, i in zip(activations, drawn, strict=True)]
