@@ -18,7 +18,7 @@ from tables import markdown, ranged
 import tl_neuron_attr as tna
 from tl_neuron_attr.evaluate import Faithfulness, faithfulness
 from tl_neuron_attr.evaluate.best_by_score import SEARCHED, best_by_score
-from tl_neuron_attr.evaluate.faithfulness import Method
+from tl_neuron_attr.evaluate.method_scores import Method
 from tl_neuron_attr.model.tokens import prompt_ids
 
 QUICK: tuple[Method, ...] = (

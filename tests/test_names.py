@@ -1,4 +1,4 @@
-"""One word, one meaning: no name defined twice, every axis in the glossary, no word that the design replaces."""
+"""One word, one meaning: no name twice, every axis in the glossary, verbs first, no word that the design replaces."""
 
 import ast
 import re
@@ -25,6 +25,15 @@ OF_FILES = ("model/gguf", "model/loading", "model/packaged", "results/rows")
 """What reads files may have parts and readers: there these words mean nothing else."""
 
 BANNED_MODULES = {"cases", "changes", "checked", "effects", "guard", "naming", "places", "runs", "tracing", "words"}
+
+VERBS = set(
+    "Adapt Add Apply Build Check Choose Close Collect Colour Compare Compute Convert Copy Count Create Draw Drop "
+    "Enforce Estimate Fill Find Fit Follow Freeze Give Group Hide Hold Join Keep Leave Let List Load Make Mark "
+    "Measure Merge Move Multiply Name Narrow Open Order Pad Parse Pass Plan Print Prune Put Raise Rank Read "
+    "Record Reduce Refuse Remove Render Replace Restore Return Run Save Say Score Search Select Send Set Show "
+    "Sort Split Start Stop Store Sum Take Test Train Turn Unembed Update Use Verify Wait Warn Write Yield Zero".split()
+)
+"""What a function's docstring may open with: verbs. A new verb is added here, a noun or a question is not."""
 
 TWICE_NOT_YET: set[str] = set()
 AXES_NOT_YET: set[str] = set()
@@ -115,6 +124,29 @@ def banned() -> set[str]:
     return names | stems
 
 
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Functions and methods, but for properties, which are named like attributes, and Python's own methods."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("__"):
+            decorators = [ast.unparse(each) for each in node.decorator_list]
+            if not any(each.endswith(("property", ".setter")) for each in decorators):
+                yield node
+
+
+def opening(docstring: str) -> str:
+    return docstring.split()[0].rstrip(",")
+
+
+def test_a_function_s_docstring_opens_with_a_verb():
+    found = [
+        f"{file}:{function.lineno} {function.name}: {docstring.splitlines()[0]}"
+        for file, tree in TREES.items()
+        for function in functions(tree)
+        if (docstring := ast.get_docstring(function)) and opening(docstring) not in VERBS
+    ]
+    assert found == []
+
+
 def test_no_public_name_or_file_name_is_defined_twice():
     found = {name: sorted(files) for v in (False, True) for name, files in homes(in_vis=v).items() if len(files) > 1}
     assert {name: files for name, files in found.items() if name not in TWICE_NOT_YET} == {}
@@ -147,4 +179,6 @@ def test_the_checks_see_what_they_are_for():
     tree = ast.parse("if x:\n    Tile = 1\ndef part_of(spread): ...\nfrom a import b\n_c, D = 1, 2")
     assert [*bound_at_top(tree)] == ["Tile", "part_of", "_c", "D"]
     assert names_bound(tree) >= {"Tile", "part_of", "spread", "D"} and "b" not in names_bound(tree)
+    assert [each.name for each in functions(ast.parse("@property\ndef a(self): ...\ndef b(): ..."))] == ["b"]
+    assert opening("The scores.") not in VERBS and opening("Return, once, the scores.") in VERBS
     assert words_of("maxTiles_seen") == ["max", "tiles", "seen"]

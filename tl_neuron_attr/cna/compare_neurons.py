@@ -152,7 +152,7 @@ def _compared(
 def _strongest(
     q: ScoredCache, increase: Float[Tensor, "place layer *n"], coefficient: Float[Tensor, "place layer *n"]
 ) -> Float[Tensor, "*b_layer_neuron"]:
-    """Each neuron's coefficient, of an answer where its increase is largest."""
+    """Return each neuron's coefficient, of an answer where its increase is largest."""
     if q.sums is None:
         return q.finish(coefficient)
     members = [(q.result_of_place == result).nonzero()[:, 0] for result in range(len(q))]

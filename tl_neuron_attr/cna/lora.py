@@ -64,7 +64,7 @@ class Adapter(EqualByData):
 
     @contextmanager
     def attached(self, model: Any) -> Generator[Any]:
-        """While open, the model is the adapted one; afterwards, also after an exception, bit for bit what it was.
+        """Adapt the model while open; afterwards, also after an exception, it is bit for bit what it was.
 
         The change is merged into the weights, so every analysis sees the weights that are used.
 
@@ -221,7 +221,7 @@ def _epochs(
 
 @contextmanager
 def _injected(model: Any, layer: int, rank: int, alpha: float, seed: int) -> Generator[dict[str, Any]]:
-    """While open, peft's layers stand in for the four matrices and nothing else is trained; all is put back."""
+    """Put peft's layers in place of the four matrices while open, and train nothing else; put all back."""
     peft = import_module("peft")
     attention, linears = model.blocks[layer].attn, _linears(model, layer)
     trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}

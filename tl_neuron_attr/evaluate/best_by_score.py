@@ -33,7 +33,7 @@ def _by_increase(q: ScoredCache, sublayers: list[Sublayer], k: int) -> TopK:
 
 
 def _by_log_prob(q: ScoredCache, sublayers: list[Sublayer], k: int) -> TopK:
-    """``log p(w | m v)`` is an increase over a stream of zeros, whose prediction is uniform."""
+    """Return the best by ``log p(w | m v)``: an increase over a stream of zeros, whose prediction is uniform."""
     nothing = Increase(q.readout.without_biases(), torch.zeros_like(sublayers[0].base), q.target)
     nothing.mean  # noqa: B018  read out once, and not once for each sublayer
     found = certified_topk([nothing] * len(sublayers), sublayers, k)
@@ -42,7 +42,7 @@ def _by_log_prob(q: ScoredCache, sublayers: list[Sublayer], k: int) -> TopK:
 
 
 def _by_prob_increase(q: ScoredCache, sublayers: list[Sublayer], k: int) -> TopK:
-    """Within a layer the order is that of the log-probability increase: each layer's best are enough."""
+    """Return the best of each layer's best: within a layer the order is that of the log-probability increase."""
     flats: list[torch.Tensor] = []
     scores: list[torch.Tensor] = []
     start, evaluated = 0, torch.zeros(len(q.places), dtype=torch.long)

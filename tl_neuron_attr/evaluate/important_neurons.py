@@ -67,7 +67,7 @@ class ImportantNeurons(PrintsAsTable):
         return interval(pd.Series([self.joint[len(self.neurons)] - loss for loss in self.elsewhere]))
 
     def table(self) -> Table:
-        """The neurons with score and effect, marked where the two disagree in sign."""
+        """Return the neurons with score and effect, marked where the two disagree in sign."""
         found = self.neurons.table()
         score, effect = found.headings.index("score"), found.headings.index("effect")
         signs = ["differ" if row[score] * row[effect] < 0 else "" for row in found.rows]
@@ -80,7 +80,7 @@ class ImportantNeurons(PrintsAsTable):
         return Table((*found.headings[: effect + 1], "signs", *found.headings[effect + 1 :]), rows, caption)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per neuron, with its score and its measured effect."""
+        """Return one row per neuron, with its score and its measured effect."""
         return self.neurons.to_frame()
 
 

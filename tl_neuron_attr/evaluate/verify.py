@@ -43,12 +43,12 @@ class Verified(PrintsAsTable):
     joint: dict[int, float]
 
     def table(self) -> Table:
-        """The joint effects."""
+        """Return the joint effects."""
         rows = [(n, effect, self.log_prob - effect) for n, effect in self.joint.items()]
         return Table(("first neurons out", "log-probability lost", "left"), rows, f"in nats, of {self.log_prob:.2f}")
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row per neuron, with its score and its measured effect."""
+        """Return one row per neuron, with its score and its measured effect."""
         return self.neurons.to_frame()
 
 

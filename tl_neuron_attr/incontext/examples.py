@@ -84,7 +84,7 @@ class ExampleFile:
 def read_examples(
     source: str | Path | Iterable[Mapping[str, Any]], *, text: str = "text", label: str = "label"
 ) -> ExampleFile:
-    """Examples of a ``.csv`` or ``.jsonl`` file, or of rows such as a Hugging Face dataset's.
+    """Read examples of a ``.csv`` or ``.jsonl`` file, or of rows such as a Hugging Face dataset's.
 
     A row that can't be used is left out and named in ``problems``, and the rest is read. Where a dataset's label column
     is a number with names (``ClassLabel``), the names are taken.

@@ -211,7 +211,7 @@ def _scores(
 
 
 def _sublayer_scores(q: ScoredCache, increases: list[Increase], max_bytes: int) -> Float[Tensor, "place n"]:
-    """Scores of whole sublayers, in the order of the stream.
+    """Return scores of whole sublayers, in the order of the stream.
 
     What a sublayer read plus what it wrote is what the next one read, bit for bit, unless blocks are parallel or the
     cache is of half precision. There the score is a difference of two base log-probabilities, and costs no product.
@@ -238,7 +238,7 @@ def _sublayer_scores(q: ScoredCache, increases: list[Increase], max_bytes: int) 
 def _of_heads(
     q: ScoredCache, vectors: Callable[[Sublayer], Float[Tensor, "batch *n d_model"]], max_bytes: int
 ) -> Tensor:
-    """Scores of what heads wrote, all layers in one pass over ``W_U``."""
+    """Return scores of what heads wrote, all layers in one pass over ``W_U``."""
 
     def of_places(group: ScoredCache, increases: list[Increase], max_bytes: int) -> Float[Tensor, "place layer *n"]:
         written = [vectors(sublayer) for sublayer in group.checked_sublayers(("attn",))]
@@ -248,7 +248,7 @@ def _of_heads(
 
 
 def _writes_of(sublayer: Sublayer, heads: list[int]) -> Float[Tensor, "batch head source d_model"]:
-    """What some heads wrote from each source; zeros for those that a narrower layer, or a mixer, does not have."""
+    """Return what some heads wrote from each source; zeros for those that a narrower layer, or a mixer, lacks."""
     every = sublayer.head_writes()
     missing = every.new_zeros(len(every), max(0, max(heads) + 1 - every.shape[1]), *every.shape[2:])
     return torch.cat([every, missing], dim=1)[:, heads]

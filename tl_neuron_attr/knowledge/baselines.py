@@ -95,7 +95,7 @@ def _log_prob_increase(q: ScoredCache, sublayer: Sublayer, max_bytes: int) -> Sc
 
 
 def _log_prob(q: ScoredCache, sublayer: Sublayer, max_bytes: int) -> Scores:
-    """``log p(w | m v)``: the increase over a stream of zeros, whose prediction is uniform, plus that prediction's."""
+    """Return ``log p(w | m v)``: the increase over a stream of zeros, plus the uniform prediction made there."""
     bare = q.readout.without_biases()
     nothing = Increase(bare, torch.zeros_like(sublayer.base), q.target)
     uniform = -torch.tensor(float(q.readout.d_vocab), dtype=q.readout.dtype).log()
@@ -117,7 +117,7 @@ def _coefficient(q: ScoredCache, sublayer: Sublayer, max_bytes: int) -> Scores:
 
 
 def _rank(q: ScoredCache, sublayer: Sublayer, max_bytes: int) -> Scores:
-    """One over the place of the target among all tokens by their logits in the neuron's direction."""
+    """Return one over the rank of the target among all tokens by their logits in the neuron's direction."""
     ranks = [
         1 + torch.stack([(chunk > chunk[:, w, None]).sum(1) for w in q.target.tolist()])
         for _, chunk in direction_chunks(q.readout, sublayer, max_bytes=max_bytes)

@@ -149,7 +149,7 @@ class Flow(PrintsAsTable):
         return write_text(path, json.dumps(graph_json(self.graph, self.answer, Path(path).stem), allow_nan=False))
 
     def table(self) -> Table:
-        """The strongest edges."""
+        """Return the strongest edges."""
         named = [(self._name(r["from"]), self._name(r["to"]), r["weight"]) for r in self.to_frame().to_dict("records")]
         count = self.graph.number_of_edges()
         return Table(("from", "to", "weight"), named[:30], f"the strongest of {count} edges, in nats")

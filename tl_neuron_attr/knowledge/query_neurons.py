@@ -49,7 +49,7 @@ def query_layers(
     key: Key = "both",
     model: Any = None,
 ) -> LayerScores:
-    """How much the embedding, each attention and each MLP sublayer switched the value neurons on, in nats.
+    """Return how much the embedding and each sublayer switched the value neurons on, in nats.
 
     MLP value neurons read the scored position; attention value neurons the position they come from. The norm in front
     of a neuron is folded in exactly, centring included. The scores sum to those of the value neurons.
@@ -113,7 +113,7 @@ def query_neurons(
     exclude_common: CommonNeurons | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> Neurons:
-    """The ``k`` neurons that switched the value neurons on most: query scores in nats, exact, every neuron considered.
+    """Return the ``k`` neurons that switched the value neurons on most: exact query scores in nats, of all neurons.
 
     MLP neurons of earlier layers feed every value neuron, at the position it reads; attention neurons are considered
     for MLP value neurons, at the scored position (paper 1, section 3.2). A neuron that feeds several value neurons, at
@@ -223,7 +223,7 @@ def _of_answers(q: ScoredCache, value: Neurons, key: Key) -> Subkeys:
 def contributions(
     stream: Stream, rows: Subkeys, sites: Sequence[Site]
 ) -> Iterator[tuple[Sublayer, Subkeys, Float[Tensor, "batch neuron source"]]]:
-    """For each sublayer below a value neuron, what its neurons contributed at each place that is read."""
+    """Yield, for each sublayer below a value neuron, what its neurons contributed at each place read."""
     for depth in range(int(rows.depth.max()) if len(rows.depth) else 0):
         site = _BOTH[depth % 2]
         fed = rows if site == "mlp" else rows.only(rows.is_mlp)
@@ -235,7 +235,7 @@ def contributions(
 
 
 def _best(stream: Stream, rows: Subkeys, prompts: Int[Tensor, "batch"], sites: Sequence[Site], k: int) -> Neurons:
-    """The best query neurons of some prompts."""
+    """Return the best query neurons of some prompts."""
     everything = list(contributions(stream, rows, sites))
     sublayers = [sublayer for sublayer, _, _ in everything]
     totals = [_by_prompt(fed, c)[prompts].flatten(1) for _, fed, c in everything]
@@ -254,7 +254,7 @@ def _best(stream: Stream, rows: Subkeys, prompts: Int[Tensor, "batch"], sites: S
 def _coefficients(
     everything: Sequence[tuple[Sublayer, Subkeys, Tensor]], prompts: Int[Tensor, "batch"], flat: Int[Tensor, "batch k"]
 ) -> Float[Tensor, "batch k"]:
-    """Each neuron's coefficient at the place where it contributed most."""
+    """Return each neuron's coefficient at the place where it contributed most."""
     found = torch.zeros(flat.shape, dtype=torch.float64, device=flat.device)
     where, neuron, source = locate([sublayer for sublayer, _, _ in everything], flat)
     for i, (sublayer, fed, contribution) in enumerate(everything):
@@ -285,7 +285,7 @@ def _of_prompts(rows: Subkeys, prompts: Int[Tensor, "n"]) -> Subkeys:
 
 
 def _prompts_within(max_bytes: int, stream: Stream, k: int, sites: Sequence[Site]) -> int:
-    """How many prompts have the contributions of all their neurons in ``max_bytes``."""
+    """Return how many prompts have the contributions of all their neurons in ``max_bytes``."""
     mlp = stream.neuron_count(("mlp",)) * min(k, stream.shape[1]) if "mlp" in sites else 0
     attn = stream.neuron_count(("attn",)) if "attn" in sites else 0
     return max(1, max_bytes // (3 * stream.dtype.itemsize * max(1, mlp + attn)))

@@ -139,7 +139,7 @@ def _as_neurons(q: ScoredCache, sublayers: Sequence[Sublayer], top: TopK) -> Neu
 
 
 def _members(q: ScoredCache) -> list[Int[Tensor, "place"]]:
-    """The places of each result."""
+    """Return the places of each result."""
     return [(q.result_of_place == result).nonzero()[:, 0] for result in range(len(q))]
 
 

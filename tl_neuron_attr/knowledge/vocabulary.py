@@ -32,7 +32,7 @@ _CHUNK = 64
 @typechecked
 @torch.no_grad()
 def top_tokens(cache_or_model: Any, neurons: Neurons, k: int = 10, *, readable: bool = False) -> TokenLists:
-    """The ``k`` tokens each neuron promotes and suppresses most, as it was active.
+    """Return the ``k`` tokens each neuron promotes and suppresses most, as it was active.
 
     A neuron adds ``coefficient * direction`` to the stream, so a negative coefficient swaps promoted and suppressed
     tokens (paper 1, Table 1). The final norm's weight is applied; its scale changes no order.
@@ -67,7 +67,7 @@ def top_tokens(cache_or_model: Any, neurons: Neurons, k: int = 10, *, readable: 
 def transformed_tokens(
     cache_or_model: Any, neurons: Neurons, layer: int, head: int | None, *, k: int = 10
 ) -> TokenLists:
-    """The tokens each neuron promotes once a head has moved it: ``W_O W_V norm(write)`` read out.
+    """Return the tokens each neuron promotes once a head has moved it: ``W_O W_V norm(write)`` read out.
 
     A query neuron of an attention neuron is often unreadable until then (papers 1 and 3: "hidden-interpretable"
     neurons). The norms' scales change no order; the sign rule is that of :func:`top_tokens`.
@@ -102,7 +102,7 @@ def transformed_tokens(
 def position_tokens(
     cache: ActivationCache, layer: int, *, view: View = "stream", prompt: int = 0, k: int = 10, model: Any = None
 ) -> TokenLists:
-    """The tokens that each position's stream, as layer ``layer`` reads it, stands for.
+    """Return the tokens that each position's stream, as layer ``layer`` reads it, stands for.
 
     Args:
         cache: A cache of a forward pass.
@@ -207,7 +207,7 @@ def signed_directions(model: Any, neurons: Neurons) -> Float[Tensor, "n d_model"
 
 
 def prompt_tokens(model: Any, ids: Int[Tensor, "batch pos"]) -> tuple[tuple[str, ...], ...]:
-    """The text of each prompt's tokens."""
+    """Return the text of each prompt's tokens."""
     return tuple(_texts(model, ids))
 
 

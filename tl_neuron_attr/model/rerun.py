@@ -226,7 +226,7 @@ def require_finite_logits(model: Any, logits: Float[Tensor, "row d_vocab"]) -> N
 
 @contextmanager
 def unembedding_only(model: Any, pos: Int[Tensor, "row"]) -> Generator[None]:
-    """While open, logits are those of one position a row: ``[row, 1, d_vocab]``."""
+    """Unembed one position per row only while open: logits are ``[row, 1, d_vocab]``."""
 
     def select(unembed: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0][torch.arange(len(pos), device=pos.device), pos][:, None], *args[1:])
@@ -276,7 +276,7 @@ def _watching(
 
 @contextmanager
 def _handing_on(block: Any, stream: Float[Tensor, "row pos d_model"], *, as_tuple: bool) -> Generator[None]:
-    """While open, a block returns ``stream`` and computes nothing."""
+    """Let a block return ``stream`` and compute nothing while open."""
 
     def forward(*args: object, **kwargs: object) -> object:
         return (stream, None) if as_tuple else stream

@@ -285,6 +285,6 @@ class ScoredCache:
         return wanted
 
     def _fitting(self, max_bytes: int) -> int:
-        """How many prompts' base distributions, one per sublayer, take at most half of ``max_bytes``."""
+        """Return how many prompts' base distributions, one per sublayer, take at most half of ``max_bytes``."""
         each = 2 * self.stream.n_layers * self.readout.d_vocab * self.stream.dtype.itemsize
         return max_bytes // (2 * each)

@@ -91,7 +91,7 @@ class AnswerSums:
         return places, AnswerSums(answer, renumbered, self.sign[answers])
 
     def _added(self, values: Tensor) -> Tensor:
-        """Values of tokens summed over each answer."""
+        """Return values of tokens summed over each answer."""
         return values.new_zeros(len(self.result), *values.shape[1:]).index_add(0, self.answer, values)
 
     def _sides(self) -> tuple[Int[Tensor, "answer"], Int[Tensor, "side"]]:
@@ -102,7 +102,7 @@ class AnswerSums:
     def _of_several(
         self, scores: Float[Tensor, "answer *n"], log_probs: Float[Tensor, "answer *m"]
     ) -> Float[Tensor, "result *n"]:
-        """``log sum_a P_a exp(s_a) - log sum_a P_a`` of each side, contrasts taken off."""
+        """Return ``log sum_a P_a exp(s_a) - log sum_a P_a`` of each side, contrasts taken off."""
         of_answer, sides = self._sides()
         result = scores.new_zeros(len(self), *scores.shape[1:])
         for i, side in enumerate(sides.tolist()):

@@ -35,7 +35,7 @@ class BoundedWalk:
         return cls(bound.masked_fill(silent, -torch.inf), k, silent.nonzero()[:k, 0], promoted, places)
 
     def certified(self) -> bool:
-        """Whether no unscored neuron can enter the top k; the margin covers the rounding of a bound and of a score."""
+        """Return whether no unscored neuron can enter the top k; the margin covers the rounding of bound and score."""
         if self._unranked:
             return False
         if self.evaluated == len(self.order):
@@ -76,7 +76,7 @@ class BoundedWalk:
         self._unranked = True
 
     def narrow(self, narrow: NarrowBounds, row: int, psi: Float[Tensor, "n"]) -> None:
-        """Once the likeliest are scored, narrow the bounds of all neurons still undecided, where it pays."""
+        """Narrow the bounds of all neurons still undecided once the likeliest are scored, where it pays."""
         if not self._unranked:
             return
         self._unranked = False

@@ -78,7 +78,7 @@ def direction_chunks(
 
 
 def terms(radius: float, rest: float) -> int:
-    """How many terms of the series leave out less than ``rest`` nats where ``|y| <= radius``.
+    """Return how many terms of the series leave out less than ``rest`` nats where ``|y| <= radius``.
 
     The remainder of ``exp`` is at most ``r**K e**r / K!``, of an expectation that is at least ``e**-r``.
 
@@ -119,7 +119,7 @@ class _Scorer:
     def _by_series(
         self, unit: Float[Tensor, "neuron d_vocab"], y: Float[Tensor, "batch neuron source"]
     ) -> Float[Tensor, "batch neuron source"]:
-        """``x[w] - log1p(sum_k E_p[x**k] / k!)``, ``k`` from 1."""
+        """Return ``x[w] - log1p(sum_k E_p[x**k] / k!)``, ``k`` from 1."""
         order = terms(float(y.abs().max()), REST[unit.dtype])
         expectation, power = torch.zeros_like(y), unit
         for k in range(1, order):
@@ -135,7 +135,7 @@ class _Scorer:
         unit: Float[Tensor, "neuron d_vocab"],
         y: Float[Tensor, "batch neuron source"],
     ) -> Bool[Tensor, "batch neuron source"]:
-        """``x[w] - log1p(expm1(x) @ p)`` into ``scores`` wherever ``todo``; return where that nearly cancels."""
+        """Write ``x[w] - log1p(expm1(x) @ p)`` into ``scores`` wherever ``todo``; return where it nearly cancels."""
         cancelling = torch.zeros_like(todo)
         for row, wanted in enumerate(todo):
             for pairs in wanted.nonzero().split(max(1, len(unit) // 2)):
@@ -153,7 +153,7 @@ class _Scorer:
         unit: Float[Tensor, "neuron d_vocab"],
         y: Float[Tensor, "batch neuron source"],
     ) -> None:
-        """The score by its definition into ``scores`` wherever ``todo``."""
+        """Write the score by its definition into ``scores`` wherever ``todo``."""
         for pairs in todo.nonzero().split(max(1, len(unit) // 2)):
             row, neuron, source = pairs.unbind(1)
             x = unit[neuron] * y[row, neuron, source][:, None]
@@ -161,6 +161,6 @@ class _Scorer:
 
 
 def _rows(chunk: Float[Tensor, "neuron d_vocab"], neuron: Int[Tensor, "n"]) -> Float[Tensor, "n d_vocab"]:
-    """``chunk[neuron]``, without a copy where that is the whole chunk."""
+    """Return ``chunk[neuron]``, without a copy where that is the whole chunk."""
     everything = len(neuron) == len(chunk) and bool((neuron.diff() == 1).all())
     return chunk if everything else chunk[neuron]

@@ -16,7 +16,7 @@ from tl_neuron_attr.numerics.sublayer import Sublayer
 def locate(
     sublayers: Sequence[Sublayer], flat: Int[Tensor, "*n"]
 ) -> tuple[Int[Tensor, "*n"], Int[Tensor, "*n"], Int[Tensor, "*n"]]:
-    """Sublayer, neuron and source of numbers through ``sublayers``."""
+    """Return sublayer, neuron and source of numbers through ``sublayers``."""
     sizes = torch.tensor([s.width * s.sources for s in sublayers], dtype=torch.long, device=flat.device)
     sources = torch.tensor([s.sources for s in sublayers], dtype=torch.long, device=flat.device)
     ends = sizes.cumsum(0)

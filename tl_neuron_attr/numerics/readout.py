@@ -95,7 +95,7 @@ class Readout:
     def unembed(
         self, vectors: Float[Tensor, "*n d_model"], *, out: Float[Tensor, "*n d_vocab"] | None = None
     ) -> Float[Tensor, "*n d_vocab"]:
-        """``vectors @ W_U``, in :attr:`dtype`, into ``out`` if it is given; no norm."""
+        """Return ``vectors @ W_U``, in :attr:`dtype`, into ``out`` if it is given; no norm."""
         if self.W_U.dtype == self.dtype:
             return torch.matmul(vectors, self.W_U, out=out)
         return torch.cat([vectors @ part.to(self.dtype) for part in self.W_U.split(_COLUMNS, dim=1)], -1, out=out)
@@ -103,7 +103,7 @@ class Readout:
     def project(
         self, vectors: Float[Tensor, "*n d_model"], *, out: Float[Tensor, "*n d_vocab"] | None = None
     ) -> Float[Tensor, "*n d_vocab"]:
-        """Logit contributions before the prompt's :attr:`gain`; one projection serves every prompt of a batch."""
+        """Return logit contributions before the prompt's :attr:`gain`; one projection serves a whole batch."""
         return self.unembed(self.norm.apply_unscaled(vectors), out=out)
 
     def chunks(self, width: int) -> Iterator[tuple[slice, Float[Tensor, "d_model chunk"]]]:

@@ -110,7 +110,7 @@ class _Bases:
         max_bytes: int,
         best: Int[Tensor, "n best"] | None,
     ) -> Float[Tensor, "n"]:
-        """``log E_p[exp x]`` in float64 for vectors in the order of their base streams; ``best`` is filled."""
+        """Return ``log E_p[exp x]`` in float64 for vectors in the order of their base streams; fill ``best``."""
         rows, width = self._chunk(max_bytes)
         found = [
             self._by_exp(contributing[i : i + rows], at[i : i + rows], width, None if best is None else best[i:])
@@ -250,7 +250,7 @@ class _Running:
 def _weighted_sums(
     values: Float[Tensor, "n chunk"], p: Float[Tensor, "batch chunk"], base: Int[Tensor, "n"]
 ) -> Float[Tensor, "n"]:
-    """``values[i] @ p[base[i]]`` in float64; the vectors of one base are next to each other."""
+    """Return ``values[i] @ p[base[i]]`` in float64; the vectors of one base are next to each other."""
     of_each, left = divmod(len(values), len(p))
     if left == 0 and torch.equal(base, torch.arange(len(values), device=base.device) // of_each):
         return torch.bmm(values.unflatten(0, (len(p), -1)), p[:, :, None]).flatten().double()

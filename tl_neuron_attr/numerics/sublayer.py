@@ -75,22 +75,22 @@ class Sublayer:
         return self.coefficients.shape[2]
 
     def unscaled_directions(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "neuron d_model"]:
-        """Directions ``start:stop`` as they enter the stream, without the prompt's :attr:`gain`."""
+        """Return directions ``start:stop`` as they enter the stream, without the prompt's :attr:`gain`."""
         rows = self.directions[start:stop].to(self.base.dtype)
         return rows if self.post is None else self.post.apply_unscaled(rows)
 
     def scaled_coefficients(self) -> Float[Tensor, "batch neuron source"]:
-        """Coefficients times :attr:`gain`: with :meth:`unscaled_directions`, the neurons' writes."""
+        """Return coefficients times :attr:`gain`: with :meth:`unscaled_directions`, the neurons' writes."""
         gain = self.gain
         return self.coefficients * (gain[:, None, None] if isinstance(gain, Tensor) else gain)
 
     def project_onto(self, vectors: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch neuron source"]:
-        """How much each neuron wrote along one vector a prompt: one matrix-vector product a prompt."""
+        """Return how much each neuron wrote along one vector per prompt: one matrix-vector product each."""
         before_norm = vectors if self.post is None else self.post.adjoint(vectors)
         return self.scaled_coefficients() * self._products(before_norm)[:, :, None]
 
     def project_heads_onto(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n head source"]:
-        """How much each head wrote from each source along several vectors, all of the one place it was read at."""
+        """Return how much each head wrote from each source along several vectors, all read at one place."""
         before_norm = vectors if self.post is None else self.post.adjoint(vectors)
         by_neuron = self._products(before_norm).unflatten(1, (self.heads, -1))
         return torch.einsum("nhj,hjs->nhs", by_neuron, self.scaled_coefficients()[0].unflatten(0, (self.heads, -1)))
@@ -98,13 +98,13 @@ class Sublayer:
     def writes(
         self, rows: Int[Tensor, "n"], neuron: Int[Tensor, "n"], source: Int[Tensor, "n"]
     ) -> Float[Tensor, "n d_model"]:
-        """What single neurons wrote in the prompts ``rows``."""
+        """Return what single neurons wrote in the prompts ``rows``."""
         vectors = self.directions[neuron].to(self.base.dtype)
         written = vectors if self.post is None else self.post.apply_unscaled(vectors)
         return written * self.scaled_coefficients()[rows, neuron, source][:, None]
 
     def select(self, rows: Int[Tensor, "n"]) -> "Sublayer":
-        """The sublayer in the prompts ``rows``."""
+        """Return the sublayer in the prompts ``rows``."""
         return replace(
             self,
             base=self.base[rows],
@@ -115,13 +115,13 @@ class Sublayer:
         )
 
     def head_writes(self) -> Float[Tensor, "batch head source d_model"]:
-        """What each head wrote from each source position (paper 1, Eq. 7)."""
+        """Return what each head wrote from each source position (paper 1, Eq. 7)."""
         coefficients = self.scaled_coefficients().unflatten(1, (self.heads, -1))
         directions = self.unscaled_directions().unflatten(0, (self.heads, -1))
         return torch.einsum("bhjs,hjd->bhsd", coefficients, directions)
 
     def _products(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n neuron"]:
-        """Inner products with every direction; zero with those of experts that wrote at none of the places."""
+        """Return inner products with every direction; zero with experts that wrote at none of the places."""
         if isinstance(self.directions, StackedRows):
             return self.directions.products(vectors, (self.coefficients != 0).any(2).any(0))
         return vectors @ self.directions.to(vectors.dtype).T

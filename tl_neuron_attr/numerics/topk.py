@@ -151,7 +151,7 @@ def _bounds_of_results(
     largest: bool,
     sums: AnswerSums,
 ) -> Float[Tensor, "result neuron_source"]:
-    """Bounds of results, or of their negatives where the smallest are looked for.
+    """Return bounds of results, or of their negatives where the smallest are looked for.
 
     Each place's bound is widened by its own rounding, as a sum may be far smaller than what was added.
     """
@@ -169,7 +169,7 @@ def _added(
     values: Float[Tensor, "place neuron_source"],
     sums: AnswerSums,
 ) -> Float[Tensor, "result neuron_source"]:
-    """Values of every neuron at places, added up to results."""
+    """Return values of every neuron at places, added up to results."""
     if sums.additive:
         return sums(values)
     by_sublayer = values.split([s.width * s.sources for s in sublayers], dim=1)
@@ -188,7 +188,7 @@ def _search(
     promoted: int,
     sums: AnswerSums | None,
 ) -> TopK:
-    """Phase 3: the top ``k`` of ``sign`` times the scores, none of which is above its bound.
+    """Return the top ``k`` of ``sign`` times the scores, none of which is above its bound (Phase 3).
 
     ``psi`` is the part of the bounds that can be narrowed, if there is one.
     """
@@ -235,7 +235,7 @@ def _ranked(
     largest: bool,
     sums: AnswerSums | None,
 ) -> TopK:
-    """The top ``k`` of scores that are all known."""
+    """Return the top ``k`` of scores that are all known."""
     added = scores if sums is None else _added(increases, sublayers, scores, sums)
     flat = torch.stack([best_of(row if largest else -row, k) for row in added])
     by_place = None if sums is None else scores.gather(1, flat[sums.result_of_place])

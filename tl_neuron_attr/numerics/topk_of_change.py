@@ -80,7 +80,7 @@ def _change(runs: tuple[ScoredRun, ScoredRun], row: int, flat: Int[Tensor, "n"],
 
 
 def _certain(change: Float[Tensor, "n"], bound: Tensor, k: int) -> bool:
-    """Whether nothing below ``bound`` can enter the top ``k``; the margin covers the rounding of bounds and scores."""
+    """Return whether nothing below ``bound`` can enter the top ``k``; the margin covers rounding."""
     margin = 32 * torch.finfo(bound.dtype).eps * (1 + bound.abs())
     return bool(change.topk(k).values[-1] > bound + margin)
 

@@ -51,7 +51,7 @@ class EffectEstimates(PrintsAsTable):
         return self.attn_neurons.sum(-1)
 
     def table(self) -> Table:
-        """The sums of each layer; of a batch, the mean."""
+        """Return the sums of each layer; of a batch, the mean."""
         attn, mlp = (
             values.reshape(-1, *values.shape[-1:]).mean(0).tolist()
             for values in (self.attn_neurons.sum((-2, -1)), self.mlp_neurons.sum(-1))
@@ -60,7 +60,7 @@ class EffectEstimates(PrintsAsTable):
         return Table(("layer", "attn", "mlp"), rows, f"estimated effects in nats, by {self.method}")
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row per prompt, site, layer, head (NA for MLP) and neuron: its estimate over all positions, in nats."""
+        """Return one row per prompt, site, layer, head (NA for MLP) and neuron: its estimate, in nats."""
         import pandas as pd
 
         frames: list[pd.DataFrame] = []

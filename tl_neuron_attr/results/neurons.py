@@ -350,7 +350,7 @@ class Neurons(PrintsAsTable):
         return (*COLUMNS, *(name for name in ("effect", *neuron_file.EXPERT) if getattr(self, name) is not None))
 
     def _of_tokens(self) -> tuple[str, ...]:
-        """The fields with a number for every neuron and token of an answer, where there are any."""
+        """Return the fields with a number for every neuron and token of an answer, where there are any."""
         return tuple(name for name in _OF_TOKENS if getattr(self, name) is not None)
 
     def _known_text(self) -> list[tuple[str, tuple[str, ...]]]:

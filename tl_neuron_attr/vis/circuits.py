@@ -54,7 +54,7 @@ def element(rendered: RenderedHTML) -> Markup:
 
 
 def _notice() -> str:
-    """circuitsvis' licence as a comment that minifiers keep."""
+    """Return circuitsvis' licence as a comment that minifiers keep."""
     licences = [file for file in distribution("circuitsvis").files or () if file.stem.upper() in ("LICENSE", "LICENCE")]
     text = licences[0].read_text() if licences else "MIT License. Copyright (c) Alan Cooney"
     return f"/*! circuitsvis {CIRCUITSVIS}\n\n{text.strip().replace('*/', '* /')}\n*/"

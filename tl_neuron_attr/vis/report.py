@@ -58,7 +58,7 @@ def report(
     name: str = "",
     **scoring: Unpack[Scoring],
 ) -> View:
-    """One self-contained page on why the model said ``target``: layers, heads, source tokens, value and query neurons.
+    """Draw one page on why the model said ``target``: layers, heads, source tokens, value and query neurons.
 
     Args:
         cache: A cache of one prompt's forward pass, or what :func:`~tl_neuron_attr.scored` made of it, which has its
