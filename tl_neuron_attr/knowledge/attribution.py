@@ -202,7 +202,8 @@ def _scores(
     """Return what ``of_places`` gives, some places at a time, added up to the user's results."""
     found: list[Tensor] = []
     base: list[Tensor] = []
-    for group in q.groups(max_bytes):
+    scored = len(sites) * (q.stream.n_layers if layers is None else len(layers))
+    for group in q.groups(max_bytes, sublayers=scored):
         increases = group.increases(sites, layers)
         found.append(of_places(group, increases, max_bytes))
         if not q.additive:

@@ -177,18 +177,20 @@ class ScoredCache:
         """Return scores of what is added to the final stream."""
         return Increase(self.readout, self.stream.final(self.places), self.target, self.contrast)
 
-    def groups(self, max_bytes: int, *, whole: bool = False) -> Iterator["ScoredCache"]:
+    def groups(self, max_bytes: int, *, whole: bool = False, sublayers: int | None = None) -> Iterator["ScoredCache"]:
         """Yield the places in groups whose base distributions fit in ``max_bytes``; one place at the least.
 
-        With ``whole``, all places of a result stay together, one result at the least.
+        With ``whole``, all places of a result stay together, one result at the least. Where only some ``sublayers`` are
+        scored, so many as given, more places fit.
         """
         count = len(self) if whole else len(self.places)
         kept = self._fitting(self.max_bytes) >= len(self.places)
-        if (kept and self._fitting(max_bytes) >= len(self.places)) or count == 1:
+        fitting = self._fitting(max_bytes, sublayers)
+        if (kept and fitting >= len(self.places)) or count == 1:
             yield self
             return
         each = -(-len(self.places) // count)
-        for rows in torch.arange(count, device=self.target.device).split(max(1, self._fitting(max_bytes) // each)):
+        for rows in torch.arange(count, device=self.target.device).split(max(1, fitting // each)):
             yield self.select(rows) if whole else self._of_places(rows)
 
     def select(self, results: Int[Tensor, "n"]) -> "ScoredCache":
@@ -284,7 +286,7 @@ class ScoredCache:
             raise IndexError(f"layers names a layer twice: {list(wanted)}")
         return wanted
 
-    def _fitting(self, max_bytes: int) -> int:
+    def _fitting(self, max_bytes: int, sublayers: int | None = None) -> int:
         """Return how many prompts' base distributions, one per sublayer, take at most half of ``max_bytes``."""
-        each = 2 * self.stream.n_layers * self.readout.d_vocab * self.stream.dtype.itemsize
+        each = (sublayers or 2 * self.stream.n_layers) * self.readout.d_vocab * self.stream.dtype.itemsize
         return max_bytes // (2 * each)
