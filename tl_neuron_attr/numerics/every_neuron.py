@@ -118,7 +118,7 @@ class _Scorer:
         return scores
 
     def _scratch(self, chunk: Float[Tensor, "neuron d_vocab"]) -> Float[Tensor, "neuron d_vocab"]:
-        """Return memory of the size of ``chunk``, the same for every chunk: fresh memory costs more than what is done in it."""
+        """Return memory of the size of ``chunk``, the same for each: fresh memory costs more than the work in it."""
         if len(self._memory) < len(chunk):
             self._memory = torch.empty_like(chunk)
         return self._memory[: len(chunk)]
@@ -142,7 +142,7 @@ class _Scorer:
         unit: Float[Tensor, "neuron d_vocab"],
         y: Float[Tensor, "batch neuron source"],
     ) -> Bool[Tensor, "batch neuron source"]:
-        """Write ``x[w] - log1p((exp(x) - 1) @ p)`` into ``scores`` wherever ``todo``; return where it nearly cancels."""
+        """Write ``x[w] - log1p((exp(x) - 1) @ p)`` into ``scores`` where ``todo``; return where it nearly cancels."""
         cancelling = torch.zeros_like(todo)
         for row in todo.flatten(1).any(1).nonzero()[:, 0].tolist():
             for pairs in todo[row].nonzero().split(len(unit)):
