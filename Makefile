@@ -64,9 +64,10 @@ results: $(STAMP)  ## the figures of docs/results, about 30 minutes on one core
 	$(PY) scripts/cna_results.py --out docs/results/cna.md
 	$(PY) scripts/editing_results.py --out docs/results/editing.md
 
-results-real: $(STAMP)  ## scores against effects, and paper 1's study, on two real models: about an hour on one core
+results-real: $(STAMP)  ## scores against effects, and paper 1's study, on two real models: about an hour and a half on one core
 	$(PY) scripts/effects_agreement.py --out docs/results/effects.md --plot docs/images/effects.svg
 	$(PY) scripts/knowledge_real.py --out docs/results/knowledge_real.md
+	$(PY) scripts/knowledge_scores.py --out docs/results/knowledge_scores.md
 
 notebooks: $(STAMP)  ## run every notebook and store what it shows
 	$(PY) scripts/run_notebooks.py

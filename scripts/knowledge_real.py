@@ -94,16 +94,16 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["smollm2-135m", "gemma3-270m"])
-    parser.add_argument("--prompts", type=int, default=150, help="kept prompts a model")
+    parser.add_argument("--prompts", type=int, nargs="+", default=[150, 90], help="kept prompts, by model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--study", type=Path, help="a folder that keeps every prompt's results as they come")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
     written = []
-    for name in args.models:
+    for name, n in zip(args.models, args.prompts, strict=True):
         started, model = time.process_time(), tna.load(name)
-        facts = facts_known(model, args.prompts)
+        facts = facts_known(model, n)
         prompts = [StudyPrompt(text, model.tokenizer.decode([token]), kind) for text, token, kind in facts]
         folder = None if args.study is None else args.study / name
         study = knowledge_study(model, by_type(prompts), seed=args.seed, out=folder)

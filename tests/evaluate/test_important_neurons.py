@@ -64,6 +64,13 @@ def test_the_table_marks_neurons_whose_score_and_effect_disagree(found):
         assert (row[signs] == "differ") == (row[score] * row[effect] < 0)
 
 
+def test_a_target_the_model_hardly_predicts_is_said_to_be_one(model, found):
+    unlikely = important_neurons(model, PROMPT, " basketball", k=2, candidates=10, progress=False)
+    assert unlikely.log_prob < -6.9
+    assert "hardly predicts this target" in unlikely.table().caption
+    assert "hardly" not in found.table().caption
+
+
 def test_more_neurons_than_candidates_are_refused(model):
     with pytest.raises(ValueError, match="k must be between 1 and the"):
         important_neurons(model, PROMPT, TARGET, k=10_000, candidates=5, progress=False)
