@@ -6,7 +6,7 @@ import torch
 
 import tl_neuron_attr as tna
 from tests import architectures
-from tl_neuron_attr.model.components import component_lists, required_head, required_heads, within
+from tl_neuron_attr.model.components import component_lists, required_head, required_heads
 from tl_neuron_attr.model.intervene import ablate, ablation_hooks, edit, keep
 
 TOKENS = architectures.prompts()
@@ -141,10 +141,3 @@ def test_a_scale_beyond_the_dtype_is_refused(model):
     for take in (ablate, edit):
         with pytest.raises(ValueError, match=r"scale must lie within torch.float32, the model's dtype, got 1e\+39"):
             take(model, [(0, 1)], scale=1e39)
-
-
-def test_an_index_is_not_counted_from_the_end():
-    within("x", 2, 3)
-    for value in (-1, 3):
-        with pytest.raises(IndexError, match=f"x must lie between 0 and 2, got {value}"):
-            within("x", value, 3)

@@ -19,7 +19,7 @@ from transformer_lens.model_bridge.generalized_components.alibi_utils import bui
 from tl_neuron_attr.model.additive_checks import tolerance
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.weights import unit_norm
+from tl_neuron_attr.model.weights import block_weights, unit_norm
 
 QueryOrKey = Literal["q", "k"]
 HOOKS = ("attn.hook_attn_scores", "attn.hook_q", "attn.hook_k", "attn.hook_cos", "attn.hook_sin",
@@ -54,14 +54,14 @@ class AttentionScore:
     @classmethod
     def of(cls, model: Any, layer: int) -> "AttentionScore":
         """Return how the heads of a layer make their scores."""
-        attn = model.blocks[layer].attn
-        own, (heads, d_head) = attn.original_component, attn.W_O.shape[:2]
+        weights = block_weights(model, layer)
+        own, heads, d_head = weights.block.attn.original_component, weights.n_heads, weights.d_head
         named = [value for name in _SCALES if (value := getattr(own, name, None)) is not None]
         alibi = getattr(model.cfg, "positional_embedding_type", "") == "alibi"
         return cls(
             scale=float(named[0]) if named else d_head**-0.5,
             cap=getattr(own, "attn_logit_softcapping", None),
-            slopes=build_alibi_slopes(heads, attn.W_O.device) if alibi else None,
+            slopes=build_alibi_slopes(heads, model.W_U.device) if alibi else None,
         )
 
     def capped(self, scores: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
@@ -222,7 +222,7 @@ def _normed(
     components: Float[Tensor, "component batch d_head"],
 ) -> Float[Tensor, "component batch d_head"]:
     """Return components of queries or keys after their norm, if the model has one, its scale frozen."""
-    module = getattr(stream.block(layer).attn, f"{side}_norm", None)
+    module = getattr(stream.weights(layer).live.attn, f"{side}_norm", None)
     name = f"blocks.{layer}.attn.{side}_norm.hook_scale"
     if module is None or not stream.has(name):
         return components

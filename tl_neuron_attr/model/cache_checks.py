@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from tl_neuron_attr.model import dimensions
+from tl_neuron_attr.model.readable_blocks import unreadable
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.weights import BlockWeights, is_norm
+from tl_neuron_attr.model.weights import block_weights, is_norm
 from tl_neuron_attr.numerics.sublayer import Site
 
 _STREAM_HOOKS = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
@@ -53,24 +54,21 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = Fals
 
 
 def _require_readable(stream: Stream) -> None:
-    """Refuse weights that are not in memory as numbers: offloaded ones, and quantised ones.
+    """Refuse weights that cannot be read: those of blocks may be offloaded or quantised, where a library reads them.
 
     Raises:
         ValueError: Naming the layer and the weight.
     """
+    for name in ("W_U", "ln_final"):
+        module = stream.model.unembed if name == "W_U" else stream.model.ln_final
+        if any(weight.is_meta for weight in module.parameters()):
+            raise ValueError(
+                f"{name} is offloaded to CPU or disk, and every score needs it: keep embedding, final norm and "
+                "unembedding in memory (device_map), and offload blocks only"
+            )
     for layer in range(stream.n_layers):
-        for name, weight in stream.block(layer).named_parameters():
-            own = name.replace("_original_component.", "")
-            if weight.is_meta:
-                raise ValueError(
-                    f"layer {layer}: {own} is offloaded to CPU or disk, where scores cannot read it: boot the model "
-                    "with its weights in memory (no device_map with an offloaded part)"
-                )
-            if weight.ndim > 1 and (not weight.is_floating_point() or weight.element_size() < 2):
-                raise ValueError(
-                    f"layer {layer}: {own} is quantised ({weight.dtype}), and its numbers are not those the model "
-                    "computes with: boot the model dequantised (a GGUF file through tna.load, or dtype=torch.bfloat16)"
-                )
+        if (found := unreadable(stream.block(layer))) is not None:
+            raise ValueError(f"layer {layer}: {found}")
 
 
 def _lengths_attended(stream: Stream) -> set[int]:
@@ -101,7 +99,7 @@ def needed_by(sites: tuple[Site, ...], model: Any = None) -> Callable[[str], boo
 
 def _needed(sites: tuple[Site, ...], model: Any = None) -> tuple[str, ...]:
     keys = ("mlp.hook_pre", "mlp.hook_pre_linear") if "mlp" in sites else ()  # query scores check subkeys on them
-    mixtures = [BlockWeights(block).experts for block in (model.blocks if model and keys else ())]
+    mixtures = [block_weights(model, layer).experts for layer in range(len(model.blocks) if model and keys else 0)]
     routing = sorted({hook for experts in mixtures if experts for hook in experts.hooks})
     gates = ("attn.hook_q_gate", "attn.gate.hook_out") if "attn" in sites else ()
     of_sites = (*_STREAM_HOOKS, *(hook for site in sites for hook in _SITE_HOOKS[site]), *gates)

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from tl_neuron_attr.model import dimensions
-from tl_neuron_attr.model.experts import experts_of
+from tl_neuron_attr.model.weights import block_weights
+from tl_neuron_attr.model.within import within as within  # the checks of components, under one name
 from tl_neuron_attr.numerics.sublayer import SITES
 from tl_neuron_attr.results.neurons import Neurons
 
@@ -112,16 +113,6 @@ def component_lists(model: Any, components: Components) -> list[list[Component]]
     return [_checked(model, components, "components")]
 
 
-def within(name: str, value: int, size: int) -> None:
-    """Refuse an index outside ``0 .. size - 1``; negative ones are not counted from the end.
-
-    Raises:
-        IndexError: With the valid range.
-    """
-    if not 0 <= value < size:
-        raise IndexError(f"{name} must lie between 0 and {size - 1}, got {value}")
-
-
 def _require_list(given: object, name: str) -> None:
     if isinstance(given, str):
         raise TypeError(f"{name} must be a list, got the string {given!r}: write [{given!r}]")
@@ -190,7 +181,7 @@ def _of_expert(model: Any, layer: int, expert: int, neuron: int) -> int:
     """
     label = f"L{layer}E{expert}N{neuron}"
     within(f"layer of {label}", layer, model.cfg.n_layers)
-    experts = experts_of(getattr(model.blocks[layer], "mlp", None))
+    experts = block_weights(model, layer).experts
     if experts is None:
         raise ValueError(f"{label} names an expert, and layer {layer} has none that can be read: L{layer}N{neuron}?")
     within(f"expert of {label}", expert, len(experts.starts))

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from tl_neuron_attr.model.experts import experts_of
 from tl_neuron_attr.model.hook_points import mlp_post_hook
+from tl_neuron_attr.model.weights import block_weights
 from tl_neuron_attr.numerics.sublayer import Site
 
 
@@ -26,7 +26,7 @@ def sizes_of(model: Any) -> tuple[int, int, int]:
 
 def n_heads(model: Any, layer: int) -> int:
     """Return the number of attention heads of a layer; 0 where it mixes positions otherwise."""
-    return len(_heads(model, layer))
+    return block_weights(model, layer).n_heads
 
 
 def most_heads(model: Any) -> int:
@@ -36,12 +36,7 @@ def most_heads(model: Any) -> int:
 
 def d_head(model: Any, layer: int) -> int:
     """Return the number of dimensions, or attention neurons, of each head of a layer."""
-    return _heads(model, layer).shape[1]
-
-
-def _heads(model: Any, layer: int) -> torch.Tensor:
-    W_O = getattr(getattr(model.blocks[layer], "attn", None), "W_O", None)
-    return torch.empty(0, 0, 0) if W_O is None else W_O
+    return block_weights(model, layer).d_head
 
 
 def d_mlp(model: Any, layer: int) -> int:
@@ -50,15 +45,12 @@ def d_mlp(model: Any, layer: int) -> int:
     Raises:
         ValueError: If the layer is a mixture whose experts cannot be read, or has no MLP.
     """
-    mlp = getattr(model.blocks[layer], "mlp", None)
-    W_out, experts = getattr(mlp, "W_out", None), experts_of(mlp)
-    if experts is not None:
-        return experts.neurons
-    if W_out is None:
+    weights = block_weights(model, layer)
+    if not weights.has_mlp_neurons:
         raise ValueError(
             f"layer {layer} has no MLP neurons (a mixture whose experts cannot be read, or attention only)"
         )
-    return len(W_out)
+    return weights.d_mlp
 
 
 def post_hook(model: Any, layer: int) -> str:
@@ -67,8 +59,8 @@ def post_hook(model: Any, layer: int) -> str:
     Raises:
         ValueError: If the layer is a mixture of experts, whose neurons have no hook.
     """
-    mlp = getattr(model.blocks[layer], "mlp", None)
-    if mlp is not None and getattr(mlp, "W_out", None) is None:
+    weights = block_weights(model, layer)
+    if weights.experts or (weights.has_mlp and not weights.has_mlp_neurons):
         raise ValueError(
             f"layer {layer} is a mixture of experts, whose neurons have no hook of their own: this method needs dense "
             "MLPs; scores, ablate and edit work"

@@ -16,10 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.active_edits import Change, require_none
 from tl_neuron_attr.model.components import Component, Components, component_lists, within
 from tl_neuron_attr.model.experts import Experts
-from tl_neuron_attr.model.weights import block_weights
+from tl_neuron_attr.model.weights import block_weights, editable_weights
 from tl_neuron_attr.numerics.stacked_rows import StackedRows
 from tl_neuron_attr.numerics.sublayer import Site
 
@@ -208,7 +209,7 @@ def multiplier(factor: Float[Tensor, "row *width"]) -> Callable[..., Tensor]:
 
     def multiply(activation: Tensor, hook: Any) -> Tensor:
         _require_batch(factor, activation)
-        return activation * factor[:, None]
+        return activation * factor[:, None].to(activation.device)
 
     return multiply
 
@@ -228,19 +229,15 @@ def _sublayer_of(component: Component) -> Where:
     return component[0], component[1]
 
 
-def _weights(model: Any, where: Where) -> Float[Tensor, "*width d_model"] | StackedRows:
-    """Return the rows a sublayer's neurons write with."""
-    site, layer = where
-    return block_weights(model, layer).directions("mlp") if site == "mlp" else model.blocks[layer].attn.W_O
-
-
 def _writers(model: Any, where: Where, factor: Float[Tensor, "*width"]) -> list[tuple[Tensor, Tensor]]:
     """Return the live weights a sublayer's neurons write with, and the factors of their rows; one per expert."""
-    weights = _weights(model, where)
+    site, layer = where
+    own = editable_weights(model, layer)
+    weights = own.directions("mlp") if site == "mlp" else own.W_O
     if not isinstance(weights, StackedRows):
-        return [(weights.detach(), factor)]
+        return [(weights.detach(), factor.to(weights.device))]
     sizes = [len(block) for block in weights.blocks]
-    pairs = zip(weights.blocks, factor.split(sizes), strict=True)
+    pairs = zip(weights.blocks, factor.to(weights.device).split(sizes), strict=True)
     return [(block.detach(), own) for block, own in pairs if bool((own != 1).any())]
 
 
@@ -251,12 +248,13 @@ def _factors(
     if not math.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale}")
     factors: dict[Where, Tensor] = {}
-    for where in sorted(wheres):
-        like = _weights(model, where)
-        if abs(scale) > torch.finfo(like.dtype).max:
-            raise ValueError(f"scale must lie within {like.dtype}, the model's dtype, got {scale}")
-        shape = (len(lists), *like.shape[:-1])
-        factors[where] = torch.full(shape, others, dtype=like.dtype, device=like.device)
+    dtype, device = dimensions.dtype_of(model), dimensions.device_of(model)
+    if abs(scale) > torch.finfo(dtype).max:
+        raise ValueError(f"scale must lie within {dtype}, the model's dtype, got {scale}")
+    for site, layer in sorted(wheres):
+        width = dimensions.width(model, site, layer)
+        shape = (len(lists), *((width,) if isinstance(width, int) else width))
+        factors[site, layer] = torch.full(shape, others, dtype=dtype, device=device)
     for i, named in enumerate(lists):
         for each in named:
             factors[_sublayer_of(each)][(i, *(each[1:] if len(each) == 2 else each[2:]))] = scale
@@ -266,7 +264,7 @@ def _factors(
 def _multipliers(model: Any, factors: Mapping[Where, Float[Tensor, "row *width"]]) -> list[Hook]:
     hooks: list[Hook] = []
     for (site, layer), factor in factors.items():
-        experts = block_weights(model, layer).experts if site == "mlp" else None
+        experts = block_weights(model, layer).live_experts if site == "mlp" else None
         if experts is None:
             hooks.append((f"blocks.{layer}.{'mlp.hook_post' if site == 'mlp' else 'attn.hook_z'}", multiplier(factor)))
         else:
@@ -287,10 +285,10 @@ def _expert_hooks(experts: Experts, factor: Float[Tensor, "row width"]) -> list[
     def change(out: Tensor, hook: Any) -> Tensor:
         _require_batch(factor, out)
         batch, pos, _ = out.shape
-        read, *returned = (seen[name] for name in experts.hooks)
+        read, *returned = (seen[name].to(factor.device) for name in experts.hooks)
         routing = experts.routing(returned, (batch, pos), out.dtype).flatten(0, 1)
-        row = torch.arange(batch, device=out.device).clamp_max(len(factor) - 1).repeat_interleave(pos)
+        row = torch.arange(batch, device=factor.device).clamp_max(len(factor) - 1).repeat_interleave(pos)
         added = experts.written(read.flatten(0, 1), routing, factor - 1, row)
-        return out + added.unflatten(0, (batch, pos))
+        return out + added.unflatten(0, (batch, pos)).to(out.device)
 
     return [*((name, keeping(name)) for name in experts.hooks), ("mlp.hook_out", change)]

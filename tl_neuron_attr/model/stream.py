@@ -25,6 +25,7 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr.model.hook_points import TOKENS, mlp_post_hook, pattern_hook, resid_post_hook, resid_pre_hook
 from tl_neuron_attr.model.position_cache import PositionCache
 from tl_neuron_attr.model.positions import Pos, Positions, from_start
+from tl_neuron_attr.model.readable_blocks import fetched, is_at_hand, outline
 from tl_neuron_attr.model.weights import BlockWeights, is_norm, unembedding
 from tl_neuron_attr.numerics.readout import Norm, Readout
 from tl_neuron_attr.numerics.sublayer import Site, Sublayer, score_dtype
@@ -52,6 +53,7 @@ class Stream:
         self.batched = bool(cache.has_batch_dim)
         self.n_layers = int(self.model.cfg.n_layers)
         self._weights: dict[int, BlockWeights] = {}
+        self._fetched: tuple[int, Any] | None = None
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -66,8 +68,8 @@ class Stream:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where the scores live."""
-        return self._raw("blocks.0.hook_resid_pre").device
+        """Where the scores live: with the unembedding, the largest weight they need."""
+        return self.model.W_U.device
 
     @cached_property
     def last(self) -> Positions:
@@ -82,11 +84,11 @@ class Stream:
 
     def tokens(self) -> Int[Tensor, "batch pos"] | None:
         """Return the prompts' token ids; None where the cache was made without ``embed.hook_in``."""
-        return self._batch(TOKENS) if self.has(TOKENS) else None
+        return self._batch(TOKENS).to(self.device) if self.has(TOKENS) else None
 
     def get(self, name: str) -> Tensor:
         """Return a cached activation with a batch dimension, in the dtype scores are computed in."""
-        return self._batch(name).to(self.dtype)
+        return self._batch(name).to(self.device, self.dtype)
 
     def has(self, name: str) -> bool:
         """Return whether the cache holds ``name``."""
@@ -94,6 +96,11 @@ class Stream:
 
     def _raw(self, name: str) -> Tensor:
         return self.cache[name]
+
+    def _picked(self, value: Tensor, *index: Any) -> Tensor:
+        """Return what an index picks of an activation, picked where it lies, as scores need it."""
+        own = tuple(each.to(value.device) if isinstance(each, Tensor) else each for each in index)
+        return value[own].to(self.device, self.dtype)
 
     def _batch(self, name: str) -> Tensor:
         value = self._raw(name)
@@ -105,7 +112,7 @@ class Stream:
         if name.endswith("hook_scale") and value.ndim == 2 and self.batched:  # OPT flattens batch and position
             value = value.reshape(self.shape[0], self.shape[1], 1)
         value = value if self.batched else value[None]
-        return value[places.row, places.pos].to(self.dtype)
+        return self._picked(value, places.row, places.pos)
 
     def block(self, layer: int) -> Any:
         """Return the block's module."""
@@ -114,8 +121,19 @@ class Stream:
     def weights(self, layer: int) -> BlockWeights:
         """Return the block's weights, made once per layer."""
         if layer not in self._weights:
-            self._weights[layer] = BlockWeights(self.block(layer))
+            block = self.block(layer)
+            ready = is_at_hand(block, self.device)
+            self._weights[layer] = (
+                BlockWeights(block) if ready else BlockWeights(outline(block), lambda: self._fetch(layer))
+            )
         return self._weights[layer]
+
+    def _fetch(self, layer: int) -> Any:
+        """Return a block with weights that are not at hand; those of one block are kept, until another's are asked."""
+        if self._fetched is None or self._fetched[0] != layer:
+            self._fetched = None
+            self._fetched = layer, fetched(self.block(layer), self.device)
+        return self._fetched[1]
 
     def base(self, site: Site, layer: int, places: Positions) -> Float[Tensor, "batch d_model"]:
         """Return the stream a sublayer's scores start from: what it added its output to.
@@ -155,7 +173,7 @@ class Stream:
             return all(self.has(f"blocks.{layer}.{hook}") for hook in weights.experts.hooks)
         if not (weights.has_mlp_neurons and self.has(name)):
             return False
-        return self._raw(name).shape[-1] == len(weights.directions("mlp"))
+        return self._raw(name).shape[-1] == weights.d_mlp
 
     def neuron_count(self, sites: Sequence[Site]) -> int:
         """Return how many neurons the sublayers of ``sites`` have, an attention neuron once for each source position.
@@ -164,7 +182,7 @@ class Stream:
         """
         every = [self.weights(layer) for layer in range(self.n_layers)]
         attn = self.shape[1] * sum(w.n_heads * w.d_head for w in every) if "attn" in sites else 0
-        mlp = sum(len(w.directions("mlp")) for w in every if w.has_mlp_neurons) if "mlp" in sites else 0
+        mlp = sum(w.d_mlp for w in every) if "mlp" in sites else 0
         return attn + mlp
 
     def sublayers(self, places: Positions, sites: tuple[Site, ...] = ("attn", "mlp")) -> Iterator[Sublayer]:
@@ -241,23 +259,23 @@ class Stream:
         """
         patterns = self._batch(pattern_hook(layer))
         if not isinstance(self.cache, PositionCache):
-            return patterns[places.row, :, places.pos].to(self.dtype)
+            return self._picked(patterns, places.row, slice(None), places.pos)
         kept = self.cache.pattern_pos.to(places.pos.device)[places.row]
         if bool((kept != places.pos).any()):
             raise ValueError(
                 f"{self.cache.holds()}, not at {places.pos.tolist()}: run again with pos= the position scored"
             )
-        return patterns[places.row, :, 0].to(self.dtype)
+        return self._picked(patterns, places.row, slice(None), 0)
 
     def attn_values(self, layer: int, places: Positions) -> Float[Tensor, "batch head d_head source"]:
         """Return ``v`` at every source position of each place's prompt, for the heads that read it."""
-        v = self._batch(f"blocks.{layer}.attn.hook_v")[places.row].to(self.dtype)
+        v = self._picked(self._batch(f"blocks.{layer}.attn.hook_v"), places.row)
         v = v.permute(0, 1, 3, 2) if self.weights(layer).values_by_head else v.permute(0, 2, 3, 1)
         return v.repeat_interleave(self.weights(layer).n_heads // v.shape[1], dim=1)
 
     def mlp_coefficients(self, layer: int, places: Positions) -> Float[Tensor, "batch d_mlp"]:
         """Return the MLP's post-activations (paper 1, Eq. 6); those of an expert times the router's weight of it."""
-        experts = self.weights(layer).experts
+        experts = self.weights(layer).live_experts
         if experts is None:
             return self.at(mlp_post_hook(layer), places)
         return experts.coefficients(self.at(f"blocks.{layer}.mlp.hook_in", places), self.routing(layer, places))
@@ -267,7 +285,7 @@ class Stream:
         experts = self.weights(layer).experts
         if experts is None:
             raise ValueError(f"layer {layer} is no mixture of experts, so nothing is routed there")
-        returned = [self._raw(f"blocks.{layer}.{hook}") for hook in experts.hooks[1:]]
+        returned = [self._raw(f"blocks.{layer}.{hook}").to(self.device) for hook in experts.hooks[1:]]
         return experts.routing(returned, self.shape[:2], self.dtype)[places.row, places.pos]
 
     def readout(self, places: Positions) -> Readout:
@@ -284,9 +302,9 @@ class Stream:
     def _bias(self, site: Site, layer: int, post: Norm | None, places: Positions) -> Float[Tensor, "batch d_model"]:
         """Return the sublayer's bias as it enters the stream: through the post-norm, whose own bias it includes."""
         weights = self.weights(layer)
-        if site == "mlp" and weights.experts:
+        if site == "mlp" and (experts := weights.live_experts):
             read = self.at(f"blocks.{layer}.mlp.hook_in", places)
-            bias = weights.experts.bias(read, self.routing(layer, places))
+            bias = experts.bias(read, self.routing(layer, places))
         else:
             own = weights.bias(site)
             zeros = torch.zeros(len(places), self.shape[2], dtype=self.dtype, device=self.device)

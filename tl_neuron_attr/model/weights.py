@@ -4,7 +4,7 @@ With :mod:`tl_neuron_attr.model.stream`, the place that knows how TransformerLen
 """
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import torch
@@ -12,8 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge.generalized_components.block import ParallelBlockBridge
 
-from tl_neuron_attr.model.components import within
 from tl_neuron_attr.model.experts import Experts, experts_of
+from tl_neuron_attr.model.readable_blocks import fetched, is_at_hand, outline
+from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.readout import Norm, Readout
 from tl_neuron_attr.numerics.stacked_rows import StackedRows
 from tl_neuron_attr.numerics.sublayer import SITES, Site, score_dtype
@@ -28,7 +29,9 @@ class BlockWeights:
     Weights are looked up in the modules at each use, so they are the ones the model has now.
 
     Args:
-        block: A block of a ``TransformerBridge``.
+        block: A block of a ``TransformerBridge``, or the outline of one whose weights are not at hand.
+        read: Returns that block with its weights, of one that is not at hand; see
+            :mod:`tl_neuron_attr.model.readable_blocks`.
 
     Attributes:
         parallel: Whether attention and MLP both read the block's input (NeoX, Phi, GPT-J, Falcon, Cohere). Read off
@@ -44,12 +47,22 @@ class BlockWeights:
         (False, {'attn': 'ln1', 'mlp': 'ln2'}, {'attn': '', 'mlp': ''})
     """
 
-    def __init__(self, block: Any) -> None:
-        self.block = block
+    def __init__(self, block: Any, read: Callable[[], Any] | None = None) -> None:
+        self.block, self._read = block, read
         self.parallel = isinstance(block, ParallelBlockBridge)
         self.multiplier = float(getattr(block, "residual_contribution_scale", None) or 1.0)
         self.post_norm: dict[Site, str] = {site: _post_norm(block, site) for site in SITES}
         self.pre_norm: dict[Site, str] = {site: self._pre_norm(site) for site in SITES}
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether weights are the model's own, in memory; otherwise they are a copy, which nothing may edit."""
+        return self._read is None
+
+    @property
+    def live(self) -> Any:
+        """The block with its weights, read now if they are not at hand."""
+        return self.block if self._read is None else self._read()
 
     @cached_property
     def has_attn(self) -> bool:
@@ -81,8 +94,13 @@ class BlockWeights:
 
     @cached_property
     def experts(self) -> Experts | None:
-        """The experts of the block's MLP, where it is a mixture of them."""
+        """The experts of the block's MLP, where it is a mixture of them; weights are those of :attr:`live_experts`."""
         return experts_of(self.block.mlp) if self.has_mlp else None
+
+    @property
+    def live_experts(self) -> Experts | None:
+        """The same experts with their weights."""
+        return experts_of(self.live.mlp) if self.experts else None
 
     @property
     def gated(self) -> bool:
@@ -92,35 +110,40 @@ class BlockWeights:
     @property
     def W_O(self) -> Float[Tensor, "head d_head d_model"]:
         """The output projection of each head."""
-        return self.block.attn.W_O
+        return self.live.attn.W_O
 
     @property
     def n_heads(self) -> int:
         """The number of heads; 0 where the block has no softmax attention."""
-        return len(self.W_O) if self.has_attn else 0
+        return len(self.block.attn.W_O) if self.has_attn else 0
 
     @property
     def d_head(self) -> int:
         """The number of dimensions, or attention neurons, of each head."""
-        return self.W_O.shape[1] if self.has_attn else 0
+        return self.block.attn.W_O.shape[1] if self.has_attn else 0
+
+    @property
+    def d_mlp(self) -> int:
+        """The number of MLP neurons, those of all experts; 0 where they cannot be read."""
+        return (self.experts.neurons if self.experts else len(self.block.mlp.W_out)) if self.has_mlp_neurons else 0
 
     def directions(self, site: Site) -> Float[Tensor, "neuron d_model"] | StackedRows:
         """Return each neuron's write direction: rows of ``W_out``, expert by expert, or of ``W_O``, head by head."""
         if site == "attn":
             return self.W_O.flatten(0, 1)
-        return self.experts.directions() if self.experts else self.block.mlp.W_out
+        return self.live_experts.directions() if self.live_experts else self.live.mlp.W_out
 
     def bias(self, site: Site) -> Float[Tensor, "d_model"] | None:
         """Return what the sublayer adds whatever it reads, before the post-norm; None where it has no bias."""
-        return getattr(self.block.attn, "b_O", None) if site == "attn" else getattr(self.block.mlp, "b_out", None)
+        return _or_none(self.live.attn, "b_O") if site == "attn" else _or_none(self.live.mlp, "b_out")
 
     def shared_by(self, side: Projected) -> int:
         """Return how many heads share a projection: 1, or more where queries are grouped."""
-        return self.n_heads // len(self._projections(side))
+        return self.n_heads // len(getattr(self.block.attn, f"W_{side.upper()}"))
 
     def projection(self, side: Projected, head: int) -> tuple[Float[Tensor, "d_model d_head"], Tensor | None]:
         """Return the weight and bias of a head's query, key or value; heads may share the latter two."""
-        own, bias = head // self.shared_by(side), getattr(self.block.attn, f"b_{side.upper()}", None)
+        own, bias = head // self.shared_by(side), _or_none(self.live.attn, f"b_{side.upper()}")
         return self._projections(side)[own], None if bias is None else bias.reshape(-1, self.d_head)[own]
 
     def by_head(self, side: Projected) -> Float[Tensor, "head d_model d_head"]:
@@ -131,9 +154,9 @@ class BlockWeights:
     def keys(self, which: str) -> tuple[Float[Tensor, "d_model neuron"], Float[Tensor, "neuron"] | None]:
         """Return the subkey of every neuron and its bias: those of the gate, the input (``"in"``) or the value."""
         if which != "v":
-            mlp = self.block.mlp
+            mlp = self.live.mlp
             return (mlp.W_gate, _or_none(mlp, "b_gate")) if which == "gate" else (mlp.W_in, _or_none(mlp, "b_in"))
-        bias = getattr(self.block.attn, "b_V", None)
+        bias = _or_none(self.live.attn, "b_V")
         if bias is not None:
             bias = bias.reshape(-1, self.d_head).repeat_interleave(self.shared_by("v"), dim=0).flatten()
         return self.by_head("v").transpose(0, 1).flatten(1), bias
@@ -142,8 +165,8 @@ class BlockWeights:
         self, which: str, index: Int[Tensor, "n"]
     ) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, "n"] | None]:
         """Return the subkeys of some neurons, one row each, and their biases; see :meth:`keys`."""
-        if which != "v" and self.experts:
-            return self.experts.keys(which, index)
+        if which != "v" and self.live_experts:
+            return self.live_experts.keys(which, index)
         if which == "v" and self.values_by_head:
             raise ValueError(
                 "attention neurons of latent attention have no subkeys: their values are made of a compressed stream; "
@@ -155,11 +178,11 @@ class BlockWeights:
     def norm(self, name: str, dtype: torch.dtype) -> Norm:
         """Return a norm of the block (``"ln1"``) with a scale of one."""
         like = self.W_O[0, 0] if self.has_attn else self.directions("mlp")[:1][0]
-        return unit_norm(getattr(self.block, name), dtype, like)
+        return unit_norm(getattr(self.live, name), dtype, like)
 
     def norm_bias(self, name: str) -> Float[Tensor, "d_model"] | None:
         """Return a norm's bias; None where it has none."""
-        return _or_none(getattr(self.block, name), "b")
+        return _or_none(getattr(self.live, name), "b")
 
     def as_written(self, site: Site, rows: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
         """Return write directions as they enter the stream, up to a positive factor: through the post-norm, if any."""
@@ -167,7 +190,7 @@ class BlockWeights:
         return self.norm(name, rows.dtype).apply_unscaled(rows) if name else rows
 
     def _projections(self, side: Projected) -> Float[Tensor, "kv d_model d_head"]:
-        return getattr(self.block.attn, f"W_{side.upper()}")
+        return getattr(self.live.attn, f"W_{side.upper()}")
 
     def _pre_norm(self, site: Site) -> str:
         names = ("ln2", "ln1") if site == "mlp" else ("ln1",)  # a parallel MLP without a norm of its own shares ln1
@@ -191,7 +214,25 @@ def block_weights(model: Any, layer: int) -> BlockWeights:
         IndexError: If there is no such layer, with the valid range.
     """
     within("layer", layer, model.cfg.n_layers)
-    return BlockWeights(model.blocks[layer])
+    device, block = model.W_U.device, model.blocks[layer]
+    if is_at_hand(block, device):
+        return BlockWeights(block)
+    return BlockWeights(outline(block), cache(lambda: fetched(block, device)))
+
+
+def editable_weights(model: Any, layer: int) -> BlockWeights:
+    """Return the weights of a layer to be changed in place, on the device they lie on.
+
+    Raises:
+        ValueError: If they are offloaded or quantised: a change would be lost, or not what it says.
+    """
+    block = model.blocks[layer]
+    if not is_at_hand(block, next(block.parameters()).device):
+        raise ValueError(
+            f"the weights of layer {layer} are offloaded or quantised, so that they cannot be changed in place: boot "
+            "the model with its weights in memory, or use ablate, which changes activations"
+        )
+    return BlockWeights(block)
 
 
 def is_norm(module: Any) -> bool:
