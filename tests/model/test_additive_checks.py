@@ -53,6 +53,17 @@ def test_a_first_stream_that_is_not_the_embedding_is_refused(name):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", ["gpt2", "llama", "granite"])
+def test_a_first_stream_that_is_off_by_a_hundred_thousandth_is_refused(name):
+    """A model that only adds its embedding up does so in its own precision: nothing excuses a difference."""
+    model = architectures.build(name)
+    _, cache = model.run_with_cache(TOKENS)
+    off = cache["blocks.0.hook_resid_pre"] * (1 + 1e-5)
+    with pytest.raises(ValueError, match="the embedding is not the first block's resid_pre"):
+        tna.attribute_layers(changed(model, cache, "blocks.0.hook_resid_pre", off), 5)
+
+
+@torch.no_grad()
 def test_a_jump_between_two_blocks_is_told_from_one_within():
     """The block after the jump adds up in itself: only the step shows it."""
     model = architectures.build("llama")

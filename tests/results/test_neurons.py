@@ -119,6 +119,31 @@ def test_top_takes_the_first(one):
             one.top(k)
 
 
+@pytest.mark.parametrize("odd", [True, 1.0, float("nan"), "1", None])
+def test_what_is_no_whole_number_is_refused_by_the_argument_it_was_given_for(one, odd):
+    for call, name in ((one.top, "k"), (one.mlp_indices, "layer"), (lambda x: one.pick([0, x]), "places")):
+        with pytest.raises(TypeError, match=rf"{name}(\[1\])? must be an int, got") as raised:
+            call(odd)
+        assert len(str(raised.value).splitlines()) <= 3
+
+
+@pytest.mark.parametrize("place", [-1, 6])
+def test_a_place_outside_of_the_ranking_is_refused(one, place):
+    with pytest.raises(IndexError, match=f"places must lie between 0 and 5, got {place}"):
+        one.pick([0, place])
+
+
+def test_a_layer_below_0_and_a_site_that_is_none_are_refused(one):
+    with pytest.raises(IndexError, match="layer must be 0 or more, got -1"):
+        one.mlp_indices(-1)
+    with pytest.raises(TypeError, match="site must be 'attn' or 'mlp', got 'head'"):
+        one.of_site("head")
+
+
+def test_places_are_counted_from_0_in_the_order_given(one):
+    assert one.pick([2, 0]).labels == [one.labels[2], one.labels[0]]
+
+
 def test_neurons_without_words_still_print_and_save(one, tmp_path):
     bare = tna.Neurons(*(getattr(one, f) for f in ("site", "layer", "head", "source", "index", "coefficient", "score")))
     assert "promotes" not in str(bare) and one.labels[0] in str(bare)

@@ -119,4 +119,6 @@ def test_a_name_below_a_file_or_with_a_nul_is_refused_by_name(write, tmp_path):
         write(tmp_path / "file" / "x")
     with pytest.raises(ValueError, match="holds a NUL"):
         write(f"{tmp_path}/a\0b")
+    with pytest.raises(ValueError, match=r"path=.. is empty: give the file a name"):
+        write("")
     assert [each.name for each in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "kept"

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.numerics.flat_index import best_of
 from tl_neuron_attr.numerics.sublayer import SITES, Site
 from tl_neuron_attr.results.neuron_text import NeuronText
@@ -54,6 +55,7 @@ class NeuronComparison(PrintsAsTable):
         """Return the CNA score of paper 3 in nats: each neuron's increase in the first run minus that in the other."""
         return self.increase - self.other_increase
 
+    @typechecked
     def top(self, k: int, *, largest: bool = True) -> Neurons:
         """Return the ``k`` neurons of the largest change, of each case of a batch; the change is their ``score``.
 

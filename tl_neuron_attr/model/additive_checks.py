@@ -19,6 +19,9 @@ from tl_neuron_attr.numerics.sublayer import SITES, Sublayer
 _SAMPLED_LOGITS = 256
 """The number of logits compared with the readout's: a wrong readout gets nearly all of them wrong."""
 
+_SAME = 1e-6
+"""The relative error allowed where the model's own sum is repeated in its own precision: a few of its last bits."""
+
 _EPS = 1e-4
 """What a norm's epsilon, unknown where its module is no norm of TransformerLens, makes of a vector."""
 
@@ -76,7 +79,8 @@ def _require_embedding(stream: Stream, allowed: float) -> None:
     if stream.has("hook_pos_embed"):
         embedded = embedded + stream.get("hook_pos_embed")
     normed = embedded / embedded.square().mean(-1, keepdim=True).sqrt().clamp_min(TINY)
-    if not any(_close(each, stream.get(first), max(allowed, _EPS)) for each in (embedded, normed)):
+    same = _SAME if allowed <= _EPS else allowed  # half precision is added here in float32
+    if not _close(embedded, stream.get(first), same) and not _close(normed, stream.get(first), max(allowed, _EPS)):
         _refuse(stream, "the embedding is not the first block's resid_pre", edited=first)
 
 

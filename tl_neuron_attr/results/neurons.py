@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.numerics.flat_index import flat_coefficients, locate
 from tl_neuron_attr.numerics.stacked_rows import StackedRows
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
@@ -205,6 +206,7 @@ class Neurons(PrintsAsTable):
         )
         return Neurons(**places, coefficient=self.token_coefficient[mine], score=self.token_score[mine], text=text)
 
+    @typechecked
     def top(self, k: int) -> "Neurons":
         """Return the first ``k``.
 
@@ -215,8 +217,16 @@ class Neurons(PrintsAsTable):
             raise ValueError(f"k must be between 1 and {len(self)}, got {k}")
         return self._select((..., slice(k)))
 
+    @typechecked
     def pick(self, places: Sequence[int]) -> "Neurons":
-        """Return the neurons at some places of the ranking."""
+        """Return the neurons at some places of the ranking, counted from 0.
+
+        Raises:
+            IndexError: If there is no such place.
+        """
+        outside = [place for place in places if not 0 <= place < len(self)]
+        if outside:
+            raise IndexError(f"places must lie between 0 and {len(self) - 1}, got {outside[0]}")
         return self._select((..., list(places)))
 
     def __getitem__(self, prompt: Any) -> "Neurons":
@@ -284,6 +294,7 @@ class Neurons(PrintsAsTable):
         """Return them without the batch dimension, unless ``batched``."""
         return self if batched else self[0]
 
+    @typechecked
     def of_site(self, site: Site) -> "Neurons":
         """Return one prompt's neurons of a site, in order.
 
@@ -295,12 +306,16 @@ class Neurons(PrintsAsTable):
         one = self[0] if self.batched else self
         return one._select((..., one.site == SITES.index(site)))
 
+    @typechecked
     def mlp_indices(self, layer: int) -> Int[Tensor, "n"]:
         """Return one prompt's MLP neurons of a layer, in order: what TransformerLens' ``neuron_basis`` takes.
 
         Raises:
             TypeError: If the neurons are of several prompts.
+            IndexError: If ``layer`` is negative.
         """
+        if layer < 0:
+            raise IndexError(f"layer must be 0 or more, got {layer}")
         mlp = self.of_site("mlp")
         return mlp.index[mlp.layer == layer]
 

@@ -61,6 +61,8 @@ def whole(path: str | Path) -> Generator[Path]:
     """
     if "\0" in str(path):
         raise ValueError(f"path={str(path)!r} holds a NUL, which no file's name does")
+    if not str(path):
+        raise ValueError("path='' is empty: give the file a name")
     target = Path(os.path.realpath(path))
     if _is_special(target):
         raise OSError(f"{path} could not be written: it is no file")
