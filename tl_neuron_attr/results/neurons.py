@@ -1,6 +1,6 @@
 """Neurons found: pure data, printed as tables, turned into data frames, saved without pickle."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from tl_neuron_attr.numerics.stacked_rows import StackedRows
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
 from tl_neuron_attr.results import neuron_file
 from tl_neuron_attr.results.equality import same
+from tl_neuron_attr.results.neuron_contexts import strongest_contexts
 from tl_neuron_attr.results.neuron_table import neuron_frame, neuron_keys, neuron_labels, neuron_table, neuron_tokens
 from tl_neuron_attr.results.neuron_text import NeuronText
 from tl_neuron_attr.results.table import PrintsAsTable, Table
@@ -263,9 +264,18 @@ class Neurons(PrintsAsTable):
         """
         return neuron_table(self._columns(), len(self), self.text)
 
-    def to_frame(self) -> "pd.DataFrame":
-        """Return one row per neuron, in order, with everything the table shows."""
-        return neuron_frame(self._columns(), len(self), self.text, batched=self.batched)
+    def to_frame(self, *, catalogue: "Mapping[str, pd.DataFrame] | None" = None) -> "pd.DataFrame":
+        """Return one row per neuron, in order, with everything the table shows.
+
+        Args:
+            catalogue: The tables of a merged :class:`~tl_neuron_attr.sweep.CatalogueTask`: adds ``context``, where in
+                its corpus each MLP neuron was strongest with the sign it has here.
+
+        Raises:
+            ValueError: If ``catalogue`` is something else, or of another model.
+        """
+        frame = neuron_frame(self._columns(), len(self), self.text, batched=self.batched)
+        return frame if catalogue is None else frame.assign(context=strongest_contexts(frame, catalogue))
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with a JSON header; never a pickle, never half a file.
