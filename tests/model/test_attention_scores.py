@@ -52,10 +52,12 @@ def test_components_of_queries_and_keys_add_up_to_the_cached_ones(name, side):
 
 @pytest.mark.parametrize("name", ["scaling", "inv_norm_factor", None])
 def test_the_scale_is_the_modules_own_whatever_it_calls_it_or_one_by_the_root_of_the_heads_size(name):
-    own = SimpleNamespace(**({name: 0.3} if name else {}))
-    attn = SimpleNamespace(original_component=own, W_O=torch.zeros(2, 16, 5))
-    model = SimpleNamespace(blocks=[SimpleNamespace(attn=attn)], cfg=SimpleNamespace())
-    assert AttentionScore.of(model, 0).scale == (0.3 if name else 16**-0.5)
+    model = architectures.build("llama_head_dim")
+    own = model.blocks[0].attn.original_component
+    del own.scaling
+    if name:
+        setattr(own, name, 0.3)
+    assert AttentionScore.of(model, 0).scale == (0.3 if name else model.blocks[0].attn.W_O.shape[1] ** -0.5)
 
 
 def test_a_cap_bounds_scores_and_keys_may_be_shared():
@@ -106,7 +108,7 @@ def test_planes_are_rotated_by_their_angles(interleaved):
     held = {"blocks.0.attn.hook_cos": doubled.cos(), "blocks.0.attn.hook_sin": doubled.sin()}
     held["blocks.0.hook_resid_pre"] = torch.zeros(2, 5, 3, dtype=torch.float64)
     cfg = SimpleNamespace(n_layers=1, rotary_interleaved_cos_sin=interleaved)
-    stream = Stream(ActivationCache(held, model=SimpleNamespace(cfg=cfg)))
+    stream = Stream(ActivationCache(held, model=SimpleNamespace(cfg=cfg, W_U=torch.zeros(3, 1))))
     places = Positions(torch.tensor([0, 1, 1]), torch.tensor([4, 0, 2]))
     vectors = torch.randn(7, 3, 6, dtype=torch.float64)
     planes = [(0, 1), (2, 3)] if interleaved else [(0, 2), (1, 3)]
