@@ -34,7 +34,7 @@ from tl_neuron_attr.results.table import PrintsAsTable, Table
 CANDIDATES = 100
 """Neurons each score proposes: to take out 100 costs about two forward passes of a short prompt."""
 
-HARDLY_SAID = -6.9
+IMPROBABLE = -6.9
 """Log-probability, in nats, below which the table says that the model hardly predicts the target: a thousandth."""
 
 
@@ -80,7 +80,7 @@ class ImportantNeurons(PrintsAsTable):
             f"in nats; {self.tried} neurons tried; together these {len(self.neurons)} cost {together:.2f}, "
             f"log p {self.log_prob:.2f} untouched"
         )
-        if self.log_prob < HARDLY_SAID:
+        if self.log_prob < IMPROBABLE:
             caption += "\nthe model hardly predicts this target: effects on it are not why the model says what it says"
         return Table((*found.headings[: effect + 1], "signs", *found.headings[effect + 1 :]), rows, caption)
 

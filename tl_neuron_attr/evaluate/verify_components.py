@@ -45,7 +45,7 @@ class VerifiedComponents(PrintsAsTable):
     joint: dict[int, float]
 
     def table(self) -> Table:
-        """The components in the order given, and what the first few cost together."""
+        """Return the components in the order given, and what the first few cost together."""
         rows = [
             (label, effect, self.joint.get(n))
             for n, (label, effect) in enumerate(zip(self.labels, self.effect.tolist(), strict=True), 1)
@@ -53,7 +53,7 @@ class VerifiedComponents(PrintsAsTable):
         return Table(("taken out", "alone", "with those above"), rows, f"in nats, of {self.log_prob:.2f}")
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row per component: ``component``, ``effect``."""
+        """Return one row per component: ``component``, ``effect``."""
         import pandas as pd
 
         return pd.DataFrame({"component": self.labels, "effect": self.effect.tolist()})
