@@ -55,6 +55,16 @@ def test_a_study_that_was_stopped_goes_on_and_finds_the_same(model, prompts, stu
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_the_bar_of_a_resumed_study_starts_where_it_stopped(model, prompts, tmp_path, capsys):
+    knowledge_study(model, prompts, sizes=SIZES, out=tmp_path, progress=False)
+    records = sorted((tmp_path / "prompts").iterdir())
+    records[-1].unlink()
+    knowledge_study(model, prompts, sizes=SIZES, out=tmp_path)
+    shown = capsys.readouterr().err.split("zeroing heads")[0]
+    assert f"{len(records) - 1}/{len(records)}" in shown, "its first report"
+    assert f" 0/{len(records)}" not in shown
+
+
 @pytest.mark.slow
 def test_killed_outright_it_goes_on(tmp_path):
     """The real command, killed by SIGKILL a few times, ends with the results of an undisturbed run."""

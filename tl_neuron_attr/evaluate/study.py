@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -77,20 +77,20 @@ def knowledge_study(
 
     if progress:
         tqdm.write(_selected(selection["status"].tolist()), file=sys.stderr)
-    bar: Callable[..., Iterable[int]] = partial(tqdm, unit="prompt", disable=not progress)
+    recorded = partial(_recorded, folder, progress)
 
     def score(i: int) -> Record:
         target = int(selection["target_id"][i])
         return examine(model, prompts[i].prompt, target, sizes=sizes, seed=seed + i, every_neuron=every_neuron)
 
-    records = {i: folder.record("prompts", i, score, EXAMINED) for i in bar(kept, desc="scoring prompts")}
+    records = recorded("prompts", kept, score, EXAMINED, "scoring prompts")
     types = [prompts[i].type for i in kept]
     best = {t: _best_heads([records[i] for i in kept if prompts[i].type == t], sizes) for t in dict.fromkeys(types)}
 
     def zero_heads(i: int) -> Record:
         return _without_heads(model, prompts[i].prompt, int(selection["target_id"][i]), records[i], best)
 
-    cross = {i: folder.record("cross", i, zero_heads, ("outcomes",)) for i in bar(kept, desc="zeroing heads")}
+    cross = recorded("cross", kept, zero_heads, ("outcomes",), "zeroing heads")
     others = reference_prompts({i: prompts[i].type for i in kept})
     common = common_numbers(list(records.values()))
 
@@ -100,15 +100,31 @@ def knowledge_study(
         asked = [(prompts[j].prompt, int(selection["target_id"][j]), _log_prob(records[j])) for j in (i, *others[i])]
         return drops(model, lists, common, asked)
 
-    specific = {
-        i: folder.record("specific", i, zero_elsewhere, ("counts", "drops"))
-        for i in bar([i for i in kept if others[i]], desc="zeroing elsewhere")
-    }
+    with_others = [i for i in kept if others[i]]
+    specific = recorded("specific", with_others, zero_elsewhere, ("counts", "drops"), "zeroing elsewhere")
     outcomes = {i: c["outcomes"] for i, c in cross.items()}
     study = tidy(selection, records, outcomes, specific, list(best), widest_mlp(model), asdict(sizes))
     if out is not None:
         study.save(out)
     return study
+
+
+def _recorded(
+    folder: StudyFolder,
+    progress: bool,
+    part: str,
+    prompts: Sequence[int],
+    make: Callable[[int], Record],
+    names: Sequence[str],
+    shown: str,
+) -> dict[int, Record]:
+    """Return the records of all prompts; the bar starts behind an earlier run's, so that its time left is right."""
+    found = {i: folder.record(part, i, make, names) for i in prompts if folder.has(part, i)}
+    missing = [i for i in prompts if i not in found]
+    kept, total = len(found), len(prompts)
+    for i in tqdm(missing, desc=shown, unit="prompt", disable=not progress, initial=kept, total=total):
+        found[i] = folder.record(part, i, make, names)
+    return {i: found[i] for i in prompts}
 
 
 def _selected(status: Sequence[str]) -> str:

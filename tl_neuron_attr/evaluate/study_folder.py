@@ -70,6 +70,10 @@ class StudyFolder:
             write_frame(path, make())
         return read_frame(path, "selection")
 
+    def has(self, part: str, i: int) -> bool:
+        """Return whether the record of prompt ``i`` is kept."""
+        return self.path is not None and _file(self.path, part, i).exists()
+
     def record(self, part: str, i: int, make: Callable[[int], Record], names: Sequence[str]) -> Record:
         """Return the record of prompt ``i``, made once: tensors called ``names``.
 
@@ -78,7 +82,7 @@ class StudyFolder:
         """
         if self.path is None:
             return make(i)
-        path = self.path / part / f"{i:06d}.safetensors"
+        path = _file(self.path, part, i)
         if not path.exists():
             storage.save_tensors(path, f"study.{part}", make(i), {})
         found, _ = storage.load_tensors(path, f"study.{part}")
@@ -100,6 +104,10 @@ class StudyFolder:
             raise ValueError(f"{path} holds {type(before).__name__}, no study: {_REMEDY}")
         if different := [name for name, value in manifest.items() if before.get(name) != value]:
             raise ValueError(f"{self.path} holds a study of other {' and '.join(different)}: {_REMEDY}")
+
+
+def _file(path: Path, part: str, i: int) -> Path:
+    return path / part / f"{i:06d}.safetensors"
 
 
 def _manifest(

@@ -88,8 +88,7 @@ def verify(
         progress: Whether to show a progress bar, once it takes more than a moment.
 
     Raises:
-        ValueError: If neurons are of several prompts, ``reference`` is empty or comes with ``baseline="zero"``, or the
-            weights are quantised.
+        ValueError: If neurons are of several prompts, or ``reference`` is empty or comes with ``baseline="zero"``.
         IndexError: If a neuron, position or token id is out of range.
 
     Examples:
