@@ -1,7 +1,7 @@
 """The context of a neuron in a catalogue: where in a corpus it was strongest, with the sign it has in a prompt."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,20 +31,24 @@ def strongest_contexts(frame: "pd.DataFrame", catalogue: "Mapping[str, pd.DataFr
                 f"catalogue[{name!r}] is not a layer of a neuron catalogue; pass what sweep.merge_study returns of a "
                 "CatalogueTask"
             )
-    layers = {int(name.removeprefix("layer_")): table.set_index("index") for name, table in catalogue.items()}
+    layers = {int(name.removeprefix("layer_")): _by_sign(table) for name, table in catalogue.items()}
     found = [
-        _strongest(layers.get(layer), index, coefficient) if site == "mlp" else None
+        _strongest(layers[layer], index, coefficient) if site == "mlp" and layer in layers else None
         for site, layer, index, coefficient in zip(
-            frame["site"], frame["layer"], frame["index"], frame["coefficient"], strict=True
+            *(frame[column].tolist() for column in ("site", "layer", "index", "coefficient")), strict=True
         )
     ]
     return pd.Series(found, index=frame.index, dtype="string")
 
 
-def _strongest(table: "pd.DataFrame | None", index: int, coefficient: float) -> str | None:
-    if table is None:
-        return None
-    if index not in table.index:
-        raise ValueError(f"catalogue has {len(table)} neurons in a layer and no neuron {index}: it is of another model")
-    contexts = table.at[index, _COLUMNS[coefficient < 0]]
-    return contexts[0] if len(contexts) else None
+def _by_sign(table: "pd.DataFrame") -> list[dict[int, list[str]]]:
+    return [dict(zip(table["index"].tolist(), table[column].tolist(), strict=True)) for column in _COLUMNS]
+
+
+def _strongest(contexts: Sequence[Mapping[int, Sequence[str]]], index: int, coefficient: float) -> str | None:
+    of_sign = contexts[coefficient < 0]
+    if index not in of_sign:
+        raise ValueError(
+            f"catalogue has {len(of_sign)} neurons in a layer and no neuron {index}: it is of another model"
+        )
+    return of_sign[index][0] if len(of_sign[index]) else None
