@@ -28,8 +28,9 @@ from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.every_neuron import neuron_scores
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import Site
+from tl_neuron_attr.results.neuron_columns import COLUMNS
 from tl_neuron_attr.results.neuron_text import NeuronText
-from tl_neuron_attr.results.neurons import COLUMNS, Neurons
+from tl_neuron_attr.results.neurons import Neurons
 
 _WORTH_TEXT = 100
 """How many neurons of the largest and of the smallest change have their tokens read out: all that a frame shows by

@@ -10,11 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.numerics.flat_index import flat_coefficients, locate
-from tl_neuron_attr.numerics.stacked_rows import StackedRows
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
 from tl_neuron_attr.results import neuron_file
 from tl_neuron_attr.results.equality import same
+from tl_neuron_attr.results.neuron_columns import COLUMNS, OF_TOKENS, columns_at, joined_columns
 from tl_neuron_attr.results.neuron_contexts import strongest_contexts
 from tl_neuron_attr.results.neuron_table import neuron_frame, neuron_keys, neuron_labels, neuron_table, neuron_tokens
 from tl_neuron_attr.results.neuron_text import NeuronText
@@ -22,12 +21,6 @@ from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 if TYPE_CHECKING:
     import pandas as pd
-
-COLUMNS = (*neuron_file.PLACE, "coefficient", "score")
-"""The fields of :class:`Neurons` with a number for every neuron, whatever the model."""
-
-_OF_TOKENS = {"token_score": 0.0, "token_coefficient": torch.nan}
-"""The fields with a number for every neuron and token, and what stands behind the last token of shorter answers."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -108,47 +101,17 @@ class Neurons(PrintsAsTable):
         Neurons, each with its sources, are numbered through the list: the first sublayer's neuron 0 at source 0, at
         source 1, ..., its neuron 1, ..., then the next sublayer's (:mod:`tl_neuron_attr.numerics.flat_index`).
         """
-        where, neuron, source = locate(sublayers, flat)
-
-        def of(values: Sequence[int]) -> Int[Tensor, "batch k"]:
-            return torch.tensor(values, dtype=torch.long, device=flat.device)[where]
-
-        attn, width = of([s.site == "attn" for s in sublayers]).bool(), of([s.width // s.heads for s in sublayers])
-        minus = torch.full_like(neuron, -1)
-        expert, inner = _by_expert(sublayers, where, neuron)
-        return cls(
-            site=torch.where(attn, SITES.index("attn"), SITES.index("mlp")),
-            layer=of([s.layer for s in sublayers]),
-            head=torch.where(attn, neuron // width, minus),
-            source=torch.where(attn, source, minus),
-            index=neuron % width,
-            coefficient=flat_coefficients(sublayers).gather(1, flat) if coefficient is None else coefficient,
-            score=score,
-            evaluated=evaluated,
-            expert=expert,
-            expert_index=inner,
-        )
+        return cls(**columns_at(sublayers, flat, coefficient=coefficient), score=score, evaluated=evaluated)
 
     @classmethod
     def joined(cls, groups: "Sequence[Neurons]") -> "Neurons":
         """Return the neurons of several groups of prompts as one batch; as many of each prompt as all have."""
         if len(groups) == 1:
             return groups[0]
-        k = min(len(group) for group in groups)
-        columns = (*COLUMNS, *(["effect"] if all(group.effect is not None for group in groups) else []))
-        tensors = {name: torch.cat([getattr(group, name)[:, :k] for group in groups]) for name in columns}
-        for name, filling in _OF_TOKENS.items():
-            if all(getattr(group, name) is not None for group in groups):
-                tensors[name] = _joined([getattr(group, name)[..., :k] for group in groups], filling)
-        if any(group.expert is not None for group in groups):  # one of dense layers only has none of these columns
-            none = [torch.full_like(group.index, -1) for group in groups]
-            for name in neuron_file.EXPERT:
-                found = [getattr(group, name) for group in groups]
-                tensors[name] = torch.cat([(n if f is None else f)[:, :k] for f, n in zip(found, none, strict=True)])
         evaluated = [group.evaluated for group in groups if group.evaluated is not None]
         text = [group.text for group in groups if group.text is not None]
         return cls(
-            **tensors,
+            **joined_columns(groups, k=min(len(group) for group in groups)),
             evaluated=torch.cat(evaluated) if evaluated else None,
             text=NeuronText.joined(text) if text else None,
         )
@@ -376,29 +339,8 @@ class Neurons(PrintsAsTable):
 
     def _of_tokens(self) -> tuple[str, ...]:
         """Return the fields with a number for every neuron and token of an answer, where there are any."""
-        return tuple(name for name in _OF_TOKENS if getattr(self, name) is not None)
+        return tuple(name for name in OF_TOKENS if getattr(self, name) is not None)
 
     def _known_text(self) -> list[tuple[str, tuple[str, ...]]]:
         """Return what is known of each neuron's text: the token it read, and those it promotes."""
         return neuron_tokens(self._columns(), len(self), self.text)
-
-
-def _joined(groups: Sequence[Float[Tensor, "batch token k"]], filling: float) -> Float[Tensor, "prompt token k"]:
-    """Return the numbers of several groups of prompts, shorter answers filled up."""
-    longest = max(group.shape[1] for group in groups)
-    return torch.cat(
-        [torch.nn.functional.pad(group, (0, 0, 0, longest - group.shape[1]), value=filling) for group in groups]
-    )
-
-
-def _by_expert(
-    sublayers: Sequence[Sublayer], where: Int[Tensor, "batch k"], neuron: Int[Tensor, "batch k"]
-) -> tuple[Int[Tensor, "batch k"] | None, Int[Tensor, "batch k"] | None]:
-    """Return expert and number within it of each neuron, -1 in dense layers; None where all are dense."""
-    mixtures = [(i, s.directions) for i, s in enumerate(sublayers) if isinstance(s.directions, StackedRows)]
-    expert, inner = torch.full_like(neuron, -1), torch.full_like(neuron, -1)
-    for i, rows in mixtures:
-        mine = where == i
-        expert[mine] = rows.block_of(neuron[mine])
-        inner[mine] = neuron[mine] - torch.tensor(rows.starts, device=neuron.device)[expert[mine]]
-    return (expert, inner) if mixtures else (None, None)

@@ -77,7 +77,7 @@ def report(
         A view: shown in a notebook, ``.save(path)`` writes the page.
 
     Raises:
-        ValueError: If the cache holds several prompts, ``heads`` is below one, or as
+        ValueError: If the cache holds several prompts, ``heads`` is below one, another count below zero, or as
             :func:`~tl_neuron_attr.value_neurons`.
         IndexError: If a position or token id is out of range.
 
@@ -89,6 +89,9 @@ def report(
     """
     if heads < 1:
         raise ValueError(f"heads must be 1 or more, got {heads}")
+    for count, given in (("queries", queries), ("suppressing", suppressing)):
+        if given < 0:
+            raise ValueError(f"{count} must be 0 or more, got {given}")
     q = as_scored(cache, target, SITES, **scoring)
     if q.sums is not None:
         raise ValueError(
