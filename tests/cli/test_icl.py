@@ -7,7 +7,14 @@ import pytest
 from tests import architectures
 from tl_neuron_attr import demo
 from tl_neuron_attr.cli.main import main
-from tl_neuron_attr.incontext import from_demo, icl_biases, in_context_heads, majority_correction
+from tl_neuron_attr.incontext import (
+    from_demo,
+    icl_biases,
+    icl_prompts,
+    in_context_heads,
+    majority_correction,
+    read_examples,
+)
 
 QUICK = ("--prompts", "24", "--heads", "3", "--layers", "3")
 
@@ -82,3 +89,24 @@ def test_bad_input_is_one_line_and_exit_code_1(run, tmp_path, args, message):
 def test_one_prompt_or_demonstration_is_too_few(run, option):
     code, out, err = run(option, "1")
     assert (code, out) == (2, "") and f"Invalid value for '{option}': 1 is not in the range x>=2" in err
+
+
+def test_natural_labels_screened_heads_and_small_batches_are_handed_on(run, tmp_path):
+    """Label words that stand for their own classes, few heads tried, as the functions give it."""
+    kinds = {"good": ("great", "lovely", "superb"), "bad": ("awful", "boring", "dull")}
+    rows = [f"{a} {n},{k}" for k, words in kinds.items() for a in words for n in ("movie", "plot", "song")]
+    path = tmp_path / "reviews.csv"
+    path.write_text("\n".join(["text,label", *rows]))
+    given = ("--data", str(path), "--classes", "good", "bad", "--screen", "--batch-size", "5")
+    code, out, _ = run(*QUICK, *given)
+    model = demo.load()
+    examples = read_examples(path).examples
+    prompts = icl_prompts(model, examples, 48, k=4, classes=("good", "bad"), counts=(2, 2))
+    assert all(prompt.classes == ("good", "bad") for prompt in prompts)
+    found = in_context_heads(model, prompts[:24], n=3, layers=[3], screen=True, batch_size=5, progress=False)
+    assert code == 0 and str(found) in out
+
+
+def test_classes_without_data_are_refused(run):
+    code, _, err = run(*QUICK, "--classes", "good", "bad")
+    assert code == 2 and "--classes names classes of --data, which is missing" in err

@@ -32,8 +32,15 @@ def icl_command() -> click.Command:
             option("--text", default="text", help="the column of the texts"),
             option("--label", default="label", help="the column of the classes"),
             option("--labels", nargs=2, default=("foo", "bar"), metavar="WORD WORD", help="the label words"),
+            option(
+                "--classes",
+                nargs=2,
+                metavar="CLASS CLASS",
+                show_default="drawn anew for every prompt",
+                help="the class of --data that each label word stands for",
+            ),
             option("--separator", default=" : ", help="between a text and its label"),
-            option("--end", default=" ", help="between a label and the next text"),
+            option("--end", default=" ", help="between a label and the next text; $'\\n' is a line break"),
             count_option(
                 "--per-label",
                 least=2,
@@ -42,6 +49,8 @@ def icl_command() -> click.Command:
             ),
             count_option("--prompts", least=2, default=300, help="prompts for each of the two steps"),
             count_option("--heads", show_default="12, at most a fifth of all", help="how many heads to find"),
+            flag("--screen", help="zero only heads with good static scores, four times as many as are found"),
+            count_option("--batch-size", show_default="256", help="most prompts in one forward pass, copies counted"),
             option("--layers", type=int, multiple=True, show_default="all", help="a layer looked at; may be repeated"),
             option("--min-attention", type=float, default=0.0, help="least attention to labels a head must pay"),
             count_option("--search", least=0, default=0, help="largest set of heads searched for; 0 for no search"),
@@ -69,13 +78,16 @@ def _icl(args: Namespace) -> int:
     from tl_neuron_attr import incontext
     from tl_neuron_attr.results.table import Table
 
+    if args.classes and args.data is None:
+        raise click.UsageError("--classes names classes of --data, which is missing")
     ready_page(args.out)
     model = load_model(args)
+    sizes = {} if args.batch_size is None else {"batch_size": args.batch_size}
     prompts = _prompts(model, args)
     found = incontext.in_context_heads(
         model, prompts[: args.prompts], n=args.heads, layers=list(args.layers) or None,
         min_attention=args.min_attention, search=args.search, among=args.among, seed=args.seed,
-        progress=not args.quiet,
+        screen=args.screen, progress=not args.quiet, **sizes,
     )  # fmt: skip
     show(found)
     report = None
@@ -86,7 +98,7 @@ def _icl(args: Namespace) -> int:
         raised = partial(incontext.majority_correction, model, heads=found.heads, a_c=args.a_c)
         report = incontext.icl_biases(
             model, prompts[args.prompts :], found.heads, majority=raised, among=args.among, seed=args.seed,
-            progress=not args.quiet,
+            progress=not args.quiet, **sizes,
         )  # fmt: skip
         show(report)
     if args.out is not None:
@@ -147,6 +159,6 @@ def _prompts(model: Any, args: Namespace) -> "list[IclPrompt]":
     for problem in file.problems:
         note(args, f"left out: {problem}")
     return incontext.icl_prompts(
-        model, file.examples, 2 * args.prompts, k=k, labels=args.labels, counts=counts, separator=args.separator,
-        end=args.end, seed=args.seed,
+        model, file.examples, 2 * args.prompts, k=k, labels=args.labels, classes=args.classes or None, counts=counts,
+        separator=args.separator, end=args.end, seed=args.seed,
     )  # fmt: skip
