@@ -24,7 +24,7 @@ def test_it_loads_neither_transformers_nor_the_rest_of_the_package(statement):
     assert "torch" in loaded
     assert not loaded & {"transformer_lens", "transformers", "pandas"}
     rest = {m for m in loaded if m.startswith("tl_neuron_attr") and not m.startswith("tl_neuron_attr.srnn")}
-    assert rest == {"tl_neuron_attr", "tl_neuron_attr._typechecked", "tl_neuron_attr._turns"}
+    assert rest == {"tl_neuron_attr", *(f"tl_neuron_attr.{m}" for m in ("_typechecked", "_type_messages", "_turns"))}
 
 
 def test_a_search_finds_every_numbered_equation_of_the_paper():

@@ -100,7 +100,7 @@ def _at(number: int) -> slice:
     return slice(None) if number < 0 else slice(number, number + 1)
 
 
-def _stand_ins(activations: Sequence[Float[Tensor, "place *width"]], stand: Stand, seed: int) -> list[Tensor]:
+def _stand_ins(activations: Sequence[Float[Tensor, "place ..."]], stand: Stand, seed: int) -> list[Tensor]:
     if stand == "mean":
         return [each.mean(0) for each in activations]
     drawn = torch.randint(
