@@ -22,9 +22,10 @@ from tqdm import tqdm
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.arithmetic_cases import Case, answered
 from tl_neuron_attr.model import dimensions
-from tl_neuron_attr.model.components import MlpNeuron, within
+from tl_neuron_attr.model.components import MlpNeuron
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.model.weights import block_weights, through_head, unembedding
+from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import score_dtype
 from tl_neuron_attr.results.table import PrintsAsTable, Table

@@ -16,10 +16,11 @@ from tl_neuron_attr.cna.head_effects import HeadEffects, head_effects
 from tl_neuron_attr.cna.neuron_comparison import NeuronComparison
 from tl_neuron_attr.cna.paired_runs import paired_comparisons, plain, zeroing
 from tl_neuron_attr.cna.selection import random_neurons
-from tl_neuron_attr.model.components import Head, NamedHead, required_head, within
+from tl_neuron_attr.model.components import Head, NamedHead, required_head
 from tl_neuron_attr.model.intervene import ablate, keep
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.model.tokens import Tokens, one_prompt
+from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table

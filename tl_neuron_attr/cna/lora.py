@@ -27,7 +27,7 @@ from tl_neuron_attr.cna.arithmetic_cases import Case, require_cases
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.active_edits import open_on, require_none
 from tl_neuron_attr.model.batches import of_tokens
-from tl_neuron_attr.model.components import within
+from tl_neuron_attr.model.within import within
 from tl_neuron_attr.results.equality import EqualByData
 
 MATRICES = ("q", "k", "v", "o")

@@ -10,8 +10,9 @@ from torch import Tensor
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.active_edits import Change, require_none
-from tl_neuron_attr.model.components import Components, MlpNeuron, component_lists, within
+from tl_neuron_attr.model.components import Components, MlpNeuron, component_lists
 from tl_neuron_attr.model.intervene import Edit, edit
+from tl_neuron_attr.model.within import within
 
 
 @dataclass(frozen=True)

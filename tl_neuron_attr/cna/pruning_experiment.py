@@ -21,7 +21,8 @@ from tl_neuron_attr.cna.lora import Adapter, Training, require_training, train_l
 from tl_neuron_attr.cna.paired_runs import paired_comparisons, plain
 from tl_neuron_attr.cna.pruning import kept_by_layer, prune_mlp
 from tl_neuron_attr.model import dimensions
-from tl_neuron_attr.model.components import MlpNeuron, within
+from tl_neuron_attr.model.components import MlpNeuron
+from tl_neuron_attr.model.within import within
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 Kept = Mapping[int, Sequence[int]]

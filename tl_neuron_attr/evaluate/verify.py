@@ -1,7 +1,8 @@
-"""Measure what a prediction loses when neurons are really taken out, one by one and together."""
+"""LogProbsWithout what a prediction loses when neurons are really taken out, one by one and together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -112,22 +113,46 @@ def verify(
             *(one.flat(name) for name in ("site", "layer", "head", "source", "index")), values, strict=True
         )
     ]
-    first = first_counts(len(removals))
-    sets = [[removal] for removal in removals] + [removals[:n] for n in first]
     shown = "taking out" if progress else ""
     if isinstance(target, Answer):
         if contrast is not None:
             raise ValueError("contrast: the effects are on one answer; leave it out")
-        base, without = _of_answer(model, ids, at, target, sets, max_bytes, shown)
+        measure = partial(_of_answer, model, ids, at, target, max_bytes=max_bytes, progress=shown)
     else:
-        followed = int(one_each(model, target, 1)[0])
-        other = None if contrast is None else int(one_each(model, contrast, 1, "contrast")[0])
-        base, without = log_probs_without(
-            model, ids, at, followed, sets, contrast=other, max_bytes=max_bytes, progress=shown
-        )
+        measure = of_token(model, ids, at, target, contrast, max_bytes=max_bytes, progress=shown)
+    effect, log_prob, joint = alone_and_together(removals, measure)
+    return Verified(replace(one, effect=effect.to(one.score)), log_prob, joint)
+
+
+LogProbsWithout = Callable[[Sequence[Sequence[NeuronRemoval]]], tuple[Float[Tensor, ""], Float[Tensor, "set"]]]
+"""Measures a log-probability untouched, and with each of some sets taken out."""
+
+
+def of_token(
+    model: Any,
+    ids: Int[Tensor, "1 pos"],
+    at: int,
+    target: Target,
+    contrast: Target | None,
+    *,
+    max_bytes: int,
+    progress: str,
+) -> LogProbsWithout:
+    """Return what measures the log-probability of one token, less that of the contrast, if there is one."""
+    followed = int(one_each(model, target, 1)[0])
+    other = None if contrast is None else int(one_each(model, contrast, 1, "contrast")[0])
+    return partial(log_probs_without, model, ids, at, followed, contrast=other, max_bytes=max_bytes, progress=progress)
+
+
+def alone_and_together(
+    removals: Sequence[NeuronRemoval], measure: LogProbsWithout
+) -> tuple[Float[Tensor, "n"], float, dict[int, float]]:
+    """Return what taking each out alone costs, the untouched log-probability, and what the first few together cost."""
+    first = first_counts(len(removals))
+    base, without = measure([*([removal] for removal in removals), *(removals[:n] for n in first)])
     effects = base - without
-    verified = replace(one, effect=effects[: len(removals)].to(one.score))
-    return Verified(verified, float(base), dict(zip(first, effects[len(removals) :].tolist(), strict=True)))
+    joint = dict(zip(first, effects[len(removals) :].tolist(), strict=True))
+    return effects[: len(removals)], float(base), joint
 
 
 def first_counts(n: int) -> list[int]:
@@ -146,6 +171,7 @@ def _of_answer(
     at: int,
     answer: Answer,
     sets: Sequence[Sequence[NeuronRemoval]],
+    *,
     max_bytes: int,
     progress: str,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "set"]]:

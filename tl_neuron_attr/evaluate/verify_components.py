@@ -8,13 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.evaluate.verify import Replacement, first_counts, references
-from tl_neuron_attr.model.components import Component, component_lists, within
-from tl_neuron_attr.model.measured_effects import NeuronRemoval, log_probs_without
+from tl_neuron_attr.evaluate.verify import Replacement, alone_and_together, of_token, references
+from tl_neuron_attr.model.components import Component, component_lists
+from tl_neuron_attr.model.measured_effects import NeuronRemoval
 from tl_neuron_attr.model.positions import Pos, from_start
 from tl_neuron_attr.model.reference_activations import Unit, unit_activations
-from tl_neuron_attr.model.targets import Target, one_each
+from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.model.tokens import Tokens, one_prompt
+from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import SITES, Site
 from tl_neuron_attr.results.table import PrintsAsTable, Table
@@ -115,17 +116,9 @@ def verify_components(
         NeuronRemoval(site, layer, head, -1, index, value if index < 0 else float(value))
         for (site, layer, head, index), value in zip(units, values, strict=True)
     ]
-    first = first_counts(len(removals))
-    followed = int(one_each(model, target, 1)[0])
-    other = None if contrast is None else int(one_each(model, contrast, 1, "contrast")[0])
-    sets = [[removal] for removal in removals] + [removals[:n] for n in first]
     shown = "taking out" if progress else ""
-    base, without = log_probs_without(
-        model, ids, at, followed, sets, contrast=other, max_bytes=max_bytes, progress=shown
-    )
-    effects = base - without
-    joint = dict(zip(first, effects[len(removals) :].tolist(), strict=True))
-    return VerifiedComponents(tuple(map(_label, units)), effects[: len(removals)], float(base), joint)
+    measure = of_token(model, ids, at, target, contrast, max_bytes=max_bytes, progress=shown)
+    return VerifiedComponents(tuple(map(_label, units)), *alone_and_together(removals, measure))
 
 
 def _units(model: Any, components: Verifiable) -> list[Unit]:

@@ -21,7 +21,8 @@ from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.label_values import label_attention, label_logit_difference
 from tl_neuron_attr.incontext.variants import reversed_labels
 from tl_neuron_attr.model.cache_checks import needed_by
-from tl_neuron_attr.model.components import Head, NamedHeads, required_heads, within
+from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
+from tl_neuron_attr.model.within import within
 from tl_neuron_attr.results.intervals import change_interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 

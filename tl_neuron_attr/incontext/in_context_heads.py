@@ -18,7 +18,8 @@ from tl_neuron_attr.incontext.label_heads import label_heads
 from tl_neuron_attr.incontext.outcomes import BATCH_SIZE, Among, Outcomes, accuracy, outcomes, outcomes_without
 from tl_neuron_attr.incontext.ranking import Combine, Measure, choose, matrix, pairs, static_frame, with_causal
 from tl_neuron_attr.incontext.static_scores import Followed, static_scores
-from tl_neuron_attr.model.components import Head, within
+from tl_neuron_attr.model.components import Head
+from tl_neuron_attr.model.within import within
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 _HINTS = ("more demonstrations", "other label words", "among='labels': answers compared among the labels only")

@@ -23,11 +23,12 @@ from tl_neuron_attr.incontext.outcomes import Hook, Outcomes
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.batches import batches
 from tl_neuron_attr.model.cache_checks import needed_by
-from tl_neuron_attr.model.components import Head, NamedHeads, required_heads, within
+from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
 from tl_neuron_attr.model.hook_points import resid_post_hook
 from tl_neuron_attr.model.scored import checked_stream
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.tokens import prompt_ids
+from tl_neuron_attr.model.within import within
 from tl_neuron_attr.results.equality import EqualByData
 from tl_neuron_attr.results.intervals import interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table

@@ -20,10 +20,10 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext.icl_batches import positions_of_labels
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
-from tl_neuron_attr.model.components import within
 from tl_neuron_attr.model.scored import as_scored
 from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.sublayer import Sublayer
 
 Prompts = IclPrompt | Sequence[IclPrompt]

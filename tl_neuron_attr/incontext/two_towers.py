@@ -27,11 +27,12 @@ from tl_neuron_attr.incontext.label_values import Prompts, as_list, at_labels, l
 from tl_neuron_attr.model import attention_scores, dimensions
 from tl_neuron_attr.model.additive_checks import require_finite
 from tl_neuron_attr.model.cache_checks import needed_by
-from tl_neuron_attr.model.components import head_name, within
+from tl_neuron_attr.model.components import head_name
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.score_components import score_components
 from tl_neuron_attr.model.scored import checked_stream
 from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.model.within import within
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 

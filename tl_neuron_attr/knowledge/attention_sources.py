@@ -22,10 +22,11 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
 from tl_neuron_attr.model import attention_scores, dimensions
 from tl_neuron_attr.model.additive_checks import require_finite
-from tl_neuron_attr.model.components import head_name, within
+from tl_neuron_attr.model.components import head_name
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.score_components import score_components
 from tl_neuron_attr.model.scored import checked_stream
+from tl_neuron_attr.model.within import within
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_text import visible
 

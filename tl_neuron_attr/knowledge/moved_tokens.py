@@ -11,13 +11,14 @@ from typing_extensions import Unpack
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.vocabulary import require_k
-from tl_neuron_attr.model.components import component_lists, within
+from tl_neuron_attr.model.components import component_lists
 from tl_neuron_attr.model.neuron_writes import neuron_writes
 from tl_neuron_attr.model.readable_tokens import ReadableTokens, best_tokens
 from tl_neuron_attr.model.scored import as_scored
 from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring
 from tl_neuron_attr.model.subkey_checks import require_same_cache
 from tl_neuron_attr.model.targets import Target
+from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase, log_sum_exp, read_out, rows_within
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.probability_moved import MovedTokens

@@ -9,11 +9,12 @@ A head is ``(layer, head)`` or ``"L3H2"``; an MLP neuron ``("mlp", layer, index)
 import operator
 import re
 from collections.abc import Sequence
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.weights import block_weights
-from tl_neuron_attr.model.within import within as within  # the checks of components, under one name
+from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.sublayer import SITES
 from tl_neuron_attr.results.neurons import Neurons
 
@@ -77,7 +78,7 @@ def required_heads(
 def required_head(model: Any, head: NamedHead, name: str = "head") -> Head:
     """Return one head, checked; errors as :func:`required_heads`."""
     component = _read(model, head, name)
-    _require_in_range(model, component)
+    _Sizes(model).require(component)
     return _require_head(component, name)
 
 
@@ -123,9 +124,10 @@ def _require_list(given: object, name: str) -> None:
 def _checked(model: Any, given: Sequence[object], name: str) -> list[Component]:
     """Return the components of one list, in range, each once; sources of one attention neuron are one component."""
     found: dict[Component, object] = {}
+    sizes = _Sizes(model)
     for i, element in enumerate(given):
         component = _read(model, element, f"{name}[{i}]")
-        _require_in_range(model, component)
+        sizes.require(component)
         if component in found and not _differ_in_source(element, found[component]):
             raise IndexError(f"{component} is named twice")
         found[component] = element
@@ -141,8 +143,9 @@ def _of_neurons(model: Any, neurons: Neurons) -> list[Component]:
     named: list[Component] = [
         ("mlp", layer, i) if SITES[int(site)] == "mlp" else ("attn", layer, head, i) for site, layer, head, i in columns
     ]
+    sizes = _Sizes(model)
     for component in named:
-        _require_in_range(model, component)
+        sizes.require(component)
     return list(dict.fromkeys(named))
 
 
@@ -212,15 +215,25 @@ def _require_head(component: Component, name: str) -> Head:
     return component
 
 
-def _require_in_range(model: Any, component: Component) -> None:
-    layer = component[0] if len(component) == 2 else component[1]
-    within(f"layer of {component}", layer, model.cfg.n_layers)
-    if len(component) == 3:
-        within(f"neuron of {component}", component[2], dimensions.d_mlp(model, layer))
-        return
-    head = component[1] if len(component) == 2 else component[2]
-    if not dimensions.n_heads(model, layer):
-        raise ValueError(f"{component}: layer {layer} has no attention heads; its mixer counts as a whole")
-    within(f"head of {component}", head, dimensions.n_heads(model, layer))
-    if len(component) == 4:
-        within(f"dimension of {component}", component[3], dimensions.d_head(model, layer))
+class _Sizes:
+    """A model's sizes, each read off its layer once however many components are checked."""
+
+    def __init__(self, model: Any) -> None:
+        self._n_layers: int = model.cfg.n_layers
+        self._d_mlp = cache(partial(dimensions.d_mlp, model))
+        self._n_heads = cache(partial(dimensions.n_heads, model))
+        self._d_head = cache(partial(dimensions.d_head, model))
+
+    def require(self, component: Component) -> None:
+        """Refuse a component out of range."""
+        layer = component[0] if len(component) == 2 else component[1]
+        within(f"layer of {component}", layer, self._n_layers)
+        if len(component) == 3:
+            within(f"neuron of {component}", component[2], self._d_mlp(layer))
+            return
+        head, n_heads = component[1] if len(component) == 2 else component[2], self._n_heads(layer)
+        if not n_heads:
+            raise ValueError(f"{component}: layer {layer} has no attention heads; its mixer counts as a whole")
+        within(f"head of {component}", head, n_heads)
+        if len(component) == 4:
+            within(f"dimension of {component}", component[3], self._d_head(layer))

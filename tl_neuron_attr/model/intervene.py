@@ -18,9 +18,10 @@ from torch import Tensor
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.active_edits import Change, require_none
-from tl_neuron_attr.model.components import Component, Components, component_lists, within
+from tl_neuron_attr.model.components import Component, Components, component_lists
 from tl_neuron_attr.model.experts import Experts
 from tl_neuron_attr.model.weights import block_weights, editable_weights
+from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.stacked_rows import StackedRows
 from tl_neuron_attr.numerics.sublayer import Site
 

@@ -29,8 +29,7 @@ def is_at_hand(block: nn.Module, device: torch.device) -> bool:
     if device.type == "meta":
         return False
     for module in block.modules():
-        weights = vars(module)["_parameters"].values()
-        if _dequantiser(module) or not all(w is None or (w.device == device and _is_plain(w)) for w in weights):
+        if _dequantiser(module) or not all(w.device == device and _is_plain(w) for w in _own(module).values()):
             return False
     return True
 
@@ -40,7 +39,7 @@ def outline(block: nn.Module) -> Any:
 
     def shapes(module: nn.Module) -> dict[str, Tensor]:
         blank = torch.tensor(torch.nan)
-        found = {name: blank.expand(weight.shape) for name, weight in _own(module, "_parameters").items()}
+        found = {name: blank.expand(weight.shape) for name, weight in _own(module).items()}
         if _is_quantised(module) and hasattr(module, "in_features"):
             found["weight"] = blank.expand(_shape(module))
         return found
@@ -65,9 +64,8 @@ def unreadable(block: nn.Module) -> str | None:
     Nothing is loaded for it.
     """
     for name, module in block.named_modules():
-        for own, weight in _own(module, "_parameters").items():
-            where = ".".join(part for part in (name.replace("_original_component.", ""), own) if part)
-            where = where.replace("_original_component.", "")
+        for own, weight in _own(module).items():
+            where = ".".join(part for part in (name, own) if part).replace("_original_component.", "")
             if weight.is_meta and not has_offloaded_params(module):
                 return (
                     f"{where} is offloaded to CPU or disk, and nothing says where: boot the model with a device_map "
@@ -85,7 +83,7 @@ def unreadable(block: nn.Module) -> str | None:
 def _weights(module: nn.Module, device: torch.device) -> dict[str, Tensor]:
     """Return a module's own weights as numbers on a device."""
     with align_module_device(module):  # loads what accelerate offloaded, and forgets it again
-        found = {name: _numbers(module, weight) for name, weight in _own(module, "_parameters").items()}
+        found = {name: _numbers(module, weight) for name, weight in _own(module).items()}
         if method := _dequantiser(module):
             packed = {name for name, weight in found.items() if not _is_plain(weight)}
             found = {name: weight for name, weight in found.items() if name not in packed}
@@ -115,7 +113,7 @@ def _is_plain(weight: Tensor) -> bool:
 
 
 def _is_quantised(module: nn.Module) -> bool:
-    return _dequantiser(module) is not None or not all(map(_is_plain, _own(module, "_parameters").values()))
+    return _dequantiser(module) is not None or not all(map(_is_plain, _own(module).values()))
 
 
 def _dequantiser(module: nn.Module) -> str | None:
@@ -128,9 +126,9 @@ def _shape(linear: Any) -> tuple[int, int]:
     return linear.out_features, linear.in_features
 
 
-def _own(module: nn.Module, kind: str) -> dict[str, Tensor]:
-    """Return a module's own parameters or buffers, those of its children left out."""
-    return {name: value for name, value in vars(module)[kind].items() if value is not None}
+def _own(module: nn.Module) -> dict[str, Tensor]:
+    """Return a module's own parameters, those of its children left out."""
+    return {name: value for name, value in vars(module)["_parameters"].items() if value is not None}
 
 
 def _copy(block: nn.Module, weights: Callable[[nn.Module], dict[str, Tensor]]) -> Any:

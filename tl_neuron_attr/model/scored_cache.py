@@ -10,10 +10,10 @@ from torch import Tensor
 
 from tl_neuron_attr.model import additive_checks
 from tl_neuron_attr.model.cache_checks import require_sites
-from tl_neuron_attr.model.components import within
 from tl_neuron_attr.model.positions import Pos, Positions
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.targets import Target
+from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.answer_sums import AnswerSums
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase
 from tl_neuron_attr.numerics.readout import Readout

@@ -25,8 +25,8 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr.model.hook_points import TOKENS, mlp_post_hook, pattern_hook, resid_post_hook, resid_pre_hook
 from tl_neuron_attr.model.position_cache import PositionCache
 from tl_neuron_attr.model.positions import Pos, Positions, from_start
-from tl_neuron_attr.model.readable_blocks import fetched, is_at_hand, outline
-from tl_neuron_attr.model.weights import BlockWeights, is_norm, unembedding
+from tl_neuron_attr.model.readable_blocks import fetched
+from tl_neuron_attr.model.weights import BlockWeights, is_norm, readable_weights, unembedding
 from tl_neuron_attr.numerics.readout import Norm, Readout
 from tl_neuron_attr.numerics.sublayer import Site, Sublayer, score_dtype
 
@@ -121,11 +121,7 @@ class Stream:
     def weights(self, layer: int) -> BlockWeights:
         """Return the block's weights, made once per layer."""
         if layer not in self._weights:
-            block = self.block(layer)
-            ready = is_at_hand(block, self.device)
-            self._weights[layer] = (
-                BlockWeights(block) if ready else BlockWeights(outline(block), lambda: self._fetch(layer))
-            )
+            self._weights[layer] = readable_weights(self.block(layer), self.device, lambda: self._fetch(layer))
         return self._weights[layer]
 
     def _fetch(self, layer: int) -> Any:

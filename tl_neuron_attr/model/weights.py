@@ -100,7 +100,7 @@ class BlockWeights:
     @property
     def live_experts(self) -> Experts | None:
         """The same experts with their weights."""
-        return experts_of(self.live.mlp) if self.experts else None
+        return self.experts if self.at_hand or self.experts is None else experts_of(self.live.mlp)
 
     @property
     def gated(self) -> bool:
@@ -131,7 +131,8 @@ class BlockWeights:
         """Return each neuron's write direction: rows of ``W_out``, expert by expert, or of ``W_O``, head by head."""
         if site == "attn":
             return self.W_O.flatten(0, 1)
-        return self.live_experts.directions() if self.live_experts else self.live.mlp.W_out
+        experts = self.live_experts
+        return experts.directions() if experts else self.live.mlp.W_out
 
     def bias(self, site: Site) -> Float[Tensor, "d_model"] | None:
         """Return what the sublayer adds whatever it reads, before the post-norm; None where it has no bias."""
@@ -165,8 +166,8 @@ class BlockWeights:
         self, which: str, index: Int[Tensor, "n"]
     ) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, "n"] | None]:
         """Return the subkeys of some neurons, one row each, and their biases; see :meth:`keys`."""
-        if which != "v" and self.live_experts:
-            return self.live_experts.keys(which, index)
+        if which != "v" and (experts := self.live_experts):
+            return experts.keys(which, index)
         if which == "v" and self.values_by_head:
             raise ValueError(
                 "attention neurons of latent attention have no subkeys: their values are made of a compressed stream; "
@@ -215,9 +216,12 @@ def block_weights(model: Any, layer: int) -> BlockWeights:
     """
     within("layer", layer, model.cfg.n_layers)
     device, block = model.W_U.device, model.blocks[layer]
-    if is_at_hand(block, device):
-        return BlockWeights(block)
-    return BlockWeights(outline(block), cache(lambda: fetched(block, device)))
+    return readable_weights(block, device, cache(lambda: fetched(block, device)))
+
+
+def readable_weights(block: Any, device: torch.device, read: Callable[[], Any]) -> BlockWeights:
+    """Return a block's weights as numbers on a device: its own, or those of what ``read`` returns when asked for."""
+    return BlockWeights(block) if is_at_hand(block, device) else BlockWeights(outline(block), read)
 
 
 def editable_weights(model: Any, layer: int) -> BlockWeights:

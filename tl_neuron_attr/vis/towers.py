@@ -22,8 +22,9 @@ from tl_neuron_attr.incontext import (
     label_logit_difference,
     label_scores,
 )
-from tl_neuron_attr.model.components import NamedHeads, head_name, required_head, required_heads, within
+from tl_neuron_attr.model.components import NamedHeads, head_name, required_head, required_heads
 from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.model.within import within
 from tl_neuron_attr.results.token_text import visible
 from tl_neuron_attr.vis.circuits import element
 from tl_neuron_attr.vis.escaping import harmless_tokens

@@ -9,9 +9,10 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
-from tl_neuron_attr.model.components import NamedHeads, head_name, required_heads, within
+from tl_neuron_attr.model.components import NamedHeads, head_name, required_heads
 from tl_neuron_attr.model.positions import from_start
 from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.model.within import within
 from tl_neuron_attr.results.layer_scores import LayerScores
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.vis.charts import head_heatmap, layer_chart
