@@ -5,7 +5,7 @@ import torch
 
 import tl_neuron_attr as tna
 from tests import architectures
-from tl_neuron_attr.model import loading
+from tl_neuron_attr.model import loading, model_names
 
 
 def test_the_bundled_model_and_a_directory(tmp_path):
@@ -20,17 +20,25 @@ def test_the_bundled_model_and_a_directory(tmp_path):
 
 
 def test_a_wrong_name_is_told_every_kind():
-    with pytest.raises(OSError, match=r"'/no/such/folder' could not be loaded: .*gguf.* or one of demo, smollm2-135m"):
+    with pytest.raises(OSError, match=r"(?s)'/no/such/folder' could not be loaded: .*give demo, smollm2-135m.*gguf"):
         tna.load("/no/such/folder")
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nope", "~/nope", "a/b/c", "no such model"])
 def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(name, monkeypatch):
-    monkeypatch.setattr(
-        loading.TransformerBridge, "boot_transformers", lambda *_, **__: pytest.fail("the hub was asked")
-    )
+    monkeypatch.setattr(model_names.HfApi, "model_info", lambda *_, **__: pytest.fail("the hub was asked"))
     with pytest.raises(FileNotFoundError, match="there is no such path"):
         tna.load(name)
+
+
+def test_a_name_that_the_hub_lacks_never_reaches_the_loader_and_its_retries(monkeypatch):
+    def refuse(name):
+        raise FileNotFoundError(model_names.not_loaded(name, "the hub lacks it"))
+
+    monkeypatch.setattr(loading, "require_model_on_hub", refuse)
+    monkeypatch.setattr(loading.TransformerBridge, "boot_transformers", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(FileNotFoundError, match="did you mean gemma3-270m"):
+        tna.load("gemma3-27m")
 
 
 def test_a_file_that_is_no_gguf_file_is_told_apart(tmp_path):

@@ -1,6 +1,5 @@
 """Load a model by name: the bundled one, a packaged one, a GGUF file, a directory, a name on the hub."""
 
-import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +10,10 @@ from transformers.utils import logging
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model.gguf_conversion import converted_file, converted_package, provenance
+from tl_neuron_attr.model.model_names import not_loaded, require_model_on_hub
 from tl_neuron_attr.model.packaged_models import PACKAGED_MODELS
 
 BUNDLED = Path(__file__).resolve().parents[1] / "demo" / "weights"
-
-_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
-"""What the hub takes for a name; it is looked up there, with retries, only if it can be one."""
 
 
 @typechecked
@@ -38,8 +35,8 @@ def load(
         dtype: Their type; float32.
 
     Raises:
-        OSError: If the model cannot be found, with what can be done: a path that does not exist at once, without
-            looking for it on the hub; if the cache directory cannot be written.
+        OSError: If the model cannot be found, with names that are near: a path that does not exist at once, a name on
+            the hub after one short look; if the cache directory cannot be written.
         ValueError: If a GGUF file is damaged, not the published one, or of an architecture transformers cannot read;
             the name is empty, or the device does not exist here.
         ImportError: If a GGUF file needs the package ``gguf``, which is not installed.
@@ -63,7 +60,7 @@ def load(
                 dtype=dtype or torch.float32,
             )
         except OSError as error:
-            raise OSError(_not_loaded(name, str(error).splitlines()[0])) from error
+            raise OSError(not_loaded(name, str(error).splitlines()[0])) from error
     if local == BUNDLED:
         model.cfg.model_name = "tl_neuron_attr demo"
     elif source is not None:
@@ -85,17 +82,8 @@ def _folder_of(name: str) -> str:
         return str(path)
     if path.exists():
         raise NotADirectoryError(f"model {name!r} is a file and no .gguf file: give the directory it lies in")
-    if not _HUB_NAME.fullmatch(name):
-        raise FileNotFoundError(_not_loaded(name, "there is no such path, and no name on the hub is written so"))
+    require_model_on_hub(name)
     return name
-
-
-def _not_loaded(name: str | Path, reason: str) -> str:
-    return (
-        f"model {str(name)!r} could not be loaded: give a directory with config.json, weights and tokenizer, a .gguf "
-        f"file, a name on the Hugging Face hub that this machine can reach, or one of demo, "
-        f"{', '.join(PACKAGED_MODELS)} ({reason})"
-    )
 
 
 def _require_device(device: str | torch.device | None) -> None:
