@@ -64,6 +64,17 @@ def test_a_first_stream_that_is_off_by_a_hundred_thousandth_is_refused(name):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", ["llama", "olmo", "granite"])
+def test_an_embedding_that_a_hook_normalises_is_refused(name):
+    """NanoChat alone norms its embedding itself."""
+    model = architectures.build(name)
+    with model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda x, hook: x / x.square().mean(-1, True).sqrt())]):
+        _, cache = model.run_with_cache(TOKENS)
+    with pytest.raises(ValueError, match="the embedding is not the first block's resid_pre"):
+        tna.attribute_layers(cache, 5)
+
+
+@torch.no_grad()
 def test_a_jump_between_two_blocks_is_told_from_one_within():
     """The block after the jump adds up in itself: only the step shows it."""
     model = architectures.build("llama")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests import architectures
-from tl_neuron_attr.model.reference_activations import mean_activation, resampled_activation
+from tl_neuron_attr.model.reference_activations import mean_activation, resampled_activation, source_values
 
 PROMPTS = [architectures.prompts(1, length, seed=length)[0] for length in (3, 7, 5)]
 LAYER, INDEX = torch.tensor([2, 0, 2, 1]), torch.tensor([5, 79, 0, 5])
@@ -56,3 +56,26 @@ def test_every_position_is_drawn_and_each_neuron_by_itself(model, activations):
     counts = [int(((found - each).abs() < 1e-9).sum()) for each in activations[0]]
     assert sum(counts) == 600
     assert min(counts) > 15, "of 600 draws among 15 positions, 40 are expected of each, give or take 6"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name, layer", [("llama", 0), ("qwen3_next", 1)])
+def test_a_value_that_is_zero_is_replaced_too(name, layer):
+    """The neuron carries nothing; the mean in its place carries attention (and gate) times the mean."""
+    model = architectures.build(name)
+    ids, source, head, index = PROMPTS[1], 2, 3, 4
+    silent = int(ids[source])
+    if layer == 0:
+        model.embed.original_component.weight[silent] = 0
+    _, cache = model.run_with_cache(ids[None])
+    values = [
+        model.run_with_cache(prompt[None])[1][f"blocks.{layer}.attn.hook_v"][0, :, 1, index] for prompt in PROMPTS
+    ]
+    own = cache[f"blocks.{layer}.attn.hook_v"][0, source, 1, index]
+    assert (own == 0) == (layer == 0)
+    weight = cache[f"blocks.{layer}.attn.hook_pattern"][0, head, -1, source]
+    if name == "qwen3_next":
+        weight = weight * cache[f"blocks.{layer}.attn.hook_q_gate"][0, -1].unflatten(-1, (4, 8))[head, index].sigmoid()
+    expected = float(weight * (own - torch.cat(values).mean()))
+    unit = [("attn", layer, head, index)]
+    assert source_values(model, ids[None], 6, PROMPTS, unit, [source], "mean", 0) == [pytest.approx(expected, rel=1e-9)]

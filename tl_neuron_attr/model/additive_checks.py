@@ -4,6 +4,7 @@ Each check is linear in the stream, so that all of them cost a few per cent of a
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from tl_neuron_attr.model.cache_checks import site_hooks
 from tl_neuron_attr.model.finite_checks import first_not_finite
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.model.weights import is_norm
 from tl_neuron_attr.numerics.readout import Readout
 from tl_neuron_attr.numerics.sublayer import SITES, Sublayer
 
@@ -68,8 +70,8 @@ def require_additive(stream: Stream, readout: Readout, places: Positions) -> Non
 def _require_embedding(stream: Stream, allowed: float) -> None:
     """Refuse a first stream that is not the embedding: what a hook put there would count as the tokens' share.
 
-    Positions that are added without a hook (XGLM), or a norm behind the embedding (NanoChat), cannot be told apart from
-    the model's own doing, and pass.
+    Positions that are added without a hook (XGLM) cannot be told apart from the model's own doing, and pass. A norm
+    behind the embedding is allowed where the final norm has no weight (NanoChat), since the same module is both.
     """
     first = "blocks.0.hook_resid_pre"
     hidden = stream.model.cfg.positional_embedding_type == "standard" and not stream.has("hook_pos_embed")
@@ -78,10 +80,17 @@ def _require_embedding(stream: Stream, allowed: float) -> None:
     embedded = stream.get("hook_embed")
     if stream.has("hook_pos_embed"):
         embedded = embedded + stream.get("hook_pos_embed")
-    normed = embedded / embedded.square().mean(-1, keepdim=True).sqrt().clamp_min(TINY)
     same = _SAME if allowed <= _EPS else allowed  # half precision is added here in float32
-    if not _close(embedded, stream.get(first), same) and not _close(normed, stream.get(first), max(allowed, _EPS)):
+    if _close(embedded, stream.get(first), same):
+        return
+    normed = embedded / embedded.square().mean(-1, keepdim=True).sqrt().clamp_min(TINY)
+    if not (_norms_without_weight(stream.model) and _close(normed, stream.get(first), max(allowed, _EPS))):
         _refuse(stream, "the embedding is not the first block's resid_pre", edited=first)
+
+
+def _norms_without_weight(model: Any) -> bool:
+    norm = model.ln_final
+    return is_norm(norm) and norm.uses_rms_norm and getattr(norm, "w", None) is None
 
 
 def _require_block_adds_up(stream: Stream, layer: int, allowed: float) -> None:

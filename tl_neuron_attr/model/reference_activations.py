@@ -62,13 +62,13 @@ def source_values(
 ) -> list[float]:
     """Return what leaves a head's output if the value an attention neuron reads at its source is replaced.
 
-    The attention stays. What the neuron carries, ``pattern * v``, becomes ``pattern * w``, where ``w`` is the mean of
-    the values at all positions of the prompts, or the value at one drawn for it.
+    The attention stays, and so does a gate, where heads have one. What the neuron carries, ``pattern * v``, becomes
+    ``pattern * w``, where ``w`` is the mean of the values at all positions of the prompts, or the value at one drawn.
     """
     layers = sorted({layer for _, layer, *_ in units})
     own = _attn_stream(model, ids, layers)
     place = Positions(torch.tensor([0], device=ids.device), torch.tensor([pos], device=ids.device))
-    carried = {layer: own.attn_coefficients(layer, place)[0] for layer in layers}
+    weights = {layer: own.attn_weights(layer, place)[0] for layer in layers}
     values = {layer: own.attn_values(layer, place)[0] for layer in layers}
     others: list[list[Tensor]] = [[] for _ in units]
     for prompt in prompts:
@@ -78,7 +78,7 @@ def source_values(
             kept.append(read[layer][head, index].cpu())
     new = _stand_ins([torch.cat(each) for each in others], stand, seed)
     return [
-        float(carried[layer][head, index, source]) * (1 - float(w) / float(values[layer][head, index, source]))
+        float(weights[layer][head, index, source]) * (float(values[layer][head, index, source]) - float(w))
         for (_, layer, head, index), source, w in zip(units, sources, new, strict=True)
     ]
 

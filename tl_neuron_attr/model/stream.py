@@ -235,17 +235,26 @@ class Stream:
         Where :func:`~tl_neuron_attr.ablate` zeroed a head or neuron for the run, pattern and ``v`` do not show it but
         ``z``, which they make, does: zero.
         """
-        pattern = self.pattern_rows(layer, places)
-        coefficients = self.attn_values(layer, places) * pattern[:, :, None]
+        values = self.attn_values(layer, places)
+        return self._passed_on(values * self.pattern_rows(layer, places)[:, :, None], layer, places)
+
+    def attn_weights(self, layer: int, places: Positions) -> Float[Tensor, "batch head d_head source"]:
+        """Return what each value is multiplied with: the pattern, times the gate's sigmoid where heads have one."""
+        values = self.attn_values(layer, places)
+        return self._passed_on(self.pattern_rows(layer, places)[:, :, None].expand(values.shape), layer, places)
+
+    def _passed_on(
+        self, attended: Float[Tensor, "batch head d_head source"], layer: int, places: Positions
+    ) -> Float[Tensor, "batch head d_head source"]:
+        """Return what passes the heads' gates, and zero for what was zeroed behind them."""
         for hook in self.weights(layer).gate_hooks:
             gate = self.at(f"blocks.{layer}.{hook}", places).sigmoid().flatten(1)
-            if gate.numel() == coefficients[..., 0].numel():  # another gate's neurons do not add up, and are refused
-                coefficients = coefficients * gate.reshape(*coefficients.shape[:3], 1)
+            if gate.numel() == attended[..., 0].numel():  # another gate's neurons do not add up, and are refused
+                attended = attended * gate.reshape(*attended.shape[:3], 1)
         z = f"blocks.{layer}.attn.hook_z"
         if not self.has(z):
-            return coefficients
-        silent = self.at(z, places).reshape(*coefficients.shape[:3], 1) == 0
-        return coefficients.masked_fill(silent, 0)
+            return attended
+        return attended.masked_fill(self.at(z, places).reshape(*attended.shape[:3], 1) == 0, 0)
 
     def pattern_rows(self, layer: int, places: Positions) -> Float[Tensor, "batch head source"]:
         """Return the attention of each place to every source.
