@@ -22,7 +22,7 @@ import srnn_reviews
 import torch
 from competitors import DCCNN, Library, Mean, matched, parameters
 from measure import machine, markdown, picture
-from srnn_tasks import TASKS, WORDS, Task
+from srnn_tasks import TASKS, Task
 from srnn_training import Curve, Reader, train
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -100,25 +100,43 @@ def run_task(
     rates: Sequence[float],
 ) -> list[Outcome]:
     """Run the models on one task and length; ``hidden`` is the width of the SRNN that sets the budget."""
-    sets = [
-        task.make(count, T, torch.Generator().manual_seed(seed)) for count, seed in ((500, 10**6), (1000, 10**6 + 1))
-    ]
     n, k = FACTORS[T][1]
     budget = parameters(Last(EMBEDDING, hidden, n, k))
     chosen = {name: build for name, build in encoders(T).items() if name in models}
-    outcomes = []
-    for name, build in tqdm(chosen.items(), desc=f"{task.name}, T = {T}"):
-        width = matched(build, budget)[1]
+    return [
+        run_model(task, T, name, build, budget, seconds=seconds, seeds=seeds, rates=rates)
+        for name, build in tqdm(chosen.items(), desc=f"{task.name}, T = {T}")
+    ]
 
-        def run(lr: float, seed: int, seconds: float, build=build, width=width) -> Curve:
-            torch.manual_seed(seed)
-            model = Reader(WORDS, EMBEDDING, build(width), width, task.classes)
-            return train(model, epochs_of(task, T, seed), *sets, lr=lr, seconds=seconds)
 
-        lr = max(rates, key=lambda lr: run(lr, 10, seconds / 2).best.accuracy)
-        curves = tuple(run(lr, seed, seconds) for seed in seeds)
-        outcomes.append(Outcome(task.name, T, name, parameters(build(width)), lr, seconds, curves))
-    return outcomes
+def run_model(
+    task: Task,
+    T: int,
+    name: str,
+    build: Callable[[int], nn.Module],
+    budget: int,
+    *,
+    seconds: float,
+    seeds: Sequence[int],
+    rates: Sequence[float],
+    multiple: int = 1,
+    device: str = "cpu",
+) -> Outcome:
+    """Choose the learning rate on validation by runs of half the time, then train each seed."""
+    width = matched(build, budget, multiple=multiple)[1]
+    sets = [
+        make(count, T, torch.Generator().manual_seed(seed))
+        for make, count, seed in zip(task.held_out or (task.make,) * 2, (500, 1000), (10**6, 10**6 + 1), strict=True)
+    ]
+
+    def run(lr: float, seed: int, seconds: float) -> Curve:
+        torch.manual_seed(seed)
+        model = Reader(task.words, EMBEDDING, build(width), width, task.classes).to(device)
+        return train(model, epochs_of(task, T, seed), *sets, lr=lr, seconds=seconds)
+
+    lr = max(rates, key=lambda lr: run(lr, 10, seconds / 2).best.accuracy)
+    curves = tuple(run(lr, seed, seconds) for seed in seeds)
+    return Outcome(task.name, T, name, parameters(build(width)), lr, seconds, curves)
 
 
 def epochs_of(task: Task, T: int, seed: int) -> Callable[[int], list[tuple[Tensor, Tensor]]]:

@@ -15,6 +15,9 @@ _A, _B = 4, 5
 _SYMBOLS = 8
 
 
+Make = Callable[[int, int, torch.Generator], tuple[Tensor, Tensor]]
+
+
 @dataclass(frozen=True)
 class Task:
     """What is asked, and how sequences are made.
@@ -24,12 +27,16 @@ class Task:
         classes: How many answers there are, all as likely.
         rule: What is asked.
         make: Sequences and answers from their number, their length and a generator.
+        held_out: The same for validation and for test, where these are made of other material than training.
+        words: How many words there are; 0 is left for padding.
     """
 
     name: str
     classes: int
     rule: str
-    make: Callable[[int, int, torch.Generator], tuple[Tensor, Tensor]]
+    make: Make
+    held_out: tuple[Make, Make] | None = None
+    words: int = WORDS
 
 
 def negated_majority(count: int, T: int, g: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ class Reader(nn.Module):
 class Point:
     """Return the accuracy on the validation set after some training.
 
-    Seconds are of training only, and the processor's: the wall clock's, on one thread of an idle machine.
+    Seconds are of training only: the processor's, which other processes do not lengthen; on a GPU the wall clock's.
     """
 
     seconds: float
@@ -73,18 +73,18 @@ def train(
 ) -> Curve:
     """Train with Adam, gradients clipped to norm 1, for ``seconds`` or ``epochs``, and test its best state."""
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    curve, spent = Curve(), 0.0
+    curve, spent, device = Curve(), 0.0, next(model.parameters()).device
     best = copy.deepcopy(model.state_dict())
     for epoch in range(epochs):
         share, done = batches(epoch), 0
         while done < len(share) and spent < seconds:
-            start = time.process_time()
-            ids, labels = share[done]
+            ids, labels = (t.to(device) for t in share[done])
+            start = clock(device)
             optimizer.zero_grad()
             F.cross_entropy(model(ids), labels).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            spent += time.process_time() - start
+            spent += clock(device) - start
             done += 1
         point = Point(spent, epoch + done / len(share), accuracy(model, *validation))
         curve.points.append(point)
@@ -98,12 +98,21 @@ def train(
     return curve
 
 
+def clock(device: torch.device) -> float:
+    """Return the processor's time, or on a GPU the wall clock's once its work is done."""
+    if device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 @torch.no_grad()
 def accuracy(model: nn.Module, ids: Tensor, labels: Tensor, batch: int = 200) -> float:
     """Return the share of right answers."""
     model.eval()
+    device = next(model.parameters()).device
     right = sum(
-        int((model(part).argmax(1) == label).sum())
+        int((model(part.to(device)).argmax(1).cpu() == label).sum())
         for part, label in zip(ids.split(batch), labels.split(batch), strict=True)
     )
     model.train()

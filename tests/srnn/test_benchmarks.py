@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import competitors
 import measure
 import srnn as srnn_speed
+import srnn_documents
 import srnn_quality
 import srnn_report
 import srnn_reviews
@@ -215,3 +216,51 @@ def test_time_and_memory_are_measured():
     assert len(found["much"].seconds) == len(found["much"].cpu_seconds) == 3
     assert found["much"].median > found["none"].median
     assert 60 < found["much"].peak_mib < 80 and found["none"].peak_mib < 10
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    """Sentences of two classes, each of its own word and of what all share; the number of words tells each apart."""
+    for name, word in (("bad", "awful"), ("good", "fine")):
+        (tmp_path / name).write_text("".join(f"{word} the {'film ' * (i % 7)}{name}{i % 50}\n" for i in range(200)))
+    return [tmp_path / "bad", tmp_path / "good"]
+
+
+def test_documents_lean_to_their_class_and_are_as_long_as_asked(reviews):
+    task = srnn_documents.documents(reviews)
+    awful, fine = (torch.tensor(i) for i in known_words(task, reviews))
+    for make in (task.make, *task.held_out):
+        texts, labels = make(60, 256, torch.Generator().manual_seed(0))
+        assert texts.shape == (60, 256) and texts.min() >= 1 and texts.max() <= task.words
+        assert set(labels.tolist()) == {0, 1}
+        bad, good = ((texts == word).sum(1) for word in (awful, fine))
+        share = torch.where(labels == 1, good, bad).sum() / (good + bad).sum()
+        assert abs(share - srnn_documents.LEAN) < 0.03
+        assert torch.equal(texts, make(60, 256, torch.Generator().manual_seed(0))[0])
+
+
+def known_words(task, reviews):
+    """Return the ids of "awful" and "fine": words of training are numbered in their order from 1."""
+    words = sorted({word for path in reviews for line in path.read_text().splitlines() for word in line.split()})
+    assert len(words) == task.words
+    return words.index("awful") + 1, words.index("fine") + 1
+
+
+def test_no_sentence_of_training_is_tested(tmp_path):
+    """Each sentence has words of its own; the parts then share none but those that fill."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("".join(f"{name}{i} {name}{i} fill\n" for i in range(100)))
+    task = srnn_documents.documents([tmp_path / "a", tmp_path / "b"])
+    train, *held_out = (set(m(50, 64, torch.Generator().manual_seed(1))[0].flatten().tolist()) for m in
+                        (task.make, *task.held_out))  # fmt: skip
+    assert len(train) > 100 and all(len(part) == 1 and part < train for part in held_out)
+
+
+def test_documents_train_every_model(reviews):
+    outcome = srnn_documents.train_one(reviews, 512, "no order", seconds=0.01, rates=[1e-2], device="cpu")
+    budget = outcome.parameters
+    for name in srnn_documents.MODELS:
+        build, multiple = srnn_documents.MODELS[name]
+        model, width = competitors.matched(build, budget, multiple=multiple)
+        assert model(torch.randn(2, 512, srnn_quality.EMBEDDING)).shape == (2, width), name
+    assert outcome.task == "documents" and len(outcome.curves) == len(srnn_quality.SEEDS)

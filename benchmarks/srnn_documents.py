@@ -1,0 +1,167 @@
+"""Slicing on long documents: ``python benchmarks/srnn_documents.py --data FILE FILE [--out FILE] [--plot FILE]``.
+
+A document is put together from sentences of two files, one file per class and one sentence per line (the movie reviews
+of Pang and Lee): three sentences in five are of the document's class, the others of the other one, in random order. No
+sentence is in two of the parts that train, choose and test. Models have about as many parameters beside the word
+vectors, are trained for the same time at a learning rate chosen on validation, with three seeds; the mean of
+the word vectors shows what is to be had without any order. ``--jobs`` trains several at once, a core each.
+"""
+
+import argparse
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from competitors import Library, Mean, MinGRU, Transformer, parameters
+from measure import machine, picture
+from srnn_quality import (
+    EMBEDDING,
+    HIDDEN,
+    RATES,
+    SEEDS,
+    Last,
+    Outcome,
+    outcome_table,
+    plot_curves,
+    run_model,
+    unsliced,
+    write,
+    write_curves,
+)
+from srnn_reviews import split
+from srnn_tasks import Make, Task
+from torch import Tensor, nn
+from tqdm import tqdm
+
+LENGTHS = (512, 1024, 2048, 4096)
+LEAN = 0.6
+"""The share of a document's sentences that are of its class."""
+LEAST_COUNT = 2
+"""A word that training holds less often is left out, as it can teach nothing of itself."""
+
+
+class Bag(nn.Module):
+    """The mean of the word vectors, and a layer on it: no order at all."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(EMBEDDING, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.mean(1)).relu()
+
+
+MODELS: dict[str, tuple[Callable[[int], nn.Module], int]] = {
+    "GRU": (lambda width: Library(nn.GRU, EMBEDDING, width) if torch.cuda.is_available() else unsliced(width), 1),
+    "LSTM": (partial(Library, nn.LSTM, EMBEDDING), 1),
+    "LSTM, mean": (partial(Mean, nn.LSTM, EMBEDDING), 1),
+    "minGRU": (partial(MinGRU, EMBEDDING), 1),
+    "transformer": (partial(Transformer, EMBEDDING), 8),
+    "SRNN(16,1)": (lambda width: Last(EMBEDDING, width, 16, 1), 1),
+    "SRNN(8,2)": (lambda width: Last(EMBEDDING, width, 8, 2), 1),
+    "SRNN(8,3)": (lambda width: Last(EMBEDDING, width, 8, 3), 1),
+    "no order": (Bag, 1),
+}
+"""Each model's encoder from its width, and what the width is a multiple of; the fastest unsliced GRU there is."""
+
+
+def documents(paths: Sequence[Path], *, seed: int = 0) -> Task:
+    """Return the task of telling a document's class: sentences split 80/10/10, the vocabulary that of training."""
+    parts: list[list[list[list[str]]]] = []
+    for path in paths:
+        sentences = [split(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        random.Random(seed).shuffle(sentences)
+        cuts = len(sentences) * 8 // 10, len(sentences) * 9 // 10
+        parts.append([sentences[: cuts[0]], sentences[cuts[0] : cuts[1]], sentences[cuts[1] :]])
+    counts = Counter(word for of_class in parts for sentence in of_class[0] for word in sentence)
+    kept = sorted(word for word, count in counts.items() if count >= LEAST_COUNT)
+    ids = {word: i for i, word in enumerate(kept, 1)}
+    known = [[[[ids[w] for w in s if w in ids] for s in part] for part in of_class] for of_class in parts]
+    train, validation, test = (_maker([of_class[i] for of_class in known]) for i in range(3))
+    rule = f"the class of {LEAN:.0%} of its sentences"
+    return Task("documents", len(paths), rule, train, (validation, test), len(kept))
+
+
+def _maker(pools: Sequence[Sequence[Sequence[int]]]) -> Make:
+    """Return what puts documents together from the sentences of each class."""
+
+    def make(count: int, T: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
+        labels = torch.randint(0, len(pools), (count,), generator=g)
+        draw = random.Random(int(torch.randint(0, 2**31, (1,), generator=g)))
+        texts = torch.tensor([_document(pools, label, T, draw) for label in labels.tolist()])
+        return texts, labels
+
+    return make
+
+
+def _document(pools: Sequence[Sequence[Sequence[int]]], label: int, T: int, draw: random.Random) -> list[int]:
+    words: list[int] = []
+    others = [pool for i, pool in enumerate(pools) if i != label]
+    while len(words) < T:
+        words += draw.choice(pools[label] if draw.random() < LEAN else draw.choice(others))
+    return words[:T]
+
+
+def train_one(
+    paths: Sequence[Path], T: int, name: str, *, seconds: float, rates: Sequence[float], device: str
+) -> Outcome:
+    """Train one model on documents of ``T`` words."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    build, multiple = MODELS[name]
+    budget = parameters(Last(EMBEDDING, HIDDEN, 8, 2))
+    return run_model(
+        documents(paths),
+        T,
+        name,
+        build,
+        budget,
+        seconds=seconds,
+        seeds=SEEDS,
+        rates=rates,
+        multiple=multiple,
+        device=device,
+    )
+
+
+def main() -> None:
+    """Train and print; ``--out`` writes the tables and curves as well."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", type=Path, required=True, help="a text file per class, a sentence a line")
+    parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--seconds", type=float, default=40.0, help="training time of a run, the same for all")
+    parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="learning rates to choose from")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="on a GPU, time is the wall clock's")
+    parser.add_argument("--jobs", type=int, default=1, help="models trained at once, a core each")
+    parser.add_argument("--out", type=Path, help="the tables, and beside them every point of every run as CSV")
+    parser.add_argument("--plot", type=Path, help="accuracy by time and by epochs")
+    args = parser.parse_args()
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+        work = [
+            pool.submit(train_one, args.data, T, name, seconds=args.seconds, rates=args.rates, device=args.device)
+            for T in sorted(args.lengths, reverse=True)
+            for name in args.models
+        ]
+        outcomes = [job.result() for job in tqdm(work, desc="models")]
+    outcomes.sort(key=lambda o: o.T)
+    where = torch.cuda.get_device_name() if args.device == "cuda" else machine()
+    text = f"Measured on {where}, torch {torch.__version__}, {args.jobs} models at once; denormal numbers flushed.\n"
+    for T in args.lengths:
+        found = [o for o in outcomes if o.T == T]
+        text += f"\n#### {T:,} words\n\n{outcome_table(found)}\n"
+    if args.plot:
+        plot_curves(outcomes, args.plot)
+        text += picture("Accuracy by time and by epochs", args.plot, args.out)
+    write(text, args.out)
+    if args.out:
+        write_curves(outcomes, args.out.with_suffix(".csv"))
+
+
+if __name__ == "__main__":
+    main()
