@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from facts_known import Fact, facts_known
 from matplotlib.figure import Figure
-from tables import markdown, ranged
+from tables import Stopwatch, markdown, ranged
 from torch import Tensor
 from tqdm import tqdm
 
@@ -186,7 +186,7 @@ def ten_out(model: Any, facts: Sequence[Fact], seed: int, candidates: int) -> pd
 
 
 def costs(model: Any, fact: Fact) -> dict[str, float]:
-    """CPU time of each score's ranking of all MLP neurons for one prompt, over that of a forward pass."""
+    """Processor time of each score's ranking of all MLP neurons for one prompt, over that of a forward pass."""
     one = Explained.of(model, fact[0], fact[1])
     forward = _cpu(lambda: model(one.ids[None]), 5)
     some = one.neurons(one.best(100))
@@ -270,19 +270,20 @@ def main() -> None:
     parser.add_argument("--neurons", type=int, default=300)
     parser.add_argument("--integrated", type=int, default=1, help="prompts with integrated gradients, which are dear")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--plot", type=Path, required=True)
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.threads)
     sections, frames = [], {}
     for name in args.models:
-        started, model = time.process_time(), tna.load(name)
+        spent, model = Stopwatch(), tna.load(name)
         facts = facts_known(model, max(args.ten, args.prompts))
         with torch.no_grad():
             single = singles(model, facts[: args.prompts], args.neurons, args.seed, args.integrated)
             ten = ten_out(model, facts[: args.ten], args.seed, 100)
             cost = costs(model, facts[0])
-        took = f"Seed {args.seed}, {time.process_time() - started:.0f} CPU seconds on one thread."
+        took = f"Seed {args.seed}, {spent}."
         sections.append(section(model.cfg.model_name, model, single, ten, cost, took))
         frames[name] = single
         args.out.write_text("\n".join(sections))

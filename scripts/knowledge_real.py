@@ -5,13 +5,12 @@ neurons about a tenth as many are zeroed as in the paper's.
 """
 
 import argparse
-import time
 from pathlib import Path
 
 import pandas as pd
 import torch
 from facts_known import facts_known
-from tables import markdown, ranged
+from tables import Stopwatch, markdown, ranged
 
 import tl_neuron_attr as tna
 from tl_neuron_attr.evaluate import KnowledgeStudy, StudyPrompt, by_type, knowledge_study
@@ -96,19 +95,20 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["smollm2-135m", "gemma3-270m"])
     parser.add_argument("--prompts", type=int, nargs="+", default=[150, 90], help="kept prompts, by model")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--study", type=Path, help="a folder that keeps every prompt's results as they come")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
     written = []
     for name, n in zip(args.models, args.prompts, strict=True):
-        started, model = time.process_time(), tna.load(name)
+        spent, model = Stopwatch(args.device), tna.load(name, device=args.device)
         facts = facts_known(model, n)
         prompts = [StudyPrompt(text, model.tokenizer.decode([token]), kind) for text, token, kind in facts]
         folder = None if args.study is None else args.study / name
         study = knowledge_study(model, by_type(prompts), seed=args.seed, out=folder)
         tables = "\n\n".join(f"#### {title}\n\n{text}" for title, text in sections(study).items())
-        took = f"{len(facts)} prompts, seed {args.seed}, {time.process_time() - started:.0f} CPU seconds on one thread."
+        took = f"{len(facts)} prompts, seed {args.seed}, {spent}."
         written.append(f"### {model.cfg.model_name}\n\n{took}\n\n{tables}\n")
         args.out.write_text("\n".join(written))
         print(written[-1])

@@ -5,7 +5,6 @@ The facts are those of ``scripts/knowledge_real.py``. The two scores by rank rea
 """
 
 import argparse
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 from facts_known import Fact, facts_known
-from tables import markdown, ranged
+from tables import Stopwatch, markdown, ranged
 
 import tl_neuron_attr as tna
 from tl_neuron_attr.evaluate import Faithfulness, faithfulness
@@ -74,12 +73,13 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=45)
     parser.add_argument("--ranked", type=int, nargs="+", default=[6], help="prompts of the scores by rank, by model")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
     written: list[str] = []
     for name, by_rank in zip(args.models, args.ranked, strict=True):
-        started, model = time.process_time(), tna.load(name)
+        spent, model = Stopwatch(args.device), tna.load(name, device=args.device)
         facts = facts_known(model, args.prompts)
         tables = {
             f"{PICKED} MLP neurons zeroed, {len(facts)} prompts (Table 2)": table_2(
@@ -90,7 +90,7 @@ def main() -> None:
         if by_rank:
             some = measured(model, facts[:by_rank], BY_RANK, args.seed)
             tables[f"The scores by rank, {by_rank} prompts (Table 2)"] = table_2(some)
-        took = f"Seed {args.seed}, {time.process_time() - started:.0f} CPU seconds on one thread."
+        took = f"Seed {args.seed}, {spent}."
         text = "\n\n".join(f"#### {title}\n\n{table}" for title, table in tables.items())
         written.append(f"### {model.cfg.model_name}\n\n{took}\n\n{text}\n")
         args.out.write_text("\n".join(written))

@@ -1,6 +1,9 @@
-"""Tables of results as Markdown."""
+"""Tables of results as Markdown, and what they took."""
+
+import time
 
 import pandas as pd
+import torch
 
 
 def markdown(frame: pd.DataFrame, digits: int = 3) -> str:
@@ -12,3 +15,19 @@ def markdown(frame: pd.DataFrame, digits: int = 3) -> str:
 def ranged(mean: float, low: float, high: float, spec: str = ".3f") -> str:
     """Return a mean with its interval."""
     return f"{mean:{spec}} [{low:{spec}}, {high:{spec}}]"
+
+
+class Stopwatch:
+    """What a measurement took: processor time, which other processes do not lengthen; on a GPU the wall clock's."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.gpu = device.startswith("cuda")
+        self.clock = time.perf_counter if self.gpu else time.process_time
+        self.started = self.clock()
+
+    def __str__(self) -> str:
+        seconds = f"{self.clock() - self.started:.0f}"
+        if self.gpu:
+            return f"{seconds} seconds on one {torch.cuda.get_device_name()}"
+        threads = torch.get_num_threads()
+        return f"{seconds} CPU seconds on {'one thread' if threads == 1 else f'{threads} threads'}"
