@@ -30,7 +30,7 @@ test-fast: $(STAMP)  ## the rules and the numbers, under two minutes on two idle
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m fast tests
 
 mutants: $(STAMP)  ## change the code in SAMPLE places, drawn by SEED, and list the changes no test notices; ten seconds each
-	$(PY) scripts/mutants.py --sample $(SAMPLE) --seed $(SEED)
+	$(PY) scripts/mutants.py --sample $(SAMPLE) --seed $(SEED) --workers $(WORKERS)
 
 fuzz: $(STAMP)  ## random models, runs and arguments against the slow oracle, other ones each time: about an hour
 	TNA_FUZZ_EXAMPLES=$${TNA_FUZZ_EXAMPLES:-1500} $(PY) -m pytest -n0 -s tests/test_fuzz.py --hypothesis-show-statistics

@@ -5,6 +5,7 @@ in a copy of the project, in processes forked from one that has imported torch a
 
     python scripts/mutants.py --sample 60 --seed 1              # a sample of all rooms
     python scripts/mutants.py numerics model/stream.py          # every mutant of a room and of a file
+    python scripts/mutants.py --sample 90 --seed 3 --workers 14 # fourteen at once, each in a copy of its own
 
 The survivors are printed and written to a file: for each its place, the code before and after.
 """
@@ -14,6 +15,7 @@ import ast
 import copy
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -65,6 +67,9 @@ _PAIRS = ("min max", "minimum maximum", "amin amax", "argmin argmax", "any all",
 SWAPS = {one: other for pair in _PAIRS for one, other in itertools.permutations(pair.split())}
 DROPPED = {"abs", "neg", "double", "float", "clamp", "clamp_min", "clamp_", "clamp_min_", "square", "sqrt", "flip"}
 """Methods whose call is left out: ``x.abs()`` becomes ``x``."""
+
+TOGETHER = 3
+"""Mutants of one file that one worker tries in turn, after one run of the unchanged tests."""
 
 SECONDS = 60
 """Processor time allowed beyond three times what the unchanged tests took: an endless loop is noticed."""
@@ -245,6 +250,7 @@ def main() -> None:
     parser.add_argument("targets", nargs="*", default=list(ROOMS), help="rooms, or files such as model/stream.py")
     parser.add_argument("--sample", type=int, help="how many mutants, drawn at random (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (default 0)")
+    parser.add_argument("--workers", type=int, default=1, help="how many mutants are tried at once (default 1)")
     parser.add_argument("--out", type=Path, default=ROOT / ".cache/mutants.json", help="where the outcomes go")
     args = parser.parse_args()
     mutants = chosen(args.targets, args.sample, args.seed)
@@ -252,7 +258,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         _import_all_but_the_package(Path(folder) / "compiled")
-        outcomes = _try(mutants, Copy(Path(folder)), args.out)
+        outcomes = _try(mutants, Path(folder), args.workers, args.out)
     print(", ".join(f"{count} {status}" for status, count in Counter(outcomes.values()).items()))
     print(f"survivors, of {args.out}:")
     print("\n".join(str(mutant) for mutant, status in outcomes.items() if status == "survived"))
@@ -276,23 +282,49 @@ def _import_all_but_the_package(compiled: Path) -> None:
         del sys.modules[name]
 
 
-def _try(mutants: list[Mutant], project: Copy, out: Path) -> dict[Mutant, str]:
-    """Try mutants file by file and write the outcomes after each file, so that a stopped run loses little."""
+def _try(mutants: list[Mutant], folder: Path, workers: int, out: Path) -> dict[Mutant, str]:
+    """Try mutants, several at once, and write the outcomes as they come, so that a stopped run loses little."""
     outcomes: dict[Mutant, str] = {}
-    for path, own in itertools.groupby(mutants, key=lambda mutant: mutant.path):
-        source, tests = (project.root / PACKAGE / path).read_bytes(), tests_of(path)
-        unchanged = project.run(tests, limit=600)
-        if unchanged.status != "passed":
-            raise RuntimeError(f"{tests} fail without any change")
-        for mutant in own:
-            project.write(path, source[: mutant.start] + mutant.code.encode() + source[mutant.end :])
-            outcome = project.run(tests, limit=3 * unchanged.seconds + SECONDS)
-            outcomes[mutant] = {"passed": "survived", "failed": "killed"}.get(outcome.status, outcome.status)
-            print(f"{outcomes[mutant]:9} {outcome.seconds:4.0f} s  {mutant}", flush=True)
+    of_files = [list(own) for _, own in itertools.groupby(mutants, key=lambda mutant: mutant.path)]
+    jobs = [list(some) for own in of_files for some in _batched(own, TOGETHER)]
+    with multiprocessing.get_context("fork").Pool(workers, _start, (folder,)) as pool:
+        for found in pool.imap_unordered(_try_some, jobs):
+            outcomes |= found
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps([{**m._asdict(), "outcome": o} for m, o in outcomes.items()], indent=1))
-        project.write(path, source)
+    return dict(sorted(outcomes.items()))
+
+
+def _batched(mutants: list[Mutant], size: int) -> Iterator[list[Mutant]]:
+    for start in range(0, len(mutants), size):
+        yield mutants[start : start + size]
+
+
+def _start(folder: Path) -> None:
+    global _project
+    _project = Copy(folder / str(os.getpid()))
+
+
+def _try_some(mutants: list[Mutant]) -> dict[Mutant, str]:
+    """Try mutants of one file in this process's copy; none where the unchanged tests fail already."""
+    path = mutants[0].path
+    source, tests = (_project.root / PACKAGE / path).read_bytes(), tests_of(path)
+    unchanged = _project.run(tests, limit=600)
+    if unchanged.status != "passed":
+        print(f"not tried: {tests} {unchanged.status} without any change", flush=True)
+        return dict.fromkeys(mutants, "not tried")
+    outcomes = {}
+    for mutant in mutants:
+        _project.write(path, source[: mutant.start] + mutant.code.encode() + source[mutant.end :])
+        outcome = _project.run(tests, limit=3 * unchanged.seconds + SECONDS)
+        outcomes[mutant] = {"passed": "survived", "failed": "killed"}.get(outcome.status, outcome.status)
+        print(f"{outcomes[mutant]:9} {outcome.seconds:4.0f} s  {mutant}", flush=True)
+    _project.write(path, source)
     return outcomes
+
+
+_project: Copy
+"""The copy of the process at hand, which its start makes."""
 
 
 if __name__ == "__main__":

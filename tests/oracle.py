@@ -19,6 +19,8 @@ def writes(cache: ActivationCache, layer: int, site: str, row: int, pos: int) ->
     elif site == "mlp":
         post = cache[f"blocks.{layer}.mlp.hook_post"][row, pos].double()
         raw = torch.stack([post[i] * block.mlp.W_out[i].double() for i in range(len(post))])
+    elif not hasattr(block, "attn"):
+        return torch.zeros(0, cache["blocks.0.hook_resid_pre"].shape[1], 0, cache.model.cfg.d_model).double()
     else:
         pattern = cache[f"blocks.{layer}.attn.hook_pattern"][row, :, pos].double()
         v = cache[f"blocks.{layer}.attn.hook_v"][row].double()
@@ -30,7 +32,17 @@ def writes(cache: ActivationCache, layer: int, site: str, row: int, pos: int) ->
                 for h in range(heads)
             ]
         )
+        if (gate := f"blocks.{layer}.attn.hook_q_gate") in cache:
+            raw = raw * cache[gate][row, pos].double().sigmoid().reshape(heads, 1, -1, 1)
     return through_post_norm(cache, layer, site, row, pos, raw)
+
+
+def wrote(cache: ActivationCache, hook: str) -> Tensor:
+    """What a sublayer wrote, by the name it has where it is attention or an MLP; mixers of hybrids have their own."""
+    if hook in cache:
+        return cache[hook]
+    block = hook.removesuffix(".hook_attn_out")
+    return next(cache[name] for mixer in ("linear_attn", "conv") if (name := f"{block}.{mixer}.hook_out") in cache)
 
 
 def expert_writes(cache: ActivationCache, layer: int, row: int, pos: int) -> Tensor:
@@ -130,21 +142,36 @@ def increase(
 
 
 def neuron_scores(
-    cache: ActivationCache, site: str, pos: list[int], targets: list[int], contrast: int | None = None
+    cache: ActivationCache,
+    site: str,
+    pos: list[int],
+    targets: list[int],
+    contrast: int | None = None,
+    fill: float = 0.0,
 ) -> Tensor:
-    """``[batch, layer, neuron]``, or ``[batch, layer, head, source, d_head]``."""
+    """``[batch, layer, neuron]``, or ``[batch, layer, head, source, d_head]``; ``fill`` where a layer has fewer."""
     with torch.no_grad():
         return torch.stack(
             [
-                torch.stack(
+                in_one(
                     [
                         increase(cache, layer, site, row, p, writes(cache, layer, site, row, p), target, contrast)
                         for layer in range(cache.model.cfg.n_layers)
-                    ]
+                    ],
+                    fill,
                 )
                 for row, (p, target) in enumerate(zip(pos, targets, strict=True))
             ]
         )
+
+
+def in_one(layers: list[Tensor], fill: float = 0.0) -> Tensor:
+    """Scores of layers of one or several sizes in one tensor, filled up."""
+    sizes = torch.tensor([each.shape for each in layers])
+    found = layers[0].new_full((len(layers), *sizes.amax(0).tolist()), fill)
+    for own, scores in zip(found, layers, strict=True):
+        own[tuple(slice(size) for size in scores.shape)] = scores
+    return found
 
 
 def norm_read(cache: ActivationCache, layer: int, site: str, row: int, pos: int, vector: Tensor) -> Tensor:
