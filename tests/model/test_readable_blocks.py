@@ -40,7 +40,7 @@ def offloaded(name, where, folder):
     return model
 
 
-@pytest.mark.parametrize(("name", "where"), [("llama", "disk"), ("olmo2", "cpu"), ("qwen3_moe", "disk")])
+@pytest.mark.parametrize(("name", "where"), [("gpt2", "disk"), ("olmo2", "cpu"), ("qwen3_moe", "disk")])
 def test_scores_of_offloaded_weights_are_those_in_memory(name, where, tmp_path, monkeypatch):
     model, plain = offloaded(name, where, tmp_path), architectures.build(name)
     cache, expected = model.run_with_cache(TOKENS)[1], plain.run_with_cache(TOKENS)[1]

@@ -97,7 +97,7 @@ def bias_neurons(
 
 
 def _neuron_cache(model: Any, tokens: Int[Tensor, "batch pos"], sites: tuple[Site, ...]) -> ActivationCache:
-    return model.run_with_cache(tokens, names_filter=needed_by(sites))[1]
+    return model.run_with_cache(tokens, names_filter=needed_by(sites, model))[1]
 
 
 def _summed_change(

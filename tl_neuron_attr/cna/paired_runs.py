@@ -22,7 +22,7 @@ Run = Callable[[Int[Tensor, "batch pos"]], ActivationCache]
 
 def plain(model: Any) -> Run:
     """Return how to run the model as it is."""
-    return lambda tokens: model.run_with_cache(tokens, names_filter=cache_checks.needed_by(("mlp",)))[1]
+    return lambda tokens: model.run_with_cache(tokens, names_filter=cache_checks.needed_by(("mlp",), model))[1]
 
 
 def zeroing(model: Any, components: Components) -> Run:

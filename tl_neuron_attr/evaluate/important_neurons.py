@@ -136,7 +136,7 @@ def important_neurons(
         ('L1N287', '0.3 nats alone, 1.0 with four others')
     """
     ids = one_prompt(model, tokens)
-    _, cache = model.run_with_cache(ids, names_filter=needed_by(SITES))
+    _, cache = model.run_with_cache(ids, names_filter=needed_by(SITES, model))
     q = scored(cache, target, pos=pos, contrast=contrast, model=model, max_bytes=max_bytes)
     sublayers = list(q.stream.sublayers(q.places, SITES))
     if candidates < 1:

@@ -81,8 +81,8 @@ def effect_gradients(
         if contrast is not None:
             followed = followed - log_probs.gather(1, contrast[:, None])[:, 0]
         found = torch.autograd.grad(followed.sum(), [*run.mlp.values(), *run.attn.values()], materialize_grads=True)
-    gradients = list(found)
-    mlp, attn = ([value.detach() for value in kept.values()] for kept in (run.mlp, run.attn))
+    gradients = [gradient.to(logits.device) for gradient in found]  # each comes from where its layer lies
+    mlp, attn = ([value.detach().to(logits.device) for value in kept.values()] for kept in (run.mlp, run.attn))
     return EffectGradients(followed.detach(), mlp, gradients[: len(mlp)], attn, gradients[len(mlp) :])
 
 

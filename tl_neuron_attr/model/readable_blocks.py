@@ -6,6 +6,7 @@ weights sees the copy, and numerics see one device.
 """
 
 from collections.abc import Callable
+from functools import reduce
 from types import SimpleNamespace
 from typing import Any
 
@@ -143,9 +144,11 @@ def _copy(block: nn.Module, weights: Callable[[nn.Module], dict[str, Tensor]]) -
         replaced = weights(module)
         own["_parameters"] = {name: replaced.get(name) for name in {**own["_parameters"], **replaced}}
         vars(copies[id(module)]).update({name: value for name, value in own.items() if name not in replaced})
-    for copied in copies.values():  # a bridge keeps a norm's weight under a second name, as it was when it was booted
-        for alias, name in vars(copied).get("_property_alias_registry", {}).items():
-            vars(copied)[alias] = getattr(copied, name, None)
+    for copied in copies.values():  # a bridge keeps biases and a norm's weight under second names, as they once were
+        own = vars(copied)
+        for alias, path in own.get("_property_alias_registry", {}).items():
+            if alias in own:
+                own[alias] = reduce(lambda at, name: getattr(at, name, None), path.split("."), copied)
     return copies[id(block)]
 
 

@@ -144,7 +144,8 @@ class KeptRun:
         mask: Int[Tensor, "batch pos"] | None = None,
         layers: Collection[int] | None = None,
     ) -> None:
-        self.model, self._tokens, self._pos, self._mask = model, tokens, pos, mask
+        self.model, self._tokens, self._mask = model, tokens, mask
+        self._pos = pos.to(tokens.device)
         self._streams: dict[int, Tensor] = {}
         self._returned: dict[int, type] = {}
         self._layers = range(model.cfg.n_layers) if layers is None else sorted(layers)
@@ -160,7 +161,7 @@ class KeptRun:
     ) -> Float[Tensor, "row d_vocab"]:
         """Return the logits of prompts ``rows``, each with its own heads zeroed, none of them below ``layer``."""
         if layer == self.model.cfg.n_layers:
-            return self.logits[rows]
+            return self.logits[rows.to(self.logits.device)]
         with turn_on(self.model), ablate(self.model, [list(heads) for heads in zeroed]):
             logits = self.from_layer(layer, rows)
         require_finite_logits(self.model, logits)
@@ -168,11 +169,13 @@ class KeptRun:
 
     def from_layer(self, layer: int, rows: Int[Tensor, "row"]) -> Float[Tensor, "row d_vocab"]:
         """Return the logits of prompts ``rows`` as the model is now, from the kept stream that ``layer`` reads."""
+        rows = rows.to(self._tokens.device)
         mask = {} if self._mask is None else {"attention_mask": self._mask[rows]}
         with turn_on(self.model), ExitStack() as stack:
             stack.enter_context(unembedding_only(self.model, self._pos[rows]))
             if self.skips and layer > 0:
-                stream = self._streams[layer][rows]
+                kept = self._streams[layer]
+                stream = kept[rows.to(kept.device)]
                 for i, block in enumerate(self.model.blocks[:layer]):
                     stack.enter_context(_handing_on(block, stream, as_tuple=self._returned[i] is tuple))
             return self.model(self._tokens[rows], **mask)[:, 0]
@@ -231,7 +234,8 @@ def unembedding_only(model: Any, pos: Int[Tensor, "row"]) -> Generator[None]:
     """Unembed one position per row only while open: logits are ``[row, 1, d_vocab]``."""
 
     def select(unembed: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][torch.arange(len(pos), device=pos.device), pos][:, None], *args[1:])
+        at = pos.to(args[0].device)
+        return (args[0][torch.arange(len(at), device=at.device), at][:, None], *args[1:])
 
     with turn_on(model):
         handle = model.unembed.register_forward_pre_hook(select)
