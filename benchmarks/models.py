@@ -12,18 +12,19 @@ _WORDS = 50257
 """GPT-2's vocabulary."""
 
 
-def gpt2(*, sharpness: float = 1.0, seed: int = 0, **shape: int) -> TransformerBridge:
+def gpt2(*, sharpness: float = 1.0, seed: int = 0, device: str = "cpu", **shape: int) -> TransformerBridge:
     """Return a random GPT-2; ``sharpness`` multiplies the final norm's weight and so makes predictions peaked."""
     torch.manual_seed(seed)
-    model = GPT2LMHeadModel(GPT2Config(**shape)).eval()
+    with torch.device(device):
+        model = GPT2LMHeadModel(GPT2Config(**shape)).eval()
     model.transformer.ln_f.weight.data.mul_(sharpness)
-    return booted(model, "gpt2-shaped")
+    return booted(model, "gpt2-shaped", device)
 
 
-def booted(model: PreTrainedModel, name: str) -> TransformerBridge:
+def booted(model: PreTrainedModel, name: str, device: str = "cpu") -> TransformerBridge:
     """Return a model of transformers with random weights, booted."""
     model.config.architectures = [type(model).__name__]
-    return TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=_tokenizer(), device="cpu")
+    return TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=_tokenizer(), device=device)
 
 
 def prompts(batch: int, length: int, *, vocabulary: int = 50257, seed: int = 0) -> torch.Tensor:

@@ -32,6 +32,17 @@ def test_a_job_runs_the_first_stage_that_is_not_finished(run, tmp_path):
     assert not (tmp_path / "cross").exists()
 
 
+def test_a_prompt_file_that_changed_is_refused(run, tmp_path):
+    file, out = tmp_path / "facts.jsonl", tmp_path / "study"
+    line = '{"prompt": "Tim Duncan plays the sport of", "target": "basketball", "type": "sport"}\n'
+    file.write_text(line)
+    given = ("study", "--prompts", str(file), "--out", str(out), "--shards", "1", "--stage", "scores")
+    assert run(*given)[0] == 0
+    file.write_text(line.replace("Tim Duncan", "Roger Federer"))
+    code, _, err = run(*given)
+    assert code == 1 and "holds another study (items is" in err
+
+
 def test_a_damaged_shard_is_repaired(run, tmp_path):
     out = ("--out", str(tmp_path), *SHARDED)
     assert run("study", *out)[0] == 0

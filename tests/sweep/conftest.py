@@ -25,7 +25,7 @@ def plan(model, prompts):
 
     def at(folder, task=None, shards=4):
         task = task or sweep.KnowledgeTask(sizes=SIZES, batch_size=3)
-        return sweep.plan_study(model, sweep.prompt_items(model, prompts), task=task, out=folder, shards=shards)
+        return sweep.plan_study(model, sweep.prompt_items(prompts), task=task, out=folder, shards=shards)
 
     return at
 

@@ -19,7 +19,7 @@ TEXTS = [
 def found(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("catalogue")
     task = sweep.CatalogueTask(top=3, batch_size=2, window=2)
-    plan = sweep.plan_study(model, sweep.corpus_items(model, TEXTS, chunk=8), task=task, out=folder, shards=3)
+    plan = sweep.plan_study(model, sweep.corpus_items(TEXTS, chunk=8), task=task, out=folder, shards=3)
     sweep.run_study(plan, model, progress=False)
     return plan, sweep.merge_study(folder)
 
@@ -89,7 +89,7 @@ def test_every_token_is_in_one_chunk(model, found):
 )
 def test_what_is_no_corpus_is_refused(model, texts, chunk, message):
     with pytest.raises(ValueError, match=message):
-        sweep.corpus_items(model, texts, chunk=chunk)
+        sweep.corpus_items(texts, chunk=chunk).read(model)
 
 
 @pytest.mark.parametrize("name", ["top", "batch_size", "window"])

@@ -35,7 +35,7 @@ def test_effects_are_those_of_each_prompt_alone(model, prompts, plan, tmp_path):
 
 def test_a_prompt_that_can_t_be_run_says_why(model, tmp_path):
     prompts = [tna.evaluate.StudyPrompt("3 + 5 =", "8", "sum"), tna.evaluate.StudyPrompt("3 + 5 =", "8 8", "sum")]
-    items = sweep.prompt_items(model, prompts)
+    items = sweep.prompt_items(prompts)
     planned = sweep.plan_study(model, items, task=sweep.HeadEffectsTask(), out=tmp_path)
     sweep.run_study(planned, model, progress=False)
     found = next(planned.frames("effects"))

@@ -13,7 +13,7 @@ from tl_neuron_attr.evaluate import StudyPrompt
 def both(model, facts, prompts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     task = sweep.KnowledgeTask(sizes=SIZES, batch_size=3)
-    planned = sweep.plan_study(model, sweep.prompt_items(model, prompts), task=task, out=folder, shards=4)
+    planned = sweep.plan_study(model, sweep.prompt_items(prompts), task=task, out=folder, shards=4)
     sweep.run_study(planned, model, progress=False)
     return planned, sweep.merge_study(folder), evaluate.knowledge_study(model, facts, sizes=SIZES, progress=False)
 
@@ -61,7 +61,7 @@ def test_depth_is_that_of_the_study(both):
 def test_scores_do_not_depend_on_the_batch(model, prompts, both, tmp_path):
     planned, _, _ = both
     task = sweep.KnowledgeTask(sizes=SIZES, batch_size=1)
-    alone = sweep.plan_study(model, sweep.prompt_items(model, prompts), task=task, out=tmp_path, shards=1)
+    alone = sweep.plan_study(model, sweep.prompt_items(prompts), task=task, out=tmp_path, shards=1)
     sweep.run_study(alone, model, progress=False)
     for column in ("heads", "layers_mlp", "log_prob"):
         np.testing.assert_allclose(np.stack(rows(alone)[column]), np.stack(rows(planned)[column]), atol=1e-5)
@@ -74,9 +74,7 @@ def test_prompts_left_out_say_why(model, tmp_path):
         StudyPrompt("3 + 5 =", "basketball", "sum"),
         StudyPrompt("half \ud83d", "basketball", "sport"),
     ]
-    planned = sweep.plan_study(
-        model, sweep.prompt_items(model, prompts), task=sweep.KnowledgeTask(sizes=SIZES), out=tmp_path
-    )
+    planned = sweep.plan_study(model, sweep.prompt_items(prompts), task=sweep.KnowledgeTask(sizes=SIZES), out=tmp_path)
     sweep.run_study(planned, model, progress=False)
     found = rows(planned)["status"].tolist()
     assert found[0] == "kept"

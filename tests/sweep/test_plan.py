@@ -1,6 +1,7 @@
 """A plan belongs to one model, one list of prompts, one task and one release."""
 
 import copy
+import dataclasses
 import json
 
 import pandas as pd
@@ -28,13 +29,22 @@ def test_a_plan_opens_again(plan, tmp_path):
 def test_the_same_study_is_opened_and_another_refused(model, prompts, plan, tmp_path):
     planned = plan(tmp_path)
     assert plan(tmp_path).manifest == planned.manifest
-    items = sweep.prompt_items(model, prompts[:-1])
+    items = sweep.prompt_items(prompts[:-1])
     with pytest.raises(ValueError, match=r"holds another study \(items is"):
         sweep.plan_study(model, items, task=planned.task, out=tmp_path, shards=4)
     with pytest.raises(ValueError, match=r"another study \(parameters is"):
         plan(tmp_path, task=sweep.KnowledgeTask(sizes=SIZES, batch_size=3, seed=1))
     with pytest.raises(ValueError, match=r"another study \(shards is 4, not 3\)"):
         plan(tmp_path, shards=3)
+
+
+def test_a_study_that_is_there_reads_no_prompt_again(model, prompts, plan, tmp_path):
+    planned = plan(tmp_path, shards=4)
+    unread = sweep.Items(sweep.prompt_items(prompts).fingerprint, lambda _: pytest.fail("tokenised again"))
+    assert sweep.plan_study(model, unread, task=planned.task, out=tmp_path).manifest == planned.manifest
+    for name in ("prompt", "target", "type"):
+        changed = [*prompts[:-1], dataclasses.replace(prompts[-1], **{name: "other"})]
+        assert sweep.prompt_items(changed).fingerprint != unread.fingerprint
 
 
 def test_any_weight_tells_models_apart(model, plan, tmp_path):
@@ -71,7 +81,7 @@ def test_shards_are_between_one_and_the_items(plan, tmp_path, shards):
 
 def test_a_study_of_nothing_is_refused(model, tmp_path):
     with pytest.raises(ValueError, match="items is empty"):
-        sweep.plan_study(model, sweep.prompt_items(model, []), task=sweep.HeadEffectsTask(), out=tmp_path)
+        sweep.plan_study(model, sweep.prompt_items([]), task=sweep.HeadEffectsTask(), out=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tl_neuron_attr.sweep import prompt_batches
 @pytest.fixture
 def items(model, prompts):
     unknown = StudyPrompt("Tim Duncan plays the sport of", "basket ball", "sport")
-    return sweep.prompt_items(model, [*prompts, unknown]).rename_axis("item")
+    return sweep.prompt_items([*prompts, unknown]).read(model).rename_axis("item")
 
 
 def test_every_prompt_that_can_be_run_is_in_one_batch(model, items):

@@ -60,7 +60,7 @@ def test_two_actors_write_what_the_loop_writes(model, plan, tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"actors": 2, "cpus": 1.0}, "leave none of 2 for Ray's own tasks, and would hang: set cpus=0.5"),
+        ({"actors": 2, "cpus": 1.5}, "want more than the 2 there are, and would wait for ever: set cpus=1,"),
         ({"actors": 1, "cpus": 0.5, "gpus": 1.0}, "want more than the 0 there are"),
         ({"actors": 0}, "actors, cpus and gpus must be"),
     ],

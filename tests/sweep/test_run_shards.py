@@ -87,16 +87,19 @@ def test_two_runs_in_one_folder_do_not_harm_each_other(model, plan, tmp_path):
     assert parts(tmp_path / "both") == parts(tmp_path / "alone")
 
 
-def test_a_killed_study_loses_the_shard_in_flight_only(model, plan, tmp_path):
+@pytest.mark.parametrize("stage", ["scores", "cross"])
+def test_a_killed_study_loses_the_shard_in_flight_only(model, plan, tmp_path, stage):
     undisturbed, killed = plan(tmp_path / "undisturbed", shards=12), plan(tmp_path / "killed", shards=12)
     sweep.run_study(undisturbed, model, progress=False)
+    if stage == "cross":
+        sweep.run_study(killed, model, stages=["scores"], progress=False)
     process = subprocess.Popen([sys.executable, "-c", RUN, tmp_path / "killed"])
-    while len(killed.unfinished("scores")) > 8 and process.poll() is None:
+    while len(killed.unfinished(stage)) > 8 and process.poll() is None:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     finished = parts(tmp_path / "killed")
-    assert len(finished) >= 4
+    assert len([name for name in finished if name.startswith(stage)]) >= 4
     whole = parts(tmp_path / "undisturbed")
     assert finished == {name: whole[name] for name in finished}
     sweep.run_study(sweep.open_plan(tmp_path / "killed"), model, progress=False)

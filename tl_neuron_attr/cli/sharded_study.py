@@ -40,7 +40,7 @@ def run_sharded(args: Namespace, model: Any, prompts: "list[StudyPrompt]", sizes
     from tl_neuron_attr import sweep
 
     task = sweep.KnowledgeTask(sizes=sizes, seed=args.seed, batch_size=args.batch_size)
-    plan = sweep.plan_study(model, sweep.prompt_items(model, prompts), task=task, out=args.out, shards=args.shards)
+    plan = sweep.plan_study(model, sweep.prompt_items(prompts), task=task, out=args.out, shards=args.shards)
     stages = None if args.stage is None else [args.stage]
     if args.runner == "loop":
         chosen = None if args.shard is None else [args.shard]

@@ -7,11 +7,13 @@ from tl_neuron_attr.sweep.plan import Plan, open_plan, plan_study
 from tl_neuron_attr.sweep.prompt_batches import prompt_items
 from tl_neuron_attr.sweep.ray_actors import run_on_ray
 from tl_neuron_attr.sweep.run_shards import merge_study, repair_study, run_shard, run_study
+from tl_neuron_attr.sweep.shard_task import Items
 from tl_neuron_attr.sweep.worker_pool import run_in_pool
 
 __all__ = [
     "CatalogueTask",
     "HeadEffectsTask",
+    "Items",
     "KnowledgeTask",
     "Plan",
     "corpus_items",

@@ -14,7 +14,8 @@ from tl_neuron_attr.model.batches import of_tokens
 from tl_neuron_attr.model.mlp_activations import mlp_activations
 from tl_neuron_attr.model.tokens import bos_prefix, text_ids
 from tl_neuron_attr.results.token_text import encodable
-from tl_neuron_attr.sweep.shard_task import Frames, Shard
+from tl_neuron_attr.sweep.prompt_batches import fingerprint_of_texts
+from tl_neuron_attr.sweep.shard_task import Frames, Items, Shard
 
 SIGNS = ("positive", "negative")
 _QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
@@ -202,12 +203,17 @@ def _shown(found: _Strongest, chunks: _Chunks) -> pd.DataFrame:
     return pd.DataFrame({**columns, **{name: q.numpy() for name, q in found.quantiles().items()}})
 
 
-def corpus_items(model: Any, texts: Sequence[str], *, chunk: int = 128) -> pd.DataFrame:
-    """Return a corpus as items: chunks of at most ``chunk`` tokens, each with the tokenizer's BOS if it has one.
+def corpus_items(texts: Sequence[str], *, chunk: int = 128) -> Items:
+    """Return a corpus as what a study is about: chunks of at most ``chunk`` tokens, with the tokenizer's BOS if any.
 
-    Raises:
-        ValueError: If there is no text, one can't be written, or ``chunk`` is below 2 or above the model's context.
+    :func:`plan_study` raises ValueError if there is no text of two tokens, one can't be written, or ``chunk`` is below
+    2 or above the model's context.
     """
+    given = tuple(texts)
+    return Items(fingerprint_of_texts([str(chunk), *given]), lambda model: _chunked(model, given, chunk))
+
+
+def _chunked(model: Any, texts: Sequence[str], chunk: int) -> pd.DataFrame:
     context = getattr(model.cfg, "n_ctx", None)
     if chunk < 2 or (context and chunk > context):
         raise ValueError(f"chunk must be between 2 and the model's context of {context} tokens, got {chunk}")

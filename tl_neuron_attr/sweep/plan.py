@@ -1,6 +1,7 @@
 """A study cut into shards: what it measures, on which model, and where its files lie."""
 
 import hashlib
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model.fingerprint import model_fingerprint, require_no_hooks, tokenizer_fingerprint
@@ -17,7 +18,7 @@ from tl_neuron_attr.sweep.catalogue_task import CatalogueTask
 from tl_neuron_attr.sweep.folder import Folder
 from tl_neuron_attr.sweep.head_effects_task import HeadEffectsTask
 from tl_neuron_attr.sweep.knowledge_task import KnowledgeTask
-from tl_neuron_attr.sweep.shard_task import ShardTask
+from tl_neuron_attr.sweep.shard_task import Items, ShardTask
 
 _TASKS: Mapping[str, type[KnowledgeTask] | type[HeadEffectsTask] | type[CatalogueTask]] = {
     "knowledge": KnowledgeTask,
@@ -48,17 +49,22 @@ class Plan:
         """Into how many shards the items are cut."""
         return int(self.manifest["shards"])
 
-    @cached_property
+    @property
     def items(self) -> pd.DataFrame:
         """All items, one row each; column ``item`` numbers them.
 
         Raises:
-            ValueError: If their file is damaged, or holds other items than the study was planned for.
+            ValueError: If their file was changed since the study was planned.
         """
-        found = self.folder.read_frame("items.parquet")
-        if _hash_of(found) != self.manifest["items"]:
+        return self._table.to_pandas()
+
+    @cached_property
+    def _table(self) -> Any:
+        """All items as Arrow holds them: a tenth of what they take as Python's objects."""
+        data = self.folder.read("items.parquet")
+        if _hash_of(data) != self.manifest["written"]:
             raise ValueError(f"{self.folder.path('items.parquet')} was changed since the study was planned: {_REMEDY}")
-        return found
+        return pq.read_table(io.BytesIO(data))
 
     def shard(self, i: int) -> pd.DataFrame:
         """Return the items of one shard: shards differ in size by one item at most.
@@ -66,10 +72,19 @@ class Plan:
         Raises:
             IndexError: If there is no such shard.
         """
+        at = self.numbers(i)
+        return self._table.slice(at.start, len(at)).to_pandas()
+
+    def numbers(self, i: int) -> range:
+        """Return the numbers of a shard's items.
+
+        Raises:
+            IndexError: If there is no such shard.
+        """
         if not 0 <= i < self.shards:
             raise IndexError(f"shard must lie between 0 and {self.shards - 1}, got {i}")
-        n = len(self.items)
-        return self.items.iloc[i * n // self.shards : (i + 1) * n // self.shards]
+        n = self._table.num_rows
+        return range(i * n // self.shards, (i + 1) * n // self.shards)
 
     def part(self, stage: str, i: int) -> str:
         """Return the name of a shard's file."""
@@ -133,15 +148,17 @@ class Plan:
 
 
 @typechecked
-def plan_study(model: Any, items: pd.DataFrame, *, task: ShardTask, out: str | Path, shards: int | None = None) -> Plan:
+def plan_study(model: Any, items: Items, *, task: ShardTask, out: str | Path, shards: int | None = None) -> Plan:
     """Write down a study in ``out``, or open the same study there.
+
+    Prompts and texts are tokenised once, by whoever writes the study down.
 
     Args:
         model: The model; all of its weights and its tokenizer are part of the study.
-        items: One row per item, as ``task`` wants them.
+        items: What is studied: :func:`prompt_items` or :func:`corpus_items`.
         task: What is measured: one of the tasks of this package.
         out: A folder, or a URL that fsspec opens.
-        shards: Into how many the items are cut; one per 256 items by default.
+        shards: Into how many the items are cut; by default as many as the study there has, else one per 256 items.
 
     Raises:
         ValueError: If there is no item, ``shards`` is not between 1 and their number, ``out`` holds another study,
@@ -149,28 +166,20 @@ def plan_study(model: Any, items: pd.DataFrame, *, task: ShardTask, out: str | P
         OSError: If ``out`` can't be written.
     """
     require_no_hooks(model)
-    if items.empty:
-        raise ValueError("items is empty: give at least one")
-    shards = -(-len(items) // _ITEMS_A_SHARD) if shards is None else shards
-    if not 1 <= shards <= len(items):
-        raise ValueError(f"shards must be between 1 and the {len(items)} items, got {shards}")
-    numbered = items.reset_index(drop=True).rename_axis("item").reset_index()
-    manifest = {
+    wanted = {
         **_identity(model),
-        "items": _hash_of(numbered),
+        "items": items.fingerprint,
         "task": task.name,
         "parameters": task.described(),
-        "shards": shards,
         "version": version("tl_neuron_attr"),
     }
     folder = Folder.at(out)
     with folder.lock("plan", wait=True):
         if folder.has("study.json"):
-            _require_same(folder, manifest)
+            _require_same(folder, wanted if shards is None else {**wanted, "shards": shards})
         else:
-            folder.write_frame("items.parquet", numbered)
-            folder.write_json("study.json", manifest)
-    return Plan(folder, task, manifest)
+            _write_down(folder, items.read(model), wanted, shards)
+    return open_plan(out)
 
 
 @typechecked
@@ -187,7 +196,7 @@ def open_plan(out: str | Path) -> Plan:
     manifest = folder.read_json("study.json")
     try:
         task = _TASKS[manifest["task"]].read(manifest["parameters"])
-        complete = {"shards", "items", "model", "tokenizer", "version"} <= manifest.keys()
+        complete = {"shards", "items", "written", "model", "tokenizer", "version"} <= manifest.keys()
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder.path('study.json')} is damaged ({error!r}): {_REMEDY}") from error
     if not complete or manifest["version"] != version("tl_neuron_attr"):
@@ -202,18 +211,23 @@ def _identity(model: Any) -> dict[str, str]:
     return {"model": model_fingerprint(model), "tokenizer": tokenizer_fingerprint(model)}
 
 
-def _hash_of(items: pd.DataFrame) -> str:
-    found = hashlib.sha256()
-    for column in items:
-        found.update(f"{column};".encode())
-        for value in items[column]:
-            plain = value.tolist() if isinstance(value, np.ndarray) else value  # what Parquet gives back for a list
-            found.update(f"{plain!r};".encode())
-    return found.hexdigest()[:32]
+def _write_down(folder: Folder, items: pd.DataFrame, wanted: Mapping[str, Any], shards: int | None) -> None:
+    if items.empty:
+        raise ValueError("items is empty: give at least one")
+    shards = -(-len(items) // _ITEMS_A_SHARD) if shards is None else shards
+    if not 1 <= shards <= len(items):
+        raise ValueError(f"shards must be between 1 and the {len(items)} items, got {shards}")
+    folder.write_frame("items.parquet", items.reset_index(drop=True).rename_axis("item").reset_index())
+    written = _hash_of(folder.read("items.parquet"))
+    folder.write_json("study.json", {**wanted, "shards": shards, "written": written})
 
 
-def _require_same(folder: Folder, manifest: Mapping[str, Any]) -> None:
+def _hash_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _require_same(folder: Folder, wanted: Mapping[str, Any]) -> None:
     before = folder.read_json("study.json")
-    if different := [name for name, value in manifest.items() if before.get(name) != value]:
-        named = "; ".join(f"{name} is {before.get(name)!r:.60}, not {manifest[name]!r:.60}" for name in different)
+    if different := [name for name, value in wanted.items() if before.get(name) != value]:
+        named = "; ".join(f"{name} is {before.get(name)!r:.60}, not {wanted[name]!r:.60}" for name in different)
         raise ValueError(f"{folder.root} holds another study ({named}): {_REMEDY}")

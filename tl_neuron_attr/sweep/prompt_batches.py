@@ -1,7 +1,8 @@
 """Prompts as a study's items: target tokens known once, then batches of one length, none larger than memory wants."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import pandas as pd
@@ -12,8 +13,8 @@ from torch import Tensor
 from tl_neuron_attr.evaluate.prompts import StudyPrompt, asked_ids
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.batches import of_tokens
-from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.results.token_text import encodable
+from tl_neuron_attr.sweep.shard_task import Items
 
 _LOGIT_BYTES = 1 << 28
 """256 MiB: at 262,144 tokens the logits of sixteen prompts of sixteen tokens, the largest tensor of a run."""
@@ -40,15 +41,32 @@ class PromptBatch:
         return {"item": self.items[i], "type": self.types[i], "target_id": int(self.target[i])}
 
 
-def prompt_items(model: Any, prompts: Sequence[StudyPrompt]) -> pd.DataFrame:
-    """Return prompts as items: ``prompt``, ``target``, ``type``, ``target_id``, ``problem`` (why one can't be run)."""
+def prompt_items(prompts: Sequence[StudyPrompt]) -> Items:
+    """Return prompts as what a study is about.
+
+    Its rows are ``prompt``, ``target``, ``type``, ``ids`` (the prompt's tokens), ``target_id`` (-1 if a prompt can't be
+    run) and ``problem`` (why not).
+    """
+    asked = tuple(prompts)
+    return Items(fingerprint_of_texts(text for p in asked for text in astuple(p)), lambda model: _rows(model, asked))
+
+
+def fingerprint_of_texts(texts: Iterable[str]) -> str:
+    """Return a hash of texts in order, half characters included."""
+    found = hashlib.sha256()
+    for text in texts:
+        found.update(f"{text!r};".encode())
+    return found.hexdigest()[:32]
+
+
+def _rows(model: Any, prompts: Iterable[StudyPrompt]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for prompt in prompts:
         target, tokens, problem = asked_ids(model, prompt)
-        known = -1 if target is None or tokens is None else target
         texts = {name: encodable(text) for name, text in asdict(prompt).items()}
-        rows.append({**texts, "target_id": known, "problem": problem})
-    return pd.DataFrame(rows, columns=["prompt", "target", "type", "target_id", "problem"])
+        ids = [] if target is None or tokens is None else tokens.tolist()
+        rows.append({**texts, "ids": ids, "target_id": target if ids else -1, "problem": problem})
+    return pd.DataFrame(rows, columns=["prompt", "target", "type", "ids", "target_id", "problem"])
 
 
 def prompt_batches(model: Any, items: pd.DataFrame, *, batch_size: int) -> Iterator[PromptBatch]:
@@ -57,8 +75,8 @@ def prompt_batches(model: Any, items: pd.DataFrame, *, batch_size: int) -> Itera
     Batches depend on the items alone, never on what was run before, so that a shard is the same bytes each time.
     """
     run = items[items["target_id"] >= 0]
-    tokens = [prompt_ids(model, prompt) for prompt in run["prompt"]]
     device = dimensions.device_of(model)
+    tokens = [torch.tensor(ids, device=device) for ids in run["ids"]]
     for length in sorted({len(ids) for ids in tokens}):
         same = [i for i, ids in enumerate(tokens) if len(ids) == length]
         each = length * dimensions.d_vocab(model) * 4

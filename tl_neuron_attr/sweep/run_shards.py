@@ -79,7 +79,7 @@ def run_study(
             i for i in (range(plan.shards) if shards is None else shards) if not plan.folder.has(plan.part(stage, i))
         ]
         with tqdm(
-            total=sum(len(plan.shard(i)) for i in todo), desc=stage, unit="item", disable=not progress, delay=2
+            total=sum(len(plan.numbers(i)) for i in todo), desc=stage, unit="item", disable=not progress, delay=2
         ) as bar:
             busy = [i for i in todo if not _timed(plan, model, i, stage, bar, wait=False)]
             for i in busy:
@@ -88,7 +88,7 @@ def run_study(
 
 def _timed(plan: Plan, model: Any, i: int, stage: str, bar: "tqdm[Any]", *, wait: bool) -> bool:
     done = run_shard(plan, model, i, stage=stage, wait=wait)
-    bar.update(len(plan.shard(i)) if done else 0)
+    bar.update(len(plan.numbers(i)) if done else 0)
     return done
 
 

@@ -11,6 +11,19 @@ Frames = Callable[[str], Iterator[pd.DataFrame]]
 
 
 @dataclass(frozen=True)
+class Items:
+    """What a study is about, before a model has read it.
+
+    Attributes:
+        fingerprint: A hash of what was given. A job that finds it in a study's folder reads nothing with the model.
+        read: Returns one row per item, as the study's task wants them, from a model.
+    """
+
+    fingerprint: str
+    read: Callable[[Any], pd.DataFrame]
+
+
+@dataclass(frozen=True)
 class Shard:
     """Some of a study's items.
 
