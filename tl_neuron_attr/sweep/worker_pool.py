@@ -181,7 +181,7 @@ def serve_shards(wire: Connection, model_name: str, out: str, threads: int) -> N
 
 
 def _end(number: int, frame: object) -> None:
-    """End by an exception, so that what was half written is removed."""
+    """Raise SystemExit, so that what was half written is removed."""
     sys.exit(1)
 
 
