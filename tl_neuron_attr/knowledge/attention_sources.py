@@ -26,6 +26,7 @@ from tl_neuron_attr.model.components import head_name
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.score_components import score_components
 from tl_neuron_attr.model.scored import checked_stream
+from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_text import visible
@@ -134,13 +135,18 @@ def attention_sources(
     stream, at, _ = checked_stream(cache, ("attn",), pos=pos, model=model, reads=True)
     if len(at) != 1:
         raise ValueError(f"cache holds {len(at)} prompts; attention_sources is of one: cache a single prompt")
+    return split_scores(stream, at, layer, head, heads=heads)
+
+
+def split_scores(stream: Stream, at: Positions, layer: int, head: int, *, heads: bool = False) -> AttentionSources:
+    """Return what :func:`attention_sources` does, of a stream checked already; errors of layer and head as there."""
     within("layer", layer, stream.n_layers)
     within("head", head, dimensions.n_heads(stream.model, layer))
     attention_scores.require_scores(stream, layer)
-    last = int(at.pos[0])
-    score = attention_scores.cached_scores(stream, layer)[0, head, last]
+    row, last = int(at.row[0]), int(at.pos[0])
+    score = attention_scores.cached_scores(stream, layer)[row, head, last]
     seen = (score[: last + 1] > torch.finfo(torch.float32).min / 2).nonzero()[:, 0]
-    places = Positions(torch.zeros_like(seen), seen)
+    places = Positions(torch.full_like(seen, row), seen)
     names, query_components, query = score_components(stream, "q", layer, head, at, heads)
     _, key_components, key = score_components(stream, "k", layer, head, places, heads)
     formula = attention_scores.AttentionScore.of(stream.model, layer)
@@ -153,7 +159,7 @@ def attention_sources(
             stream, pairs.abs().sum((-1, -2)), formula.capped(whole + position), score[seen]
         )
     ids = stream.tokens()
-    tokens = prompt_tokens(stream.model, ids)[0] if ids is not None else tuple(f"@{i}" for i in range(stream.shape[1]))
+    tokens = prompt_tokens(stream.model, ids)[row] if ids is not None else tuple(f"@{i}" for i in range(stream.shape[1]))
     sources = tuple(seen.tolist())
     return AttentionSources(
         layer=layer,
@@ -163,7 +169,7 @@ def attention_sources(
         tokens=tuple(tokens[i] for i in sources),
         components=names,
         score=score[seen],
-        attention=stream.pattern(layer)[0, head, last, seen],
+        attention=stream.pattern(layer)[row, head, last, seen],
         pairs=pairs,
         position=position,
         cap=formula.cap,

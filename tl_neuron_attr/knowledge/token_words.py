@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tl_neuron_attr.model.readable_tokens import ReadableTokens
+from tl_neuron_attr.numerics.ranked_tokens import ranked_tokens
 from tl_neuron_attr.numerics.readout import Readout
 from tl_neuron_attr.results.token_text import token_text
 
@@ -50,6 +50,21 @@ class WordList:
         return list(zip(self.tokens, self.is_word, strict=True))
 
 
+@dataclass(frozen=True)
+class RankedWords:
+    """What a vector promotes and suppresses.
+
+    Attributes:
+        promoted: The tokens of the highest logits.
+        suppressed: The tokens of the lowest logits.
+        rank: The place of the token followed, 1 for the one promoted most.
+    """
+
+    promoted: WordList
+    suppressed: WordList
+    rank: int
+
+
 class TokenWords:
     """Lists of tokens for a model, each token looked at once. Without a tokenizer every token counts as a word.
 
@@ -63,21 +78,19 @@ class TokenWords:
         self._readout = readout
         self._is_word = ReadableTokens(model) if model.tokenizer is not None else None
 
-    def logits(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
-        """Return the logits of vectors, up to the final norm's scale, which changes no order."""
-        return self._readout.project(vectors)
-
     def promoted(self, vectors: Float[Tensor, "n d_model"]) -> list[WordList]:
         """Return what each vector promotes."""
-        return self.first(self.logits(vectors)) if len(vectors) else []
+        return [each.promoted for each in self.ranked(vectors, 0)]
 
-    def first(self, values: Float[Tensor, "n d_vocab"]) -> list[WordList]:
-        """Return the tokens of the highest values of each row."""
-        ids = values.topk(min(LISTED, values.shape[1])).indices
-        return [self.listed(row) for row in ids]
+    def ranked(self, vectors: Float[Tensor, "n d_model"], token: int) -> "list[RankedWords]":
+        """Return what each vector promotes and suppresses most, and where ``token`` stands among all."""
+        if not len(vectors):
+            return []
+        found = ranked_tokens(self._readout, vectors, LISTED, token)
+        rows = zip(found.highest.tolist(), found.lowest.tolist(), found.rank.tolist(), strict=True)
+        return [RankedWords(self.listed(high), self.listed(low), rank) for high, low, rank in rows]
 
-    def listed(self, ids: Int[Tensor, "k"] | Sequence[int]) -> WordList:
+    def listed(self, tokens: Sequence[int]) -> WordList:
         """Return the texts of tokens, and which of them are words."""
-        tokens: list[int] = torch.as_tensor(ids).tolist()
         is_word = tuple(self._is_word is None or self._is_word(token) for token in tokens)
         return WordList(tuple(token_text(self._model, token) for token in tokens), is_word)

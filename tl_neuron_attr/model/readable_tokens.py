@@ -10,6 +10,9 @@ from tl_neuron_attr.results.token_text import token_text
 _MARKS = ("\u0120", "\u2581")
 """What byte-level and SentencePiece tokenizers put before a token that begins a word."""
 
+_LOOKED_AT = 4096
+"""Tokens looked at together for such a mark."""
+
 
 class ReadableTokens:
     """Says of a token id whether it is a word or begins one; each is looked at once.
@@ -30,7 +33,7 @@ class ReadableTokens:
             raise ValueError("readable=True needs a tokenizer, and the model has none: leave it out")
         self._model = model
         self._reserved = {*model.tokenizer.all_special_ids, *model.tokenizer.get_added_vocab().values()}
-        self._marked = any(piece.startswith(_MARKS) for piece in model.tokenizer.get_vocab())
+        self._marked = _marks_beginnings(model.tokenizer)
         self._known: dict[int, bool] = {}
 
     def __call__(self, token: int) -> bool:
@@ -43,6 +46,17 @@ class ReadableTokens:
         text = token_text(self._model, token)
         begins = text.startswith(" ") or not self._marked
         return token not in self._reserved and begins and text.strip(" ").isalnum()
+
+
+def _marks_beginnings(tokenizer: Any) -> bool:
+    """Return whether tokens that begin a word are marked: the first thousands tell, and a whole vocabulary is slow."""
+    ids = range(len(tokenizer))
+    chunks = (ids[start : start + _LOOKED_AT] for start in range(0, len(ids), _LOOKED_AT))
+    return any(
+        piece is not None and piece.startswith(_MARKS)
+        for chunk in chunks
+        for piece in tokenizer.convert_ids_to_tokens(list(chunk))
+    )
 
 
 def best_tokens(values: Float[Tensor, "d_vocab"], k: int, words: ReadableTokens | None) -> tuple[list[int], int]:

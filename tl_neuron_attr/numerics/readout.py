@@ -121,8 +121,8 @@ class Readout:
         return replace(self, norm=self.norm.select(rows))
 
     def columns(self, tokens: Tensor) -> Float[Tensor, "batch d_model"]:
-        """Return the unembedding vectors of ``tokens``, one per prompt."""
-        return self.W_U[:, tokens].T.to(self.dtype)
+        """Return the unembedding vectors of ``tokens``, one per prompt: rows of the transpose, in one piece if tied."""
+        return self.W_U.T[tokens].to(self.dtype)
 
     def contributions(self, vectors: Float[Tensor, "batch *n d_model"]) -> Float[Tensor, "batch *n d_vocab"]:
         """Return logit contributions of ``vectors``, linear in them (paper 1, Eq. 9 and Eq. 12)."""

@@ -21,6 +21,7 @@ from tl_neuron_attr.numerics.increase import (
     pick,
     read_out,
 )
+from tl_neuron_attr.numerics.ranked_tokens import HighestSoFar
 
 _ROWS = 1024
 """The most vectors read out together: more of them make the product no faster."""
@@ -131,13 +132,13 @@ class _Bases:
     ) -> tuple[Float[Tensor, "n"], Bool[Tensor, "n"]]:
         """Return ``c + log E_p[exp(x - c)]``, and where that is unsafe; ``c`` is the first chunk's mean.
 
-        Base streams that have not been read out pass through the vocabulary with the vectors. The expectation less one,
-        which small contributions need, is summed beside it.
+        Base streams that have not been read out pass through the vocabulary with the vectors. What is summed is the
+        expectation less one, which small contributions need; where it is close to -1 it cancels, and is unsafe too.
         """
         fresh, n = self._new_read_out(), len(contributing)
-        plain = less_one = torch.zeros(n, dtype=torch.float64, device=contributing.device)
+        less_one = torch.zeros(n, dtype=torch.float64, device=contributing.device)
         largest, centre = contributing.new_full((n,), -torch.inf), contributing.new_zeros(n)
-        running = None if best is None else _Running(n, best.shape[1], contributing)
+        running = None if best is None else HighestSoFar(n, best.shape[1], contributing)
         used, inverse = at.unique_consecutive(return_inverse=True)
         for tokens, log_p, change in self._chunks(contributing, at, width, fresh):
             if tokens.start == 0:
@@ -147,18 +148,16 @@ class _Bases:
                 running.take(change, highest, tokens.start)
             largest = torch.maximum(largest, highest)
             if fresh is not None:
-                plain, less_one = plain * fresh.rescale[at], less_one * fresh.rescale[at]
+                less_one = less_one * fresh.rescale[at]
             p = log_p.exp() if fresh is None else fresh.weights[used]
-            exponential = change.sub_(centre[:, None]).exp_()
-            plain = plain + _weighted_sums(exponential, p, inverse)
-            less_one = less_one + _weighted_sums(exponential.sub_(1), p, inverse)
+            less_one = less_one + _weighted_sums(change.sub_(centre[:, None]).exp_().sub_(1), p, inverse)
         if fresh is not None:
             fresh.keep()
-            plain, less_one = plain / fresh.total[at], less_one / fresh.total[at]
+            less_one = less_one / fresh.total[at]
         if running is not None and best is not None:
             best[:n] = running.tokens
-        logs = torch.where(less_one > CANCELLING - 1, less_one.log1p(), plain.log())
-        return centre.double() + logs, ~(largest - centre <= _SAFE)
+        safe = (largest - centre <= _SAFE) & (less_one > CANCELLING - 1)
+        return centre.double() + less_one.log1p(), ~safe
 
     def _by_logits(
         self, contributing: Float[Tensor, "n d_model"], at: Int[Tensor, "n"], width: int
@@ -227,24 +226,6 @@ class _Bases:
         fitting = max(1, max_bytes // (4 * self.readout.dtype.itemsize))
         rows = max(1, min(_ROWS, fitting // WIDTH))
         return rows, max(1, min(WIDTH, self.readout.d_vocab, max(_NARROWEST, fitting // rows)))
-
-
-class _Running:
-    """The largest entries of rows whose columns come a chunk at a time."""
-
-    def __init__(self, n: int, k: int, like: Tensor) -> None:
-        self.values = like.new_full((n, k), -torch.inf)
-        self.tokens = torch.full((n, k), -1, dtype=torch.long, device=like.device)
-
-    def take(self, chunk: Float[Tensor, "n chunk"], highest: Float[Tensor, "n"], start: int) -> None:
-        """Take the columns from ``start`` on, and the highest of each row: most chunks have nothing to add to most."""
-        better = (highest > self.values[:, -1]).nonzero()[:, 0]
-        if len(better) == 0:
-            return
-        k = self.values.shape[1]
-        values, at = chunk[better].topk(min(k, chunk.shape[1]))
-        self.values[better], kept = torch.cat([self.values[better], values], dim=1).topk(k)
-        self.tokens[better] = torch.cat([self.tokens[better], at + start], dim=1).gather(1, kept)
 
 
 def _weighted_sums(

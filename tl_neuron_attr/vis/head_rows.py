@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_neuron_attr.knowledge.attention_sources import attention_sources
+from tl_neuron_attr.knowledge.attention_sources import split_scores
 from tl_neuron_attr.knowledge.token_words import TokenWords, WordList
 from tl_neuron_attr.model.components import Head, head_name
 from tl_neuron_attr.model.scored_cache import ScoredCache
@@ -71,15 +71,14 @@ def head_rows(
         return []
     signed = [by_source[at] if float(scores[at]) >= 0 else -by_source[at] for at in heads]
     sources = [int(from_each.argmax()) for from_each in signed]
-    logits = words.logits(torch.stack([_write(q, at, source) for at, source in zip(heads, sources, strict=True)]))
-    ranks = ((logits > logits[:, q.target]).sum(1) + 1).tolist()
-    listed = zip(heads, sources, words.first(logits), ranks, strict=True)
+    writes = torch.stack([_write(q, at, source) for at, source in zip(heads, sources, strict=True)])
+    ranked = words.ranked(writes, int(q.target[0]))
     return [
         HeadRow(
             *at, float(scores[at]), source, tokens[source], float(by_source[at][source]), _attention(q, at, source),
-            writes, rank, _reasons(q, *at, source),
+            found.promoted, found.rank, _reasons(q, *at, source),
         )
-        for at, source, writes, rank in listed
+        for at, source, found in zip(heads, sources, ranked, strict=True)
     ]  # fmt: skip
 
 
@@ -91,7 +90,7 @@ def _write(q: ScoredCache, at: Head, source: int) -> Float[Tensor, "d_model"]:
 
 def _attention(q: ScoredCache, at: Head, source: int) -> float:
     layer, head = at
-    return float(q.stream.pattern(layer)[0, head, int(q.places.pos[0]), source])
+    return float(q.stream.pattern(layer)[int(q.places.row[0]), head, int(q.places.pos[0]), source])
 
 
 def _reasons(q: ScoredCache, layer: int, head: int, source: int) -> tuple[tuple[str, str, float], ...]:
@@ -100,7 +99,8 @@ def _reasons(q: ScoredCache, layer: int, head: int, source: int) -> tuple[tuple[
     The softmax does not see what all sources have in common, so each pair's mean over the others is taken off.
     """
     try:
-        found = attention_sources(q.stream.cache, layer, head, int(q.places.pos[0]), model=q.stream.model)
+        q.require(("attn",), reads=True)
+        found = split_scores(q.stream, q.places, layer, head)
     except ValueError:  # scores that the architecture hides, or the cache lacks: the rest of the row needs none
         return ()
     if source not in found.sources or len(found.sources) < 2:

@@ -103,10 +103,7 @@ def _rows(
     first: int,
     largest: float,
 ) -> list[NeuronRow]:
-    logits = words.logits(signed_directions(q.stream.model, neurons))
-    target = logits.gather(1, q.target.expand(len(logits))[:, None])
-    ranks = ((logits > target).sum(1) + 1).tolist()
-    promoted, suppressed = words.first(logits), words.first(-logits)
+    ranked = words.ranked(signed_directions(q.stream.model, neurons), int(q.target[0]))
     changes = _changes(q, neurons, [token for token, _ in answers]) if answers else torch.zeros(len(neurons), 0)
     effects = [None] * len(neurons) if neurons.effect is None else neurons.effect.tolist()
     return [
@@ -120,9 +117,9 @@ def _rows(
             score=float(neurons.score[i]),
             share=abs(float(neurons.score[i])) / largest,
             effect=effects[i],
-            promoted=promoted[i],
-            suppressed=suppressed[i],
-            target_rank=ranks[i],
+            promoted=ranked[i].promoted,
+            suppressed=ranked[i].suppressed,
+            target_rank=ranked[i].rank,
             answers=tuple((text, float(changes[i, j])) for j, (_, text) in enumerate(answers)),
         )
         for i, name in enumerate(neurons.flat_labels)

@@ -1,0 +1,88 @@
+"""Which tokens vectors promote most and least, and where one token stands among all, in one pass over ``W_U``.
+
+No vector's logits are held: the vocabulary is read a chunk at a time, whose logits stay in the processor's cache.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_neuron_attr.numerics.increase import WIDTH
+from tl_neuron_attr.numerics.readout import Readout
+
+
+@dataclass(frozen=True)
+class RankedTokens:
+    """The ends of each vector's ranking of all tokens.
+
+    Attributes:
+        highest: The tokens of the highest logits, the highest first.
+        lowest: The tokens of the lowest logits, the lowest first.
+        rank: The followed token's place, 1 for the highest; a token as high as it does not count.
+    """
+
+    highest: Int[Tensor, "n k"]
+    lowest: Int[Tensor, "n k"]
+    rank: Int[Tensor, "n"]
+
+
+@torch.no_grad()
+def ranked_tokens(readout: Readout, vectors: Float[Tensor, "n d_model"], k: int, token: int) -> RankedTokens:
+    """Rank the vocabulary by the logits of vectors, up to the final norm's scale, which changes no order.
+
+    Args:
+        readout: The readout.
+        vectors: The vectors.
+        k: How many tokens of each end.
+        token: The token followed.
+
+    Examples:
+        >>> from tl_neuron_attr.numerics.readout import Norm
+        >>> norm = Norm(torch.ones(2), torch.ones(1), centred=False)
+        >>> W_U = torch.tensor([[3.0, 1.0, 2.0, -1.0], [0.0, 0.0, 0.0, 0.0]])
+        >>> readout = Readout(W_U, norm, torch.zeros(2), torch.zeros(4))
+        >>> found = ranked_tokens(readout, torch.tensor([[1.0, 0.0]]), 2, token=1)
+        >>> found.highest.tolist(), found.lowest.tolist(), found.rank.tolist()
+        ([[0, 2]], [[3, 1]], [3])
+    """
+    contributing, k = readout.norm.apply_unscaled(vectors), min(k, readout.d_vocab)
+    followed = contributing @ readout.columns(torch.tensor([token], device=vectors.device))[0]
+    highest, lowest = (HighestSoFar(len(vectors), k, contributing) for _ in range(2))
+    above = contributing.new_zeros(len(vectors))
+    memory = contributing.new_empty(2, len(vectors), min(WIDTH, readout.d_vocab))
+    for tokens, W_U in readout.chunks(WIDTH):
+        logits, other = memory[:, :, : W_U.shape[1]]
+        torch.matmul(contributing, W_U, out=logits)
+        highest.take(logits, logits.amax(1), tokens.start)
+        torch.gt(logits, followed[:, None], out=other)
+        if tokens.start <= token < tokens.stop:
+            other[:, token - tokens.start] = 0  # its logit here may differ from ``followed`` by rounding
+        above += other.sum(1)
+        torch.neg(logits, out=other)
+        lowest.take(other, other.amax(1), tokens.start)
+    return RankedTokens(highest.tokens, lowest.tokens, above.long() + 1)
+
+
+class HighestSoFar:
+    """The highest entries of rows whose columns come a chunk at a time.
+
+    Attributes:
+        values: The highest of each row, the highest first.
+        tokens: Their columns.
+    """
+
+    def __init__(self, n: int, k: int, like: Tensor) -> None:
+        self.values = like.new_full((n, k), -torch.inf)
+        self.tokens = torch.full((n, k), -1, dtype=torch.long, device=like.device)
+
+    def take(self, chunk: Float[Tensor, "n chunk"], highest: Float[Tensor, "n"], start: int) -> None:
+        """Take the columns from ``start`` on, and the highest of each row: most chunks have nothing to add to most."""
+        better = (highest > self.values[:, -1]).nonzero()[:, 0]
+        if len(better) == 0:
+            return
+        k = self.values.shape[1]
+        values, at = chunk[better].topk(min(k, chunk.shape[1]))
+        self.values[better], kept = torch.cat([self.values[better], values], dim=1).topk(k)
+        self.tokens[better] = torch.cat([self.tokens[better], at + start], dim=1).gather(1, kept)
