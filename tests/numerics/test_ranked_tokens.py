@@ -9,7 +9,8 @@ from tl_neuron_attr.numerics.readout import Norm, Readout
 @pytest.mark.parametrize("centred", [True, False])
 @pytest.mark.parametrize("width", [7, 50, 1024])
 def test_both_ends_and_the_rank_are_those_of_sorting_all_logits(monkeypatch, centred, width):
-    monkeypatch.setattr(module, "WIDTH", width)
+    monkeypatch.setattr(module, "_CHUNK", 0)
+    monkeypatch.setattr(module, "_NARROWEST", width)
     torch.manual_seed(0)
     norm = Norm(torch.rand(8).double() + 0.5, torch.ones(1).double(), centred)
     readout = Readout(torch.randn(8, 50).double(), norm, torch.zeros(8).double(), torch.zeros(50).double())

@@ -159,7 +159,9 @@ def split_scores(stream: Stream, at: Positions, layer: int, head: int, *, heads:
             stream, pairs.abs().sum((-1, -2)), formula.capped(whole + position), score[seen]
         )
     ids = stream.tokens()
-    tokens = prompt_tokens(stream.model, ids)[row] if ids is not None else tuple(f"@{i}" for i in range(stream.shape[1]))
+    tokens = (
+        prompt_tokens(stream.model, ids)[row] if ids is not None else tuple(f"@{i}" for i in range(stream.shape[1]))
+    )
     sources = tuple(seen.tolist())
     return AttentionSources(
         layer=layer,

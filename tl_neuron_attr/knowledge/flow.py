@@ -14,6 +14,7 @@ graph, all weights in nats:
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -237,12 +238,12 @@ def _graph(
     prob = float(q.log_prob.reshape(-1)[0].exp()) if q.sums is not None else float(q.final().target_log_p()[0].exp())
     graph = Graph(tokens=tokens, pos=int(q.places.pos.max()), n_layers=stream.n_layers, prob=prob)
     graph.add_node(ANSWER, kind="answer", layer=stream.n_layers, pos=-1, text="", tokens=(), word="")
-    words = TokenWords(stream.model, q.readout)
-    for name, layer, promoted in zip(mlp.flat_labels, mlp.flat("layer"), _promoted(words, q, mlp), strict=True):
+    of_value, of_queries = _promoted(q, mlp, _as_neurons(queries))
+    for name, layer, promoted in zip(mlp.flat_labels, mlp.flat("layer"), of_value, strict=True):
         graph.add_node(name, kind="value", layer=layer, pos=-1, text="", **promoted)
     for layer, head in heads:
         graph.add_node(head_name(layer, head), kind="head", layer=layer, pos=-1, text="", tokens=(), word="")
-    for neuron, promoted in zip(queries, _promoted(words, q, _as_neurons(queries)), strict=True):
+    for neuron, promoted in zip(queries, of_queries, strict=True):
         at = {"layer": neuron.layer, "pos": neuron.pos, "text": tokens[neuron.pos]}
         graph.add_node(neuron.name, kind="query", **at, **promoted)
     for pos, token in enumerate(tokens):
@@ -273,12 +274,12 @@ def _edges(
     return edges
 
 
-def _promoted(words: TokenWords, q: ScoredCache, neurons: Neurons) -> list[dict[str, Any]]:
-    """Return, for each neuron, the tokens it promotes, and the first word among those a page lists."""
-    if not len(neurons):
-        return []
-    found = words.promoted(signed_directions(q.stream.model, neurons))
-    return [{"tokens": listed.tokens[:_TOKENS], "word": next(iter(listed.readable), "")} for listed in found]
+def _promoted(q: ScoredCache, *groups: Neurons) -> list[list[dict[str, Any]]]:
+    """Return, for each neuron of some groups, the tokens it promotes, and the first word among those a page lists."""
+    directions = [signed_directions(q.stream.model, neurons) for neurons in groups if len(neurons)]
+    found = TokenWords(q.stream.model, q.readout).promoted(torch.cat(directions)) if directions else []
+    rows = iter({"tokens": words.tokens[:_TOKENS], "word": next(iter(words.readable), "")} for words in found)
+    return [list(islice(rows, len(neurons))) for neurons in groups]
 
 
 def _as_neurons(queries: Sequence[QueryNeuronAt]) -> Neurons:

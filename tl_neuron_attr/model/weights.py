@@ -6,6 +6,7 @@ With :mod:`tl_neuron_attr.model.stream`, the place that knows how TransformerLen
 from collections.abc import Callable
 from functools import cache, cached_property
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +19,9 @@ from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.readout import Norm, Readout
 from tl_neuron_attr.numerics.stacked_rows import StackedRows
 from tl_neuron_attr.numerics.sublayer import SITES, Site, score_dtype
+
+_KEPT: WeakKeyDictionary[Any, dict[str, Tensor]] = WeakKeyDictionary()
+"""What readouts of a model keep about its unembedding, as long as the model lives."""
 
 Projected = Literal["q", "k", "v"]
 """What a head projects the stream to: its query, key or value."""
@@ -305,7 +309,8 @@ def unembedding(model: Any, dtype: torch.dtype) -> Readout:
     """Return the model's readout with the final norm's scale at one."""
     norm, own = unit_norm(model.ln_final, dtype, model.W_U[:, 0]), _or_none(model.ln_final, "b")
     norm_bias = torch.zeros_like(norm.weight) if own is None else own.to(dtype)
-    return Readout(model.W_U, norm, norm_bias, model.b_U.to(dtype), *_output_transform(model, dtype))
+    kept = _KEPT.setdefault(model, {})
+    return Readout(model.W_U, norm, norm_bias, model.b_U.to(dtype), *_output_transform(model, dtype), kept)
 
 
 def _output_transform(model: Any, dtype: torch.dtype) -> tuple[float, Callable[[Tensor], Tensor] | None]:

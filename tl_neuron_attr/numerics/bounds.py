@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_neuron_attr.numerics.increase import WIDTH, Increase, mean_unembeddings
+from tl_neuron_attr.numerics.increase import Increase, distributions, mean_unembeddings
 from tl_neuron_attr.numerics.sublayer import Sublayer
+from tl_neuron_attr.numerics.vocabulary_scatter import squared_lengths
 
 _SMALL = 0.1
 """Where the difference in Bennett's factor would cancel: below it, a series that is an upper bound."""
@@ -46,13 +47,13 @@ def ranges(increases: Sequence[Increase]) -> list[tuple[Float[Tensor, "batch"], 
 def _measure(increases: Sequence[Increase]) -> None:
     mean_unembeddings(increases)
     readout = increases[0].readout
-    means = torch.cat([i.mean for i in increases])
+    means, lengths = torch.cat([i.mean for i in increases]), squared_lengths(readout)
     furthest, variance = means.new_zeros(len(means)), means.new_zeros(len(means))
-    for tokens, W_U in readout.chunks(WIDTH):
-        squares = W_U.square().sum(0) - 2 * (means @ W_U) + means.square().sum(-1, keepdim=True)
+    for tokens, W_U, p in distributions(increases):
+        squares = lengths[tokens] - 2 * (means @ W_U) + means.square().sum(-1, keepdim=True)
         squares.clamp_min_(0)
         furthest = torch.maximum(furthest, squares.amax(-1))
-        variance += (torch.cat([i.log_p(tokens) for i in increases]).exp_() * squares).sum(-1)
+        variance += (p * squares).sum(-1)
     gain = torch.cat([i.readout.gain for i in increases]).abs()
     sizes = [len(i.base) for i in increases]
     measured = zip((gain * furthest.sqrt()).split(sizes), (gain.square() * variance).split(sizes), strict=True)

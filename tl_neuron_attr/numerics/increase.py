@@ -9,7 +9,7 @@ else. Against a contrast token ``u`` the expectation cancels and the score is ``
 two separately rounded normalisers would shift all scores of a layer by up to 1e-4 nats where the vocabulary is large.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -31,6 +31,9 @@ CANCELLING = 0.1
 WIDTH = 1024
 """Tokens in a chunk of the vocabulary: their part of ``W_U``, a few MiB, stays in a processor core's cache, so that
 reading out and averaging fetch it once; of fewer, the products would be slower."""
+
+TOGETHER = 16
+"""Chunks whose log-probabilities are put together at a time: there may be a stream for every sublayer to fetch."""
 
 
 @dataclass(eq=False)
@@ -185,9 +188,22 @@ def mean_unembeddings(increases: Sequence[Increase]) -> None:
     new = [each for each in increases if "mean" not in each.known]
     if new:
         mean = torch.cat([each.base for each in new]).zero_()
-        for tokens, columns in new[0].readout.chunks(WIDTH):
-            mean.addmm_(torch.cat([each.log_p(tokens) for each in new]).exp_(), columns.T)
+        for _, W_U, p in distributions(new):
+            mean.addmm_(p, W_U.T)
         _keep_means(new, mean)
+
+
+def distributions(
+    increases: Sequence[Increase],
+) -> Iterator[tuple[slice, Float[Tensor, "d_model chunk"], Float[Tensor, "n chunk"]]]:
+    """Yield the vocabulary a chunk at a time: the tokens, their unembedding vectors, and ``p`` in each base stream."""
+    p = increases[0].base.new_empty(0)
+    for i, (tokens, W_U) in enumerate(increases[0].readout.chunks(WIDTH)):
+        here = slice(i % TOGETHER * WIDTH, i % TOGETHER * WIDTH + W_U.shape[1])
+        if here.start == 0:
+            some = slice(tokens.start, tokens.start + TOGETHER * WIDTH)
+            p = torch.cat([each.log_p(some) for each in increases]).exp_()
+        yield tokens, W_U, p[:, here]
 
 
 def _keep_means(increases: Sequence[Increase], mean: Float[Tensor, "n d_model"]) -> None:

@@ -21,15 +21,13 @@ from tl_neuron_attr.numerics.bounds import bennett_factor, ranges
 from tl_neuron_attr.numerics.flat_index import locate
 from tl_neuron_attr.numerics.increase import WIDTH, Increase
 from tl_neuron_attr.numerics.sublayer import Sublayer
+from tl_neuron_attr.numerics.vocabulary_scatter import vocabulary_scatter
 
 SHARE = 64
 """One of so many tokens is summed exactly, so that a bound costs a small part of an exact score."""
 
 _FEW = 8
 """Neurons of a sublayer that are as soon scored as its likeliest tokens are fetched; they are left out."""
-
-_BLOCKS = 4
-"""Blocks of rows of the quadratic form's matrix, which is symmetric: of each only what is not below the diagonal."""
 
 _TOGETHER = 512
 """Neurons bounded together: 8 MiB of products."""
@@ -71,6 +69,10 @@ class NarrowBounds:
                 found[mine] = self._bound(likeliest, vectors)
         return found
 
+    @cached_property
+    def _scatter_matrix(self) -> tuple[Float[Tensor, "d_model"], Float[Tensor, "d_model d_model"]]:
+        return vocabulary_scatter(self._increases[0].readout)
+
     def _bound(self, base: "_Likeliest", vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n"]:
         y = vectors @ base.centred
         exact = (y.expm1() - y) @ base.p
@@ -83,23 +85,11 @@ class NarrowBounds:
         self, vectors: Float[Tensor, "n d_model"], mean: Float[Tensor, "d_model"]
     ) -> Float[Tensor, "n"]:
         """Return ``sum of (x - <v, mean>)**2`` over the vocabulary, plus what rounding may have taken from it."""
-        centre, scatter = self._scatter
+        centre, scatter = self._scatter_matrix
         form = ((vectors @ scatter) * vectors).sum(1)
         shift = (vectors @ (centre - mean)).square() * self._increases[0].readout.d_vocab
         rounding = WIDTH * torch.finfo(vectors.dtype).eps * scatter.trace() * vectors.square().sum(1)
         return form + shift + rounding
-
-    @cached_property
-    def _scatter(self) -> tuple[Float[Tensor, "d_model"], Float[Tensor, "d_model d_model"]]:
-        """The mean unembedding vector, and the sum of the outer products of all vectors' distances from it."""
-        readout = self._increases[0].readout
-        mean = torch.stack([W_U.sum(1) for _, W_U in readout.chunks(WIDTH)]).sum(0) / readout.d_vocab
-        scatter, step = mean.new_zeros(len(mean), len(mean)), -(-len(mean) // _BLOCKS)
-        for _, W_U in readout.chunks(WIDTH):
-            centred = W_U - mean[:, None]
-            for first in range(0, len(mean), step):
-                scatter[first : first + step, first:] += centred[first : first + step] @ centred[first:].T
-        return mean, scatter.triu() + scatter.triu(1).T
 
 
 class _Likeliest:

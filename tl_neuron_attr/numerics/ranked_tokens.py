@@ -9,8 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_neuron_attr.numerics.increase import WIDTH
 from tl_neuron_attr.numerics.readout import Readout
+
+_CHUNK = 2**18
+"""Logits held at a time, 1 MiB of float32: they stay in a processor core's cache."""
+
+_NARROWEST = 1024
+"""Tokens in a chunk at the least: of fewer, the products would be slower."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,9 @@ def ranked_tokens(readout: Readout, vectors: Float[Tensor, "n d_model"], k: int,
     followed = contributing @ readout.columns(torch.tensor([token], device=vectors.device))[0]
     highest, lowest = (HighestSoFar(len(vectors), k, contributing) for _ in range(2))
     above = contributing.new_zeros(len(vectors))
-    memory = contributing.new_empty(2, len(vectors), min(WIDTH, readout.d_vocab))
-    for tokens, W_U in readout.chunks(WIDTH):
+    width = min(max(_NARROWEST, _CHUNK // max(1, len(vectors))), readout.d_vocab)
+    memory = contributing.new_empty(2, len(vectors), width)
+    for tokens, W_U in readout.chunks(width):
         logits, other = memory[:, :, : W_U.shape[1]]
         torch.matmul(contributing, W_U, out=logits)
         highest.take(logits, logits.amax(1), tokens.start)

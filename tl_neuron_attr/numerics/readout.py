@@ -9,7 +9,7 @@ out is the model's prediction (Eq. 2).
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -68,6 +68,7 @@ class Readout:
         b_U: The unembedding's bias.
         multiplier: A constant every logit is multiplied with (Granite, Cohere); 1 elsewhere.
         transform: What the model does to its logits where that is not linear (Gemma-2's softcap), else None.
+        kept: What is known of ``W_U`` alone; shared by all readouts of a model.
     """
 
     W_U: Float[Tensor, "d_model d_vocab"]
@@ -76,6 +77,7 @@ class Readout:
     b_U: Float[Tensor, "d_vocab"]
     multiplier: float = 1.0
     transform: Transform | None = None
+    kept: dict[str, Tensor] = field(default_factory=dict[str, Tensor], repr=False, compare=False)
 
     @property
     def dtype(self) -> torch.dtype:

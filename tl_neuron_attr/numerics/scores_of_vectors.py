@@ -14,6 +14,7 @@ from torch import Tensor
 from tl_neuron_attr.numerics.increase import (
     CANCELLING,
     MAX_BYTES,
+    TOGETHER,
     WIDTH,
     Increase,
     ReadOut,
@@ -29,9 +30,6 @@ _ROWS = 1024
 _SAFE = 50.0
 """The largest ``x - c`` whose exponential is summed as it is: tokens whose ``p`` underflows, below ``e**-87``, lose
 less than ``d_vocab * e**(50 - 87)``, and float32 goes up to ``e**88``."""
-
-_TOGETHER = 16
-"""Chunks whose log-probabilities are put together at a time: there may be a stream for every sublayer to fetch."""
 
 _NARROWEST = 256
 """Tokens in a chunk at the least, however small ``max_bytes`` is."""
@@ -132,11 +130,11 @@ class _Bases:
     ) -> tuple[Float[Tensor, "n"], Bool[Tensor, "n"]]:
         """Return ``c + log E_p[exp(x - c)]``, and where that is unsafe; ``c`` is the first chunk's mean.
 
-        Base streams that have not been read out pass through the vocabulary with the vectors. What is summed is the
-        expectation less one, which small contributions need; where it is close to -1 it cancels, and is unsafe too.
+        Base streams that have not been read out pass through the vocabulary with the vectors. The expectation less one,
+        which small contributions need, is summed beside it.
         """
         fresh, n = self._new_read_out(), len(contributing)
-        less_one = torch.zeros(n, dtype=torch.float64, device=contributing.device)
+        plain = less_one = torch.zeros(n, dtype=torch.float64, device=contributing.device)
         largest, centre = contributing.new_full((n,), -torch.inf), contributing.new_zeros(n)
         running = None if best is None else HighestSoFar(n, best.shape[1], contributing)
         used, inverse = at.unique_consecutive(return_inverse=True)
@@ -148,16 +146,18 @@ class _Bases:
                 running.take(change, highest, tokens.start)
             largest = torch.maximum(largest, highest)
             if fresh is not None:
-                less_one = less_one * fresh.rescale[at]
+                plain, less_one = plain * fresh.rescale[at], less_one * fresh.rescale[at]
             p = log_p.exp() if fresh is None else fresh.weights[used]
-            less_one = less_one + _weighted_sums(change.sub_(centre[:, None]).exp_().sub_(1), p, inverse)
+            exponential = change.sub_(centre[:, None]).exp_()
+            plain = plain + _weighted_sums(exponential, p, inverse)
+            less_one = less_one + _weighted_sums(exponential.sub_(1), p, inverse)
         if fresh is not None:
             fresh.keep()
-            less_one = less_one / fresh.total[at]
+            plain, less_one = plain / fresh.total[at], less_one / fresh.total[at]
         if running is not None and best is not None:
             best[:n] = running.tokens
-        safe = (largest - centre <= _SAFE) & (less_one > CANCELLING - 1)
-        return centre.double() + less_one.log1p(), ~safe
+        logs = torch.where(less_one > CANCELLING - 1, less_one.log1p(), plain.log())
+        return centre.double() + logs, ~(largest - centre <= _SAFE)
 
     def _by_logits(
         self, contributing: Float[Tensor, "n d_model"], at: Int[Tensor, "n"], width: int
@@ -183,13 +183,13 @@ class _Bases:
         logits = log_p = memory
         for i, (tokens, W_U) in enumerate(self.readout.chunks(width)):
             product = torch.matmul(vectors, W_U, out=memory[:, : W_U.shape[1]])
-            here = slice(i % _TOGETHER * width, i % _TOGETHER * width + W_U.shape[1])
+            here = slice(i % TOGETHER * width, i % TOGETHER * width + W_U.shape[1])
             if fresh is not None:
                 fresh.take(tokens, product[:bases])
                 logits, here = fresh.logits[:, tokens][used], slice(None)
                 log_p = logits
             elif here.start == 0:
-                logits, log_p = self._known(slice(tokens.start, tokens.start + _TOGETHER * width), used)
+                logits, log_p = self._known(slice(tokens.start, tokens.start + TOGETHER * width), used)
             change = product[bases:]
             if self.readout.transform is not None:
                 change = self.increases[0].change(change, logits[:, here][inverse])
