@@ -168,5 +168,11 @@ def test_an_answer_of_several_tokens_is_explained_whole(run):
 def test_heads_of_an_answer_of_several_tokens(run):
     code, text, _ = run("heads", *PROMPT, "--target", " basketball .", "--format", "json")
     assert code == 0 and json.loads(text)["heads"][0]["drop"] > 0
-    code, _, error = run("report", *PROMPT, "--target", " basketball .")
-    assert code == 1 and "a report is of one token" in error
+
+
+def test_report_of_an_answer_of_several_tokens(run, tmp_path):
+    page = tmp_path / "answer.html"
+    args = ("--target", " basketball .", "-k", "3", "--heads", "2", "--html", str(page))
+    code, text, error = run("report", *PROMPT, *args)
+    assert code == 0 and error == "" and text.startswith('" basketball ." (p ')
+    assert "whole answer" in page.read_text()

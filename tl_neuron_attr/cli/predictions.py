@@ -53,6 +53,7 @@ def report_command() -> click.Command:
         examples=[
             'tl-neuron-attr report "Tim Duncan plays the sport of" --target " basketball"',
             'tl-neuron-attr report "The capital of France is" --model gemma3-270m --html paris.html --open',
+            'tl-neuron-attr report "The Empire State Building is in" --target " New York City" --model gemma3-270m',
         ],
     )
 
@@ -155,7 +156,7 @@ def _report(args: Namespace) -> int:
     ready_page(args.html)
     run = _run(load_model(args), text, args.target, args)
     print(run.explained)
-    write_page(args, report(run.scored, k=args.k, heads=args.heads))
+    write_page(args, report(run.scored, k=args.k, heads=args.heads, progress=not args.quiet))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""LogProbsWithout what a prediction loses when neurons are really taken out, one by one and together."""
+"""Measure what a prediction loses when neurons are really taken out, one by one and together."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -5,6 +5,7 @@ carry a minus sign.
 """
 
 import io
+import re
 from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
@@ -36,6 +37,9 @@ _INK = "#1d2330"
 
 _MOST_TICKS = 24
 """Labels of two digits that stand apart on an axis of the narrowest chart."""
+
+_LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+"""Coordinates are in points: a hundredth of one is below what is seen, and further digits make pages longer."""
 
 _SVG = "http://www.w3.org/2000/svg"
 _FAINT = 0.04
@@ -116,5 +120,7 @@ def to_svg(figure: Figure, titles: Mapping[str, str]) -> Markup:
         if (title := titles.get(mark.attrib.get("id", ""))) is not None:
             ElementTree.SubElement(mark, f"{{{_SVG}}}title").text = title
             mark.attrib["data-unit"] = mark.attrib.pop("id")
+    for path in root.iter(f"{{{_SVG}}}path"):
+        path.attrib["d"] = _LONG_NUMBER.sub(lambda number: f"{float(number[0]):.2f}", path.attrib["d"])
     root.attrib["class"] = "tna-chart"
     return Markup(ElementTree.tostring(root, encoding="unicode"))

@@ -17,7 +17,7 @@ from tl_neuron_attr.vis.head_rows import HeadRow
 from tl_neuron_attr.vis.prediction import Prediction
 from tl_neuron_attr.vis.templates import render
 
-_WORDS = 3
+WORDS = 3
 """Promoted words: enough to see what kind of word a neuron is for."""
 
 
@@ -59,7 +59,7 @@ def headline(
         head=heads[0] if heads and heads[0].score > 0 else None,
         neuron=neurons.flat_labels[0] if float(neurons.score[0]) > 0 else "",
         score=float(neurons.score[0]),
-        words=words[:_WORDS],
+        words=words[:WORDS],
         listed=LISTED,
         count=len(neurons),
         hold=float(neurons.score.sum()),

@@ -18,7 +18,7 @@ def measured(q: ScoredCache, neurons: Neurons) -> Verified | None:
     if ids is None:
         return None
     model, pos = q.stream.model, int(q.places.pos[0])
-    found = verify(model, ids, neurons, q.target, contrast=q.contrast, pos=pos, progress=False)
+    found = verify(model, ids[:, : pos + 1], neurons, q.target, contrast=q.contrast, pos=pos, progress=False)
     log_probs = q.log_probs()[0]
     cached = float(log_probs[q.target[0]] - (0 if q.contrast is None else log_probs[q.contrast[0]]))
     allowed = tolerance(dtype_of(model)) * (1 + abs(cached))

@@ -43,8 +43,10 @@ class NeuronRow:
         effect: What taking it out costs, in nats, where it was measured.
         promoted: The tokens it promotes most.
         suppressed: The tokens it lowers most.
-        target_rank: The target's place among all tokens for this neuron, 1 for the one it promotes most.
+        target_rank: The target's place among all tokens for this neuron, 1 for the one it promotes most; of an answer,
+            the best place of its tokens.
         answers: What it adds to the log-probability of likely answers, in nats; of value neurons only.
+        by_token: Of an answer of several tokens, what it adds to each of them.
     """
 
     rank: int
@@ -60,6 +62,12 @@ class NeuronRow:
     suppressed: WordList
     target_rank: int
     answers: tuple[tuple[str, float], ...] = ()
+    by_token: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def most(self) -> tuple[str, float] | None:
+        """The token of an answer that it adds most to, in the direction of the score, and how much."""
+        return most_of(self.by_token, self.score)
 
     @property
     def unit(self) -> str:
@@ -70,6 +78,17 @@ class NeuronRow:
     def disagrees(self) -> bool:
         """Whether score and measured effect differ in sign."""
         return self.effect is not None and self.effect * self.score < 0
+
+
+def most_of(by_token: Sequence[tuple[str, float]], score: float) -> tuple[str, float] | None:
+    """Return the token that most of a score is of; None where it is no sum over tokens.
+
+    Examples:
+        >>> most_of([(" New", 0.5), (" York", -2.0)], -1.5)
+        (' York', -2.0)
+    """
+    sign = -1 if score < 0 else 1
+    return max(by_token, key=lambda pair: sign * pair[1], default=None)
 
 
 def neuron_rows(
@@ -103,7 +122,9 @@ def _rows(
     first: int,
     largest: float,
 ) -> list[NeuronRow]:
-    ranked = words.ranked(signed_directions(q.stream.model, neurons), int(q.target[0]))
+    directions = signed_directions(q.stream.model, neurons)
+    by_target = [words.ranked(directions, target) for target in q.target.unique().tolist()]
+    ranked, ranks = by_target[0], [min(each.rank for each in one) for one in zip(*by_target, strict=True)]
     changes = _changes(q, neurons, [token for token, _ in answers]) if answers else torch.zeros(len(neurons), 0)
     effects = [None] * len(neurons) if neurons.effect is None else neurons.effect.tolist()
     return [
@@ -119,7 +140,7 @@ def _rows(
             effect=effects[i],
             promoted=ranked[i].promoted,
             suppressed=ranked[i].suppressed,
-            target_rank=ranked[i].rank,
+            target_rank=ranks[i],
             answers=tuple((text, float(changes[i, j])) for j, (_, text) in enumerate(answers)),
         )
         for i, name in enumerate(neurons.flat_labels)

@@ -36,6 +36,7 @@ def _of_neuron(row: NeuronRow) -> dict[str, object]:
         "score": row.score,
         **({} if row.effect is None else {"effect": row.effect}),
         **{f"adds to log p({text})": change for text, change in row.answers},
+        **({"by_token": [score for _, score in row.by_token]} if row.by_token else {}),
         "target_rank": row.target_rank,
         "promoted": row.promoted.tokens,
         "suppressed": row.suppressed.tokens,

@@ -47,6 +47,17 @@ def nats(value: float) -> str:
     return shown if shown == "0" or value < 0 else f"+{shown}"
 
 
+def probability(value: float) -> str:
+    """Return :func:`digits` of a probability, which is never shown as none at all.
+
+    Examples:
+        >>> probability(0.25), probability(1e-9)
+        ('0.250', 'under 0.0001')
+    """
+    smallest = 10**-_DECIMALS
+    return digits(value) if value >= smallest / 2 else f"under {smallest:.{_DECIMALS}f}"
+
+
 _DECIMALS = 4
 """Scores are exact to about that many."""
 
@@ -60,5 +71,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"visible": visible, "digits": digits, "nats": nats}
+    environment.filters |= {"visible": visible, "digits": digits, "nats": nats, "probability": probability}
     return environment

@@ -16,6 +16,10 @@ if (!window.tnaPage) {
   };
   window.tnaState = { get: (key) => state.get(key), set: remember };
 
+  // A page of several parts shows one of them: what happens there stays there.
+  const shown = () => document.querySelector(".tna-part") ?? document;
+  const tell = (what, detail) => shown().dispatchEvent(new CustomEvent(what, { detail }));
+
   // Units: everything with the same data-unit is the same neuron or head; data-in names the head of an attention neuron.
   const marks = (unit) => all(`[data-unit="${CSS.escape(unit)}"],[data-in="${CSS.escape(unit)}"]`);
   const unitAt = (event) => (event.target instanceof Element ? event.target.closest("[data-unit]")?.dataset.unit : undefined);
@@ -27,15 +31,19 @@ if (!window.tnaPage) {
   const light = (unit) => {
     for (const mark of all(".lit")) mark.classList.remove("lit");
     for (const mark of unit ? marks(unit) : []) mark.classList.add("lit");
-    document.dispatchEvent(new CustomEvent("tna:point", { detail: unit ?? "" }));
+    tell("tna:point", unit ?? "");
   };
   const pin = (unit) => {
     pinned = unit;
     remember("pin", pinned);
+    repin();
+  };
+  const repin = () => {
     show();
     light(pinned);
-    document.dispatchEvent(new CustomEvent("tna:pin", { detail: pinned }));
+    tell("tna:pin", pinned);
   };
+  window.tnaRepin = repin;
   document.addEventListener("pointerover", (event) => light(unitAt(event) ?? pinned));
   document.addEventListener("focusin", (event) => light(unitAt(event) ?? pinned));
   document.addEventListener("click", (event) => {
@@ -75,11 +83,11 @@ if (!window.tnaPage) {
   const csv = (rows) => [Object.keys(rows[0] ?? {}), ...rows.map((row) => Object.values(row).map(cell))]
     .map((line) => line.map((value) => (typeof value === "number" ? value : quoted(value))).join(",")).join("\n");
 
-  const setUp = () => {
-    const source = document.querySelector("#tna-data");
+  const setUp = (root) => {
+    const source = root.querySelector("#tna-data");
     const data = source ? JSON.parse(source.textContent) : { tables: {} };
 
-    for (const box of all(".tna-table")) {
+    for (const box of all(".tna-table", root)) {
       const body = box.querySelector("tbody");
       const heads = all("thead th", box);
       const rows = all("tr", body);
@@ -155,10 +163,11 @@ if (!window.tnaPage) {
       if (sorted) sort(parseInt(sorted, 10), sorted.endsWith("v"));
     }
 
-    for (const link of all(".download")) {
-      link.addEventListener("click", () => {
+    for (const link of all(".download", root)) {
+      link.addEventListener("click", async () => {
         const file = document.createElement("a");
-        file.href = URL.createObjectURL(new Blob([source.textContent], { type: "application/json" }));
+        const everything = (await window.tnaEverything?.()) ?? source.textContent;
+        file.href = URL.createObjectURL(new Blob([everything], { type: "application/json" }));
         file.download = link.dataset.file;
         file.click();
       });
@@ -166,6 +175,7 @@ if (!window.tnaPage) {
     show();
     if (pinned) light(pinned);
   };
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", setUp);
-  else setUp();
+  window.tnaTables = setUp;
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", () => setUp(shown()));
+  else setUp(shown());
 }

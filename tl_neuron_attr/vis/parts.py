@@ -1,0 +1,97 @@
+"""A page of several parts: the text as buttons, a token or an answer each, and the part of the one that is chosen.
+
+The first part stands in the page as it is; the others are packed (gzip in base64, which browsers unpack themselves), or
+a page of an answer would grow by a whole page for each of its tokens. Which part is shown stands in the page's address.
+"""
+
+import gzip
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from tl_neuron_attr.vis.page_data import page_data
+from tl_neuron_attr.vis.templates import asset, render
+from tl_neuron_attr.vis.view import View
+
+_SCRIPTS = ("page.js", "flow.js", "attention.js")
+"""What draws parts: once in the page, not once in each part."""
+
+_LONGEST = 24
+"""Tokens of a prompt that are shown where the page has several prompts: a line of them."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a page.
+
+    Attributes:
+        text: What its button says.
+        body: Its markup, every token in it escaped.
+        prob: A probability, which shades the button; None for none.
+        whole: Whether it is of several tokens, and its button no token of the text.
+    """
+
+    text: str
+    body: Markup
+    prob: float | None = None
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A prompt and the parts on what comes after it.
+
+    Attributes:
+        prompt: The prompt's tokens.
+        parts: The parts, in the order of their buttons.
+    """
+
+    prompt: tuple[str, ...]
+    parts: tuple[Part, ...]
+
+
+def paged(lines: Sequence[Line], heading: Markup, title: str, *, first: Part | None = None) -> View:
+    """Return the page of all lines.
+
+    Args:
+        lines: What the page is of.
+        heading: What stands over the text.
+        title: The page's title.
+        first: A part on all of it, shown first; the first of the first line by default.
+    """
+    parts = [*([] if first is None else [first]), *(part for line in lines for part in line.parts)]
+    bodies = [_without_scripts(part.body) for part in parts]
+    numbered = iter(range(0 if first is None else 1, len(parts)))
+    shown = [
+        {"tokens": line.prompt if len(lines) == 1 else line.prompt[-_LONGEST:], "cut": _is_cut(line, lines),
+         "tabs": [(next(numbered), part) for part in line.parts]}
+        for line in lines
+    ]  # fmt: skip
+    body = render(
+        "parts.html.j2",
+        heading=heading,
+        first=first,
+        lines=shown,
+        shown=bodies[0],
+        packed=page_data({"parts": ["", *map(_packed, bodies[1:])]}),
+        scripts=[asset(name) for name in (*_SCRIPTS, "parts.js")],
+    )
+    return View(body, title, scripted=True, whole=True)
+
+
+def _is_cut(line: Line, lines: Sequence[Line]) -> bool:
+    return len(lines) > 1 and len(line.prompt) > _LONGEST
+
+
+def _without_scripts(body: Markup) -> Markup:
+    text = str(body)
+    for name in _SCRIPTS:
+        text = text.replace(f"<script>{asset(name)}</script>", "")
+    return Markup(text)
+
+
+def _packed(body: Markup) -> str:
+    """Return markup as ``parts.js`` unpacks it; the same bytes each time."""
+    return b64encode(gzip.compress(body.encode(), mtime=0)).decode()
