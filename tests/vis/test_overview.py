@@ -1,5 +1,5 @@
 import tl_neuron_attr as tna
-from tests.vis.test_parts import unpacked
+from tests.vis.test_tabs import unpacked
 from tests.vis.test_whole_answer import data_of
 from tl_neuron_attr import demo, vis
 from tl_neuron_attr.vis.overview import Best, Listed, overview

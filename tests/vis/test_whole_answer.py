@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tl_neuron_attr as tna
-from tests.vis.test_parts import ANSWER, PROMPT, unpacked
+from tests.vis.test_tabs import ANSWER, PROMPT, unpacked
 from tl_neuron_attr import demo, vis
 from tl_neuron_attr.vis.neuron_rows import most_of
 

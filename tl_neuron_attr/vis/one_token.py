@@ -36,8 +36,8 @@ _LOGIT_FLOW_TOKENS = 32
 _WHOLE_PATTERNS = 64
 """Tokens of the longest prompt whose attention patterns are drawn whole; of longer ones, the scored position's."""
 
-STEPS = 7
-"""How often :meth:`OneToken.of` and :func:`token_part` say that something is done."""
+TOKEN_STEPS = 7
+"""How often :meth:`OneToken.of` and :func:`token_tab` say that something is done."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class _Tables:
     neurons: dict[str, list[NeuronRow]]
 
 
-def token_part(found: OneToken, shown: Shown, *, alone: bool) -> Markup:
+def token_tab(found: OneToken, shown: Shown, *, alone: bool) -> Markup:
     """Return the part of a page on one token; with ``alone``, all of the page, which then shows the prompt too."""
     tables = _tables(found)
     whole_patterns = len(found.tokens) <= _WHOLE_PATTERNS

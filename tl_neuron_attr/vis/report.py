@@ -19,13 +19,13 @@ from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.sublayer import SITES
 from tl_neuron_attr.results.token_text import visible
 from tl_neuron_attr.vis import one_token, whole_answer
-from tl_neuron_attr.vis.one_token import OneToken, Shown, token_part
+from tl_neuron_attr.vis.one_token import OneToken, Shown, token_tab
 from tl_neuron_attr.vis.overview import Best, Listed, overview
-from tl_neuron_attr.vis.parts import Line, Part, paged
+from tl_neuron_attr.vis.tabs import Line, Tab, paged
 from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
 from tl_neuron_attr.vis.views import tokens_of
-from tl_neuron_attr.vis.whole_answer import WholeAnswer, answer_part
+from tl_neuron_attr.vis.whole_answer import WholeAnswer, answer_tab
 
 
 @typechecked
@@ -112,7 +112,7 @@ def _one(q: ScoredCache, shown: Shown, bar: "tqdm[Any]") -> View:
     shown = _following(q, shown, bar)
     if _is_token(q):
         found = _token(q, shown, bar)
-        return View(token_part(found, shown, alone=True), found.prediction.title, scripted=True, whole=True)
+        return View(token_tab(found, shown, alone=True), found.prediction.title, scripted=True, whole=True)
     answer = _answer(q, shown, bar)
     title = f"What made the model say {visible(answer.text.strip())}?"
     heading = render("asked.html.j2", text=answer.text, contrast=answer.contrast)
@@ -131,8 +131,8 @@ def _several(each: Iterable[ScoredCache], shown: Shown, bar: "tqdm[Any]") -> Vie
         shown = _following(q, shown, bar)
         if _is_token(q):
             found = _token(q, shown, bar)
-            text, part = found.prediction.text, token_part(found, shown, alone=False)
-            lines.append(Line(found.tokens, (Part(text, part, found.prediction.prob),)))
+            text, part = found.prediction.text, token_tab(found, shown, alone=False)
+            lines.append(Line(found.tokens, (Tab(text, part, found.prediction.prob),)))
             best.append(Best.of(text, found.prediction.prob, found.layers, found.heads, found.value))
         else:
             answer = _answer(q, shown, bar)
@@ -140,11 +140,11 @@ def _several(each: Iterable[ScoredCache], shown: Shown, bar: "tqdm[Any]") -> Vie
             best.append(Best.of(answer.text, answer.prob, answer.layers, answer.heads, answer.value))
     if not lines:
         raise ValueError("cache is empty: give at least one scored cache")
-    numbers = accumulate((len(line.parts) for line in lines[:-1]), initial=1)
+    numbers = accumulate((len(line.tabs) for line in lines[:-1]), initial=1)
     rows = [Listed(n, at, "".join(line.prompt)) for n, at, line in zip(numbers, best, lines, strict=True)]
     title = f"What made the model say this: {len(lines)} prompts"
     table = overview(rows, "What did most for each; click what was said for its own part.", shown.name)
-    first = Part("all prompts", table, whole=True)
+    first = Tab("all prompts", table, whole=True)
     return paged(lines, Markup("<h1>{}</h1>").format(title), title, first=first)
 
 
@@ -159,7 +159,7 @@ def _is_token(q: ScoredCache) -> bool:
 
 
 def _token(q: ScoredCache, shown: Shown, bar: "tqdm[Any]") -> OneToken:
-    bar.total = (bar.total or 0) + one_token.STEPS
+    bar.total = (bar.total or 0) + one_token.TOKEN_STEPS
     return OneToken.of(q if q.sums is None else q.per_token, shown)
 
 
@@ -167,11 +167,11 @@ def _answer(q: ScoredCache, shown: Shown, bar: "tqdm[Any]") -> WholeAnswer:
     """Return what is shown of an answer; its tokens too, where its scores are sums over them."""
     sums = q.sums is not None and len(q.sums) == len(q.sums.result)
     each = [q.per_token[i] for i in range(len(q.places))] if sums else []
-    bar.total = (bar.total or 0) + whole_answer.STEPS + one_token.STEPS * len(each)
+    bar.total = (bar.total or 0) + whole_answer.ANSWER_STEPS + one_token.TOKEN_STEPS * len(each)
     return WholeAnswer.of(q, [OneToken.of(one, shown) for one in each], shown)
 
 
 def _answer_line(found: WholeAnswer, shown: Shown) -> Line:
-    whole = Part("whole answer" if found.tokens else found.text, answer_part(found, shown), found.prob, whole=True)
-    each = [Part(one.prediction.text, token_part(one, shown, alone=False), one.prediction.prob) for one in found.tokens]
+    whole = Tab("whole answer" if found.tokens else found.text, answer_tab(found, shown), found.prob, whole=True)
+    each = [Tab(one.prediction.text, token_tab(one, shown, alone=False), one.prediction.prob) for one in found.tokens]
     return Line(tokens_of(found.q.stream, 0)[: int(found.q.places.pos[0]) + 1], (whole, *each))

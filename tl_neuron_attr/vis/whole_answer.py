@@ -146,11 +146,11 @@ class WholeAnswer:
         return tuple((one.prediction.text, score) for one, score in zip(self.tokens, scores, strict=True))
 
 
-STEPS = 5
-"""How often :meth:`WholeAnswer.of` and :func:`answer_part` say that something is done."""
+ANSWER_STEPS = 5
+"""How often :meth:`WholeAnswer.of` and :func:`answer_tab` say that something is done."""
 
 
-def answer_part(found: WholeAnswer, shown: Shown) -> Markup:
+def answer_tab(found: WholeAnswer, shown: Shown) -> Markup:
     """Return the part of a page on a whole answer; those on its tokens are the next."""
     best, worst = best_heads(found.heads, shown.heads), lowest_heads(found.heads, min(shown.heads, shown.suppressing))
     neurons = _neuron_rows(found)

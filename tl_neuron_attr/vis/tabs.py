@@ -23,7 +23,7 @@ _LONGEST = 24
 
 
 @dataclass(frozen=True)
-class Part:
+class Tab:
     """One part of a page.
 
     Attributes:
@@ -45,14 +45,14 @@ class Line:
 
     Attributes:
         prompt: The prompt's tokens.
-        parts: The parts, in the order of their buttons.
+        tabs: The tabs, in the order of their buttons.
     """
 
     prompt: tuple[str, ...]
-    parts: tuple[Part, ...]
+    tabs: tuple[Tab, ...]
 
 
-def paged(lines: Sequence[Line], heading: Markup, title: str, *, first: Part | None = None) -> View:
+def paged(lines: Sequence[Line], heading: Markup, title: str, *, first: Tab | None = None) -> View:
     """Return the page of all lines.
 
     Args:
@@ -61,22 +61,22 @@ def paged(lines: Sequence[Line], heading: Markup, title: str, *, first: Part | N
         title: The page's title.
         first: A part on all of it, shown first; the first of the first line by default.
     """
-    parts = [*([] if first is None else [first]), *(part for line in lines for part in line.parts)]
-    bodies = [_without_scripts(part.body) for part in parts]
-    numbered = iter(range(0 if first is None else 1, len(parts)))
+    tabs = [*([] if first is None else [first]), *(tab for line in lines for tab in line.tabs)]
+    bodies = [_without_scripts(tab.body) for tab in tabs]
+    numbered = iter(range(0 if first is None else 1, len(tabs)))
     shown = [
         {"tokens": line.prompt if len(lines) == 1 else line.prompt[-_LONGEST:], "cut": _is_cut(line, lines),
-         "tabs": [(next(numbered), part) for part in line.parts]}
+         "tabs": [(next(numbered), tab) for tab in line.tabs]}
         for line in lines
     ]  # fmt: skip
     body = render(
-        "parts.html.j2",
+        "tabs.html.j2",
         heading=heading,
         first=first,
         lines=shown,
         shown=bodies[0],
         packed=page_data({"parts": ["", *map(_packed, bodies[1:])]}),
-        scripts=[asset(name) for name in (*_SCRIPTS, "parts.js")],
+        scripts=[asset(name) for name in (*_SCRIPTS, "tabs.js")],
     )
     return View(body, title, scripted=True, whole=True)
 
@@ -93,5 +93,5 @@ def _without_scripts(body: Markup) -> Markup:
 
 
 def _packed(body: Markup) -> str:
-    """Return markup as ``parts.js`` unpacks it; the same bytes each time."""
+    """Return markup as ``tabs.js`` unpacks it; the same bytes each time."""
     return b64encode(gzip.compress(body.encode(), mtime=0)).decode()

@@ -13,7 +13,7 @@ import tl_neuron_attr as tna
 from tests.vis.browser import needs_browser, opened
 from tests.vis.test_walk import CLICK, WIDTHS, resize
 from tl_neuron_attr import demo, vis
-from tl_neuron_attr.vis.parts import Line, Part, paged
+from tl_neuron_attr.vis.tabs import Line, Tab, paged
 
 PROMPT, ANSWER = "Tim Duncan plays the sport of", " basketball ."
 SELECTED = "return document.querySelector('[role=tab][aria-selected=true]').innerText"
@@ -38,12 +38,12 @@ def path(answer, tmp_path_factory):
 
 
 def test_every_part_comes_back_and_the_scripts_are_there_once():
-    parts = tuple(Part(name, Markup(f"<p>{name} ü</p>"), 0.5) for name in ("one", "two", "three"))
+    parts = tuple(Tab(name, Markup(f"<p>{name} ü</p>"), 0.5) for name in ("one", "two", "three"))
     page = paged([Line(("<bos>", " a"), parts[:2]), Line((" b",), parts[2:])], Markup("<h1>x</h1>"), "x")
     assert unpacked(page.body) == [str(part.body) for part in parts]
     assert re.findall(r"<bdi>(\w+)</bdi>", page.body) == ["one", "two", "three"]
     flow = vis.flow(tna.trace(demo.load().run_with_cache(PROMPT)[1])).body
-    with_flow = paged([Line((), (Part("f", flow), Part("g", flow)))], Markup(), "x")
+    with_flow = paged([Line((), (Tab("f", flow), Tab("g", flow)))], Markup(), "x")
     assert str(with_flow.body).count("window.tnaFlows ??=") == 1
     assert all("tnaFlows ??=" not in part and "tna-flow" in part for part in unpacked(with_flow.body))
 
