@@ -17,6 +17,13 @@ def test_one_prompt_is_a_line_and_several_a_number():
     assert str(FollowedText((), (' "x"',), (), (0,), "")) == '" \\"x\\""'
 
 
+def test_of_a_long_prompt_the_end_is_shown():
+    long = FollowedText(("Rome is old. " * 50 + "3 + 5 =",), ("8",), (), (4,), "demo")
+    assert (
+        str(long).startswith('"8" after "...') and str(long).endswith('Rome is old. 3 + 5 ="') and len(str(long)) < 100
+    )
+
+
 def test_groups_are_joined_as_one_batch():
     assert FollowedText.joined([TWO.of_prompt(0), TWO.of_prompt(1)]) == TWO
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tl_neuron_attr.cli.output import note, print_csv, print_json, rows_of, show
-from tl_neuron_attr.results.token_text import in_quotes
+from tl_neuron_attr.results.token_text import in_quotes, prompt_in_quotes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 _FAR_LIKELIER = 10
 """How many times likelier another spelling must be before the user is warned: less could be the model's own doubt."""
-_SHOWN = 72
-"""Characters of a prompt in the first line: what fits on a line of a terminal beside the rest."""
 _COLUMNS = ("prompt", "target", "p", "rank", "pos", "contrast", "model")
 
 
@@ -54,12 +52,11 @@ class Explained:
 
     def __str__(self) -> str:
         """Return ``" 8" (p 0.9996, rank 1) after "3 + 5 ="``; the likeliest token too where that is another."""
-        shown = self.before if len(self.before) <= _SHOWN else f"...{self.before[-_SHOWN:]}"
         likelihood = "several tokens" if self.rank is None else f"rank {self.rank}"
         if self.rank not in (None, 1):
             likelihood += f"; first is {in_quotes(self.likeliest[0])}, p {self.likeliest[1]:.4g}"
         against = "" if self.contrast is None else f" against {in_quotes(self.contrast)}"
-        return f"{in_quotes(self.target)} (p {self.p:.4g}, {likelihood}){against} after {in_quotes(shown)}"
+        return f"{in_quotes(self.target)} (p {self.p:.4g}, {likelihood}){against} after {prompt_in_quotes(self.before)}"
 
     def columns(self) -> dict[str, Any]:
         """Return what goes with a result in JSON, and with every row in CSV."""

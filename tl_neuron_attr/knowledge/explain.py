@@ -21,7 +21,7 @@ from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.results.layer_scores import LayerScores
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
-from tl_neuron_attr.results.token_text import text_of, token_text, visible
+from tl_neuron_attr.results.token_text import prompt_in_quotes, text_of, token_text, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +85,7 @@ class Explanation(PrintsAsTable):
             for row in self.to_frame().to_dict("records")
         ]
         headings = ("token", "probability", "best layer", "best head", "best neuron", "promotes")
-        return Table(headings, rows, f"after {self.prompt[-60:]!r}; scores in nats")
+        return Table(headings, rows, f"after {prompt_in_quotes(self.prompt)}; scores in nats")
 
 
 @typechecked

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tl_neuron_attr.results.token_text import in_quotes
+from tl_neuron_attr.results.token_text import in_quotes, prompt_in_quotes
 
 _LISTS = ("prompts", "targets", "contrasts")
 
@@ -37,7 +37,11 @@ class FollowedText:
         if len(self.targets) != 1:
             return f"{len(self.targets)} prompts"
         against = f" against {in_quotes(self.contrasts[0])}" if self.contrasts else ""
-        return in_quotes(self.targets[0]) + against + (f" after {in_quotes(self.prompts[0])}" if self.prompts else "")
+        return (
+            in_quotes(self.targets[0])
+            + against
+            + (f" after {prompt_in_quotes(self.prompts[0])}" if self.prompts else "")
+        )
 
     def of_prompt(self, prompt: int) -> "FollowedText":
         """Return what was followed in one prompt of a batch."""

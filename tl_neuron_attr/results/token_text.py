@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 _SPACE = "\u2423"
+_SHOWN = 72
+"""Characters of a prompt in a line: what fits on a line of a terminal beside the rest."""
 
 
 def token_text(model: Any, token: int) -> str:
@@ -60,6 +62,16 @@ def in_quotes(text: str) -> str:
         ('" 8"', True)
     """
     return printable(json.dumps(text, ensure_ascii=False))
+
+
+def prompt_in_quotes(prompt: str) -> str:
+    """Return a prompt in double quotes as a caption shows it: of a long one the end, where the prediction is made.
+
+    Examples:
+        >>> prompt_in_quotes("3 + 5 ="), prompt_in_quotes("word " * 99 + "3 + 5 =")[-13:]
+        ('"3 + 5 ="', 'word 3 + 5 ="')
+    """
+    return in_quotes(prompt if len(prompt) <= _SHOWN else f"...{prompt[-_SHOWN:]}")
 
 
 def printable(text: str) -> str:
