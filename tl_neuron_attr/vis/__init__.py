@@ -6,6 +6,7 @@ Every view is offline and escaped: token text is shown, never interpreted. Needs
 from tl_neuron_attr.vis.biases import biases
 from tl_neuron_attr.vis.chain import chain_flow, head_effects, logic_chain
 from tl_neuron_attr.vis.editing import bias, coefficients
+from tl_neuron_attr.vis.explanation import explanation
 from tl_neuron_attr.vis.flow import flow
 from tl_neuron_attr.vis.in_context import in_context
 from tl_neuron_attr.vis.logit_flow import logit_flow
@@ -22,6 +23,7 @@ __all__ = [
     "biases",
     "chain_flow",
     "coefficients",
+    "explanation",
     "faithfulness",
     "flow",
     "head_effects",
