@@ -176,3 +176,13 @@ def test_report_of_an_answer_of_several_tokens(run, tmp_path):
     code, text, _ = run("report", *PROMPT, *args)
     assert code == 0 and text.startswith('" basketball ." (p ')
     assert "whole answer" in page.read_text()
+
+
+def test_report_of_a_file_of_prompts(run, tmp_path):
+    page, prompts = tmp_path / "several.html", tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "3 + 5 ="}\n{"prompt": "Tim Duncan plays the sport of", "target": " golf"}\n')
+    code, text, _ = run("report", "--prompts", str(prompts), "-k", "2", "--heads", "1", "--html", str(page))
+    first, second, wrote = text.splitlines()
+    assert code == 0 and first.startswith('"8" (p ') and '"golf" (p ' in second.replace('" golf', '"golf')
+    assert wrote == f"wrote {page}" and "all prompts" in page.read_text()
+    assert run("report", *PROMPT, "--prompts", str(prompts), "--html", str(page))[0] != 0

@@ -47,6 +47,7 @@ def report_command() -> click.Command:
         summary="Write one HTML page on a prediction.",
         options=[
             *prediction_options(),
+            _prompts_option(),
             count_option("--heads", default=8, help="how many heads are shown in detail"),
             *page_option("report.html"),
         ],
@@ -66,11 +67,7 @@ def neurons_command() -> click.Command:
         summary="Print the neurons that raise the target most: value neurons.",
         options=[
             *prediction_options(),
-            path_option(
-                "--prompts",
-                show_default=False,
-                help="a JSONL or CSV file with the field prompt, and target where it is not the model's own prediction",
-            ),
+            _prompts_option(),
             option("--site", type=_SITES, default="both", help="which neurons are searched"),
             flag("--suppressing", help="the neurons that lower the target most"),
             format_option(),
@@ -123,6 +120,14 @@ def trace_command() -> click.Command:
     )
 
 
+def _prompts_option() -> click.Option:
+    return path_option(
+        "--prompts",
+        show_default=False,
+        help="a JSONL or CSV file with the field prompt, and target where it is not the model's own prediction",
+    )
+
+
 def _key_option() -> click.Option:
     keys = click.Choice(("both", "gate", "up"))
     return option("--key", type=keys, default="both", help="which of a gated MLP neuron's two keys is followed")
@@ -152,11 +157,18 @@ def _run(model: Any, text: str, target: str | None, args: Namespace) -> _Scored:
 def _report(args: Namespace) -> int:
     from tl_neuron_attr.vis import report
 
-    text = prompt_of(args)
+    texts = list(_prompts(args))
     ready_page(args.html)
-    run = _run(load_model(args), text, args.target, args)
-    print(run.explained)
-    write_page(args, report(run.scored, k=args.k, heads=args.heads, progress=not args.quiet))
+    model = load_model(args)
+
+    def each() -> "Iterator[ScoredCache]":
+        for text, target in texts:
+            run = _run(model, text, target, args)
+            print(run.explained)
+            yield run.scored
+
+    of = next(each()) if args.prompts is None else each()
+    write_page(args, report(of, k=args.k, heads=args.heads, progress=not args.quiet))
     return 0
 
 
