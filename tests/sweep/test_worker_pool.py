@@ -2,7 +2,7 @@
 
 import os
 import signal
-from multiprocessing import Pipe
+from multiprocessing import Pipe, current_process
 from pathlib import Path
 
 import pytest
@@ -63,7 +63,7 @@ def test_a_worker_s_error_is_raised_here():
     ours, theirs = Pipe()
     theirs.send(OSError("shard 4 of 'scores' could not be written"))
     with pytest.raises(OSError, match="shard 4"):
-        worker_pool._answer(worker_pool._Worker(None, ours, shard=4))
+        worker_pool._answer(worker_pool._Worker(current_process(), ours, shard=4))
 
 
 def test_an_error_that_no_other_process_can_read_keeps_its_message():

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 
 from tl_neuron_attr import __version__
+from tl_neuron_attr.cli.catalogue import catalogue_command
 from tl_neuron_attr.cli.cna import cna_command, heads_command
 from tl_neuron_attr.cli.icl import icl_command
 from tl_neuron_attr.cli.models import completion_command, models_command
@@ -42,7 +43,8 @@ def commands() -> click.Group:
     """Return the command line's grammar."""
     made = (
         report_command(), neurons_command(), query_command(), trace_command(), heads_command(), cna_command(),
-        icl_command(), study_command(), reproduce_command(), models_command(), completion_command(),
+        icl_command(), study_command(), catalogue_command(), reproduce_command(), models_command(),
+        completion_command(),
     )  # fmt: skip
     top = _InOrder(
         PROGRAM,

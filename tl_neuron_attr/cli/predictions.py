@@ -1,8 +1,8 @@
 """The commands on one prediction: ``report``, ``neurons``, ``query`` and ``trace``."""
 
 from argparse import Namespace
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +31,12 @@ from tl_neuron_attr.cli.options import (
 from tl_neuron_attr.cli.output import note, print_csv, print_json, ready_page, rows_of, show, write_page
 
 if TYPE_CHECKING:
+    import pandas as pd
     from transformer_lens import ActivationCache
 
     from tl_neuron_attr.model.scored_cache import ScoredCache
     from tl_neuron_attr.results.neurons import Neurons
+    from tl_neuron_attr.results.table import Table
 
 _SITES = click.Choice(("mlp", "attn", "both"))
 
@@ -70,6 +72,11 @@ def neurons_command() -> click.Command:
             _prompts_option(),
             option("--site", type=_SITES, default="both", help="which neurons are searched"),
             flag("--suppressing", help="the neurons that lower the target most"),
+            option(
+                "--catalogue",
+                show_default="none",
+                help="folder of `tl-neuron-attr catalogue`: adds where in its corpus each MLP neuron was strongest",
+            ),
             format_option(),
         ],
         examples=[
@@ -174,15 +181,17 @@ def _report(args: Namespace) -> int:
 
 def _neurons(args: Namespace) -> int:
     from tl_neuron_attr.knowledge.value_neurons import value_neurons
+    from tl_neuron_attr.sweep import read_catalogue
 
     texts = list(_prompts(args))
     model = load_model(args)
+    catalogue = None if args.catalogue is None else read_catalogue(args.catalogue, model)
     found: list[tuple[Explained, Neurons]] = []
     for text, target in _with_progress(texts, args):
         run = _run(model, text, target, args)
         value = value_neurons(run.scored, k=args.k, sites=_sites(args), largest=not args.suppressing)[0]
         found.append((run.explained, value))
-    _print_neurons(found, args)
+    _print_neurons(found, args, catalogue)
     return 0
 
 
@@ -213,18 +222,33 @@ def _trace(args: Namespace) -> int:
     return 0
 
 
-def _print_neurons(found: "list[tuple[Explained, Neurons]]", args: Namespace) -> None:
-    """Print neurons of one prompt, or of each of a file."""
+def _print_neurons(
+    found: "list[tuple[Explained, Neurons]]", args: Namespace, catalogue: "Mapping[str, pd.DataFrame] | None" = None
+) -> None:
+    """Print neurons of one prompt, or of each of a file; with a catalogue, where each was strongest in a corpus."""
+    frames = [neurons.to_frame(catalogue=catalogue) for _, neurons in found]
     if args.format == "json":
-        whole = [{**explained.columns(), "neurons": rows_of(neurons.to_frame())} for explained, neurons in found]
+        whole = [
+            {**explained.columns(), "neurons": rows_of(frame)}
+            for (explained, _), frame in zip(found, frames, strict=True)
+        ]
         print_json(whole if getattr(args, "prompts", None) else whole[0])
     elif args.format == "csv":
-        for i, (explained, neurons) in enumerate(found):
-            print_csv(neurons.to_frame(), explained.columns(), header=i == 0)
+        for i, ((explained, _), frame) in enumerate(zip(found, frames, strict=True)):
+            print_csv(frame, explained.columns(), header=i == 0)
     else:
         for i, (explained, neurons) in enumerate(found):
             print(f"\n{explained}" if i else explained)
-            show(neurons, caption="scores in nats")  # the line before says of what
+            table = neurons.table() if catalogue is None else _with_contexts(neurons.table(), frames[i])
+            show(table, caption="scores in nats")  # the line before says of what
+
+
+def _with_contexts(table: "Table", frame: "pd.DataFrame") -> "Table":
+    from tl_neuron_attr.results.token_text import printable
+
+    contexts = [printable(text) for text in frame["context"].fillna("")]
+    rows = [(*row, context) for row, context in zip(table.rows, contexts, strict=True)]
+    return replace(table, headings=(*table.headings, "strongest in the corpus"), rows=rows)
 
 
 def _prompts(args: Namespace) -> "Iterator[tuple[str, str | None]]":

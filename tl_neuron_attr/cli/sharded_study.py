@@ -11,27 +11,26 @@ from tl_neuron_attr.cli.options import count_option, option
 from tl_neuron_attr.cli.output import note, show, write_page
 
 if TYPE_CHECKING:
-    from tl_neuron_attr.evaluate import Sizes, StudyPrompt
+    from tl_neuron_attr.sweep import Items
+    from tl_neuron_attr.sweep.shard_task import ShardTask
 
 RUNNERS = ("loop", "pool", "ray")
 
 
-def shard_options() -> list[click.Parameter]:
-    """Return the options that cut a study into shards and say what runs them."""
+def shard_options(default: str) -> list[click.Parameter]:
+    """Return the options that cut a study into shards and say what runs them; ``default`` is what it is without."""
     return [
-        count_option("--shards", show_default="one study, not cut", help="cut the prompts into so many shards"),
+        count_option("--shards", show_default=default, help="cut the study into so many shards"),
         count_option("--shard", least=0, show_default="all", help="run this shard only: one job of an array"),
-        option("--stage", show_default="all, in order", help="run this stage only: scores, then cross"),
         option("--runner", type=click.Choice(RUNNERS), default="loop", help="what runs the shards"),
         count_option("--workers", default=2, help="models at once, of a pool or on Ray"),
         option("--cpus", type=float, default=0.5, help="CPUs of each actor on Ray"),
         option("--gpus", type=float, default=0.0, help="GPUs of each actor on Ray"),
-        count_option("--batch-size", default=16, help="prompts of one length run together"),
-        option("--seed", type=int, default=0, help="of the random neurons"),
+        count_option("--batch-size", default=16, help="texts of one length run together"),
     ]
 
 
-def run_sharded(args: Namespace, model: Any, prompts: "list[StudyPrompt]", sizes: "Sizes") -> int:
+def run_sharded(args: Namespace, model: Any, items: "Items", task: "ShardTask") -> int:
     """Plan a study in shards, or go on with the same one, and merge it once every shard is there.
 
     Raises:
@@ -39,9 +38,9 @@ def run_sharded(args: Namespace, model: Any, prompts: "list[StudyPrompt]", sizes
     """
     from tl_neuron_attr import sweep
 
-    task = sweep.KnowledgeTask(sizes=sizes, seed=args.seed, batch_size=args.batch_size)
-    plan = sweep.plan_study(model, sweep.prompt_items(prompts), task=task, out=args.out, shards=args.shards)
-    stages = None if args.stage is None else [args.stage]
+    plan = sweep.plan_study(model, items, task=task, out=args.out, shards=args.shards)
+    stage = getattr(args, "stage", None)
+    stages = None if stage is None else [stage]
     if args.runner == "loop":
         chosen = None if args.shard is None else [args.shard]
         if chosen and stages is None:  # one job of an array: what comes after needs every other job's shard
@@ -62,11 +61,14 @@ def run_sharded(args: Namespace, model: Any, prompts: "list[StudyPrompt]", sizes
 
 
 def merge(args: Namespace, out: str | Path) -> int:
-    """Merge a finished study: print its main table, write all of them and the page."""
+    """Merge a finished study and write its tables; of a knowledge study, print the main one and write the page."""
     from tl_neuron_attr import sweep
     from tl_neuron_attr.vis import merged_study
 
     tables = sweep.merge_study(out)
+    if "decreases" not in tables:
+        show(_list_of_tables(tables, out))
+        return 0
     show(_main_table(tables))
     if "://" not in str(out):
         write_page(args, merged_study(tables), Path(out) / "study.html")
@@ -80,6 +82,12 @@ def repair(args: Namespace, out: str | Path) -> int:
     removed = sweep.repair_study(out)
     note(args, f"removed {', '.join(removed)}: run the study again" if removed else f"every shard of {out} can be read")
     return 0
+
+
+def _list_of_tables(tables: "Mapping[str, Any]", out: str | Path) -> Any:
+    from tl_neuron_attr.results.table import Table
+
+    return Table(("table", "rows"), [(name, len(frame)) for name, frame in tables.items()], f"written to {out}/tables")
 
 
 def _main_table(tables: "Mapping[str, Any]") -> Any:

@@ -47,7 +47,9 @@ def study_command() -> click.Command:
                 show_default="none; needed unless merging",
                 help="folder of the results, or with --shards a URL; an unfinished study goes on there",
             ),
-            *shard_options(),
+            *shard_options("one study, not cut"),
+            option("--stage", show_default="all, in order", help="run this stage only: scores, then cross"),
+            option("--seed", type=int, default=0, help="of the random neurons"),
             count_option("--per-type", show_default="all", help="at most so many prompts of each type"),
             *sizes,
             flag("--open", help="open the page in a browser"),
@@ -100,7 +102,11 @@ def _study(args: Namespace) -> int:
     given = {name: getattr(args, name) for name in _SIZES if getattr(args, name) is not None}
     sizes = replace(evaluate.Sizes.fitting(model), **given)
     if sharded:
-        return run_sharded(args, model, [prompt for group in limited.values() for prompt in group], sizes)
+        from tl_neuron_attr import sweep
+
+        task = sweep.KnowledgeTask(sizes=sizes, seed=args.seed, batch_size=args.batch_size)
+        items = sweep.prompt_items([prompt for group in limited.values() for prompt in group])
+        return run_sharded(args, model, items, task)
     if args.shard is not None or args.stage is not None or args.runner != "loop":
         raise click.UsageError("--shard, --stage and --runner are of a study in shards: give --shards too")
     found = evaluate.knowledge_study(model, limited, sizes=sizes, out=args.out, progress=not args.quiet)

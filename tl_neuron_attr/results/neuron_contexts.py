@@ -42,7 +42,8 @@ def strongest_contexts(frame: "pd.DataFrame", catalogue: "Mapping[str, pd.DataFr
 
 
 def _by_sign(table: "pd.DataFrame") -> list[dict[int, list[str]]]:
-    return [dict(zip(table["index"].tolist(), table[column].tolist(), strict=True)) for column in _COLUMNS]
+    lists = [[list(contexts) for contexts in table[column]] for column in _COLUMNS]  # Parquet gives arrays
+    return [dict(zip(table["index"].tolist(), each, strict=True)) for each in lists]
 
 
 def _strongest(contexts: Sequence[Mapping[int, Sequence[str]]], index: int, coefficient: float) -> str | None:

@@ -1,6 +1,7 @@
 """One study over very many prompts: shards, what runs them, and what they are reduced to."""
 
 from tl_neuron_attr.sweep.catalogue_task import CatalogueTask, corpus_items
+from tl_neuron_attr.sweep.corpus import Corpus, read_catalogue, read_corpus
 from tl_neuron_attr.sweep.head_effects_task import HeadEffectsTask
 from tl_neuron_attr.sweep.knowledge_task import KnowledgeTask
 from tl_neuron_attr.sweep.plan import Plan, open_plan, plan_study
@@ -12,6 +13,7 @@ from tl_neuron_attr.sweep.worker_pool import run_in_pool
 
 __all__ = [
     "CatalogueTask",
+    "Corpus",
     "HeadEffectsTask",
     "Items",
     "KnowledgeTask",
@@ -21,6 +23,8 @@ __all__ = [
     "open_plan",
     "plan_study",
     "prompt_items",
+    "read_catalogue",
+    "read_corpus",
     "repair_study",
     "run_in_pool",
     "run_on_ray",
