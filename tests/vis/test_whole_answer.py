@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import tl_neuron_attr as tna
+from tests import architectures
+from tests.vis.test_hostile_text import HARMLESS, HOSTILE, reading, structures
 from tests.vis.test_tabs import ANSWER, PROMPT, unpacked
 from tl_neuron_attr import demo, vis
 from tl_neuron_attr.vis.neuron_rows import most_of
@@ -71,3 +73,14 @@ def test_a_long_answer_names_the_token_a_row_adds_most_to(model):
     best = most_of(list(zip(data_of(whole)["answer_tokens"], row["by_token"], strict=True)), row["score"])
     shown = whole.replace("␣", "")
     assert best[1] == max(row["by_token"]) and f'most to <bdi class="token">{best[0].strip()}' in shown
+
+
+def test_no_element_comes_from_a_token_of_an_answer():
+    model, pages = architectures.build("llama", dtype=torch.float32), []
+    for texts in (HOSTILE, [HARMLESS]):
+        with reading(model, texts):
+            q = tna.answer(model, torch.arange(20), torch.tensor([30, 31]))
+            body = vis.report(q, k=3, heads=2, queries=2, suppressing=2, measure=False).body
+            whole = str(body).partition('<script type="application/json" class="tna-packed">')[0]
+            pages.append(structures(dict(enumerate([whole, *unpacked(body)]))))
+    assert len(pages[0]) == 4 and pages[0] == pages[1]
