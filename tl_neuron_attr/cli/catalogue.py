@@ -21,7 +21,7 @@ def catalogue_command() -> click.Command:
             option(
                 "--corpus",
                 multiple=True,
-                show_default=False,
+                show_default="none; needed",
                 help="files: .jsonl, .csv, .parquet with a column of text; - is JSONL from stdin; another is one text",
             ),
             click.Argument(["files"], metavar="[FILE]...", required=False, nargs=-1),
