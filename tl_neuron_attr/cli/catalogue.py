@@ -35,7 +35,6 @@ def catalogue_command() -> click.Command:
         examples=[
             "tl-neuron-attr catalogue --model smollm2-135m --corpus docs/*.md --out catalogue",
             "tl-neuron-attr catalogue --corpus reviews.parquet --field review --out catalogue --runner pool",
-            'tl-neuron-attr neurons "3 + 5 =" --catalogue catalogue',
         ],
         when_stopped="the shards done so far are kept in {out}: the same command goes on there",
     )
