@@ -204,15 +204,33 @@ def tokenizer() -> Any:
     return hf.AutoTokenizer.from_pretrained(folder)
 
 
-def build(name: str, *, seed: int = 0, dtype: torch.dtype | None = None, compat: bool = False) -> TransformerBridge:
-    """A model in float64 with norms and biases perturbed, so that none of them is trivially one or zero."""
-    dtype = dtype or (torch.float32 if name in SINGLE else torch.float64)
+def perturbed(name: str, *, seed: int = 0) -> hf.PreTrainedModel:
+    """A model of transformers with norms and biases perturbed, so that none of them is trivially one or zero."""
     torch.manual_seed(seed)
     model = (BUILDERS | UNWEIGHTED | EXPERTS | HYBRIDS | LATER)[name]().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    model = model.to(dtype)
+    return model
+
+
+def saved(name: str, folder: Path) -> str:
+    """A model and tokenizer written to a folder, in float32, to be booted from there."""
+    perturbed(name).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def placed(rest: str | int, layers: list[str | int]) -> dict[str, str | int]:
+    """A Llama's device map: where each layer lies, and the rest."""
+    named = ("model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head")
+    return {**dict.fromkeys(named, rest), **{f"model.layers.{i}": where for i, where in enumerate(layers)}}
+
+
+def build(name: str, *, seed: int = 0, dtype: torch.dtype | None = None, compat: bool = False) -> TransformerBridge:
+    """A perturbed model in float64."""
+    dtype = dtype or (torch.float32 if name in SINGLE else torch.float64)
+    model = perturbed(name, seed=seed).to(dtype)
     model.config.architectures = [type(model).__name__]
     bridge = TransformerBridge.boot_transformers(f"tiny-{name}", hf_model=model, tokenizer=tokenizer(), device="cpu")
     if compat:

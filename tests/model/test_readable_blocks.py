@@ -5,6 +5,7 @@ import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from accelerate.utils import OffloadedWeightsLoader, offload_state_dict
 from torch import nn
+from transformer_lens.model_bridge import TransformerBridge
 
 import tl_neuron_attr as tna
 from tests import architectures
@@ -55,6 +56,22 @@ def test_scores_of_offloaded_weights_are_those_in_memory(name, where, tmp_path, 
     assert tna.query_neurons(cache, value, 5) == tna.query_neurons(expected, value, 5)
     assert torch.equal(tna.query_layers(cache, value).mlp, tna.query_layers(expected, value).mlp)
     assert all(weight.is_meta for weight in model.blocks[1].parameters())  # as before
+
+
+def test_a_device_map_with_a_part_on_disk_gives_the_scores_in_memory(tmp_path):
+    folder = architectures.saved("llama", tmp_path / "model")
+    plain = TransformerBridge.boot_transformers(folder, device="cpu")
+    model = TransformerBridge.boot_transformers(
+        folder, device_map=architectures.placed("cpu", ["cpu", "disk", "disk"]), offload_folder=str(tmp_path / "disk")
+    )
+    assert [next(block.parameters()).is_meta for block in model.blocks] == [False, True, True]
+    cache, expected = model.run_with_cache(TOKENS)[1], plain.run_with_cache(TOKENS)[1]
+    for function in SCORES:
+        assert torch.equal(function(cache, 5), function(expected, 5))
+    assert tna.value_neurons(cache, 5, 10) == tna.value_neurons(expected, 5, 10)
+    with pytest.raises(RuntimeError, match=r"not supported on a bridge with an offloaded device_map"):
+        model.enable_compatibility_mode()
+    assert torch.equal(tna.attribute_heads(model.run_with_cache(TOKENS)[1], 5), tna.attribute_heads(expected, 5))
 
 
 def test_ablation_works_on_offloaded_weights_and_edits_are_refused(tmp_path):

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_neuron_attr.model.dimensions import post_hook
+from tl_neuron_attr.model.readable_blocks import fetched, is_at_hand
 from tl_neuron_attr.model.rerun import require_finite_logits
 from tl_neuron_attr.model.weights import unit_norm
 
@@ -158,7 +159,8 @@ def _frozen_norm(kept: dict[str, Tensor], name: str, module: Any) -> Callable[..
     def freeze(out: Tensor, hook: Any) -> Tensor:
         x = kept[f"{name}.hook_in"]
         scale = kept[f"{name}.hook_scale"].detach().reshape(*x.shape[:-1], 1)
-        linear = (unit_norm(module, x.dtype, x.flatten(0, -2)[0]).apply_unscaled(x) / scale).reshape(out.shape)
+        own = module if is_at_hand(module, x.device) else fetched(module, x.device)
+        linear = (unit_norm(own, x.dtype, x.flatten(0, -2)[0]).apply_unscaled(x) / scale).reshape(out.shape)
         return out.detach() + linear - linear.detach()
 
     return freeze
