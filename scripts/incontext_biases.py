@@ -41,6 +41,9 @@ PAPER = {
 }
 NAMES = {
     "accuracy": "accuracy",
+    "in vocabulary": "accuracy over the vocabulary",
+    "among labels": "accuracy among the labels",
+    "log-odds": "log-odds of the right label, nats",
     "fluctuation": "accuracy fluctuation, a demonstration removed",
     "gap": "the removed label loses, the other gains",
     "deviation": "standard deviation of accuracy over orders",

@@ -7,9 +7,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tests import architectures
 from tl_neuron_attr import cna, demo
-from tl_neuron_attr.cna.arithmetic_cases import Case, Problem, arithmetic_cases, in_words, problems, written
+from tl_neuron_attr.cna.arithmetic_cases import Case, Problem, arithmetic_cases, problems, written
+from tl_neuron_attr.cna.number_words import in_words
 
 _M, _C = "memorised", "carried"
 _905 = "nine hundred and five"
@@ -126,16 +126,23 @@ def test_answers_that_cannot_be_asked_are_named(digits):
         arithmetic_cases(demo.load(), [Problem(3, "+", 5)], written=written(space=""))
 
 
-@torch.no_grad()
-def test_answered_is_the_likeliest_token_case_by_case():
-    model = architectures.build("gpt2")
-    prompts = [(1, 2, 3), (4, 5), (6, 7, 8), (9,)]
-    best = [int(model(torch.tensor([p]))[0, -1].argmax()) for p in prompts]
-    cases = [Case(p, token) for p, token in zip(prompts, best, strict=True)]
-    wrong = Case((4, 5), (best[1] + 1) % architectures.VOCAB)
-    assert cna.answered(model, [*cases, wrong], batch_size=1) == [True] * 4 + [False]
-    with pytest.raises(ValueError, match="cases is empty"):
-        cna.answered(model, [])
+def test_templates_and_shots(digits):
+    shots = [Problem(1, "+", 1), Problem(22, "+", 5)]
+    found = arithmetic_cases(digits, [Problem(15, "+", 32)], template="{a}+{b}= ", shots=shots, between="?")
+    assert [spelled(digits, case) for case in found] == [("1+1=2?22+5=27?15+32=", "4"), ("1+1=2?22+5=27?15+32=4", "7")]
+    assert [case.given for case in found] == [0, 1]
+    assert digits.tokenizer.decode(list(found[0].tokens)).endswith("3 2 =  ")
+
+
+def test_templates_and_shots_that_cannot_be_are_named(digits):
+    some = [Problem(1, "+", 2), Problem(15, "+", 32)]
+    with pytest.raises(ValueError, match=r"problems\[1\], .*, is among the shots"):
+        arithmetic_cases(digits, some, shots=[Problem(15, "+", 32)])
+    with pytest.raises(ValueError, match="template and written both"):
+        arithmetic_cases(digits, some, template="{a}+{b}=", written=written())
+    for template in ("{a} + {a} =", "{a} + {b} = {c}", "3 + 5 ="):
+        with pytest.raises(ValueError, match=r"template must name \{a\}, \{b\} and perhaps \{op\}"):
+            arithmetic_cases(digits, some, template=template)
 
 
 def test_prompts_of_the_demo_world_are_cases():

@@ -35,7 +35,9 @@ def sample():
 
 @pytest.fixture(scope="module")
 def measures(sample):
-    return bias_measures(sample, LABELS, MAJORITY, ConditionOutcomes(ORDERS, ATTENTION))
+    levels = {"log-odds": torch.tensor([[2.0, 0, 1, 1], [-4, 0, 1, 3]])}
+    balanced = {"log-odds": torch.tensor([2.0, 0, 1, 3])}
+    return bias_measures(sample, LABELS, MAJORITY, ConditionOutcomes(ORDERS, levels, ATTENTION), balanced)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,11 @@ def measures(sample):
         (("majority", "gap", "foo"), 0.0 - (0.5 - 1.0)),
         (("majority", "gap", "bar"), (1.0 - 0.5) - (0.0 - 0.5)),
         (("majority", "gap", MEAN_OF_LABELS), 0.75),
+        (("majority", "log-odds", "foo"), 1.0),
+        (("majority", "log-odds", MEAN_OF_LABELS), 1.5),
         (("recency", "accuracy", "foo"), 0.25),
+        (("recency", "log-odds", "foo"), (2 + 0 - 4 + 0) / 4),
+        (("recency", "log-odds", "bar"), (1 + 1 + 1 + 3) / 4),
         (("recency", "deviation", "foo"), statistics.pstdev([0.5, 0.0])),
         (("recency", "deviation", "bar"), 0.0),
         (("recency", "attention", "bar"), statistics.mean([0.1, 0.3, 0.3, 0.7])),

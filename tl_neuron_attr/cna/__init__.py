@@ -1,11 +1,11 @@
 """Comparative neuron analysis (paper 3): what an intervention broke, and how arithmetic gets from digits to answer."""
 
 from tl_neuron_attr.cna.accuracy import HeadAccuracy, head_accuracy
+from tl_neuron_attr.cna.answered import answered
 from tl_neuron_attr.cna.arithmetic_cases import (
     TEMPLATES,
     Case,
     Problem,
-    answered,
     arithmetic_cases,
     problems,
     prompt_cases,
@@ -36,6 +36,7 @@ from tl_neuron_attr.cna.neuron_comparison import NeuronComparison
 from tl_neuron_attr.cna.prediction_enhancing import PredictionEnhancing, RootMasking, prediction_enhancing, root_masking
 from tl_neuron_attr.cna.pruning import Removal, prune_mlp
 from tl_neuron_attr.cna.pruning_experiment import PruningExperiment, amplified, pruning_experiment
+from tl_neuron_attr.cna.whole_answers import WholeAnswers, whole_answers
 
 __all__ = [
     "KS",
@@ -61,6 +62,7 @@ __all__ = [
     "Removal",
     "RootMasking",
     "SafeNeurons",
+    "WholeAnswers",
     "ZeroShot",
     "amplified",
     "answered",
@@ -89,6 +91,7 @@ __all__ = [
     "safe_neurons",
     "save_checkpoint",
     "train_lora",
+    "whole_answers",
     "written",
     "zero_shot",
 ]

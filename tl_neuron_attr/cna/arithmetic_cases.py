@@ -10,12 +10,13 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
+from string import Formatter
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.model import dimensions
+from tl_neuron_attr.cna.number_words import in_words
 from tl_neuron_attr.model.batches import Batch, of_tokens
 from tl_neuron_attr.model.targets import token_id
 from tl_neuron_attr.model.tokens import prompt_ids
@@ -37,12 +38,6 @@ _APPLY: dict[Op, Callable[[int, int], int]] = {
     "*": operator.mul,
     "/": operator.floordiv,
 }
-
-_SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 
 @runtime_checkable
@@ -100,12 +95,14 @@ class Case:
         answer: The id of the right next token.
         group: What it is counted with: ``"2D+"`` for an addition of two-digit numbers.
         kind: ``"memorised"``, ``"carried"``, or empty where neither is meant.
+        given: How many tokens of the whole answer ``tokens`` ends with: 1 for ``7`` after ``15 + 32 = 4``.
     """
 
     tokens: tuple[int, ...]
     answer: int
     group: str = ""
     kind: CaseKind = ""
+    given: int = 0
 
 
 Written = Callable[[Problem], tuple[str, str]]
@@ -167,6 +164,9 @@ def arithmetic_cases(
     model: Any,
     problems: Sequence[Problem],
     *,
+    template: str | None = None,
+    shots: Sequence[Problem] = (),
+    between: str = "\n",
     written: Written | None = None,
     low_first: bool = False,
     prepend_bos: bool | None = None,
@@ -176,21 +176,29 @@ def arithmetic_cases(
     Args:
         model: The model, whose tokenizer cuts prompt and answer.
         problems: The problems.
-        written: How they are written; ``"{a} {op} {b} ="`` by default.
+        template: The prompt, with ``{a}``, ``{b}`` and perhaps ``{op}``; ``"{a} {op} {b} ="`` by default. Of a template
+            that ends with a space, the answer follows without another.
+        shots: Solved problems put in front of each prompt, written in the same way: a model may calculate after a few
+            of them and not on the bare prompt.
+        between: What stands behind each shot.
+        written: How problems are written where a template will not do, such as :func:`written` gives it.
         low_first: Whether the answer is written from the units upwards.
         prepend_bos: As in TransformerLens; the tokenizer's habit by default.
 
     Raises:
-        ValueError: If a prompt's tokens are not the beginning of those of prompt and answer, or the answer is not in
-            the vocabulary.
+        ValueError: If a prompt's tokens are not the beginning of those of prompt and answer, the answer is not in the
+            vocabulary, a problem is among ``shots``, both ``template`` and ``written`` are given, or ``template``
+            names anything else or lacks ``{a}`` or ``{b}``.
 
     Examples:
         >>> from tl_neuron_attr import demo
-        >>> case = arithmetic_cases(demo.load(), [Problem(15, "+", 37)])[0]
-        >>> case.group, case.kind
-        ('2D+', 'carried')
+        >>> model = demo.load()
+        >>> options = {"shots": [Problem(2, "+", 2)], "between": " . "}
+        >>> case = arithmetic_cases(model, [Problem(15, "+", 37)], **options)[0]
+        >>> model.to_string(torch.tensor(case.tokens)), case.group, case.kind
+        ('<bos> 2 + 2 = 4 . 15 + 37 =', '2D+', 'carried')
     """
-    write = written or _plainly
+    write = _with_shots(problems, _way(template, written), shots, between)
     return [case for p in problems for case in _of_problem(model, p, write(p), low_first, prepend_bos)]
 
 
@@ -208,29 +216,6 @@ def prompt_cases(model: Any, prompts: Sequence[AnsweredPrompt]) -> list[Case]:
     ]
 
 
-@typechecked
-@torch.no_grad()
-def answered(model: Any, cases: Sequence[Case], *, batch_size: int = 256) -> list[bool]:
-    """Return whether the model's likeliest next token is the answer, case by case.
-
-    Raises:
-        ValueError: If there is no case.
-
-    Examples:
-        >>> from tl_neuron_attr import demo
-        >>> model = demo.load()
-        >>> answered(model, arithmetic_cases(model, [Problem(3, "+", 5)]))
-        [True]
-    """
-    require_cases(cases)
-    right = [False] * len(cases)
-    for batch in case_batches(cases, batch_size=batch_size):
-        best = model(batch.tokens.to(dimensions.device_of(model)))[:, -1].argmax(-1).tolist()
-        for i, token in zip(batch.indices, best, strict=True):
-            right[i] = token == cases[i].answer
-    return right
-
-
 def case_batches(cases: Sequence[Case], *, batch_size: int) -> Iterator[Batch]:
     """Yield cases in batches of one length, the shortest first."""
     return of_tokens([torch.tensor(case.tokens) for case in cases], batch_size=batch_size)
@@ -246,19 +231,35 @@ def require_cases(cases: Sequence[Case]) -> None:
         raise ValueError("cases is empty: give at least one")
 
 
-def in_words(n: int) -> str:
-    """Return a number below a thousand in words.
+def _way(template: str | None, way: Written | None) -> Written:
+    """Return how problems are written.
 
-    Examples:
-        >>> in_words(342)
-        'three hundred and forty-two'
+    Raises:
+        ValueError: If there are two ways, or the template cannot be filled in.
     """
-    if n >= 100:
-        rest = f" and {in_words(n % 100)}" if n % 100 else ""
-        return f"{_SMALL[n // 100]} hundred{rest}"
-    if n < 20:
-        return _SMALL[n]
-    return _TENS[n // 10 - 2] + (f"-{_SMALL[n % 10]}" if n % 10 else "")
+    if template is None:
+        return way or _plainly
+    if way is not None:
+        raise ValueError("template and written both say how problems are written: give one of them")
+    names = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+    if not {"a", "b"} <= names <= {"a", "b", "op"}:
+        raise ValueError(f"template must name {{a}}, {{b}} and perhaps {{op}}, and nothing else, got {template!r}")
+    return written(template, space="" if template.endswith(" ") else " ")
+
+
+def _with_shots(problems: Sequence[Problem], way: Written, shots: Sequence[Problem], between: str) -> Written:
+    """Return the same way of writing behind solved problems.
+
+    Raises:
+        ValueError: If a problem is among them.
+    """
+    if known := [i for i, problem in enumerate(problems) if problem in shots]:
+        raise ValueError(
+            f"problems[{known[0]}], {problems[known[0]]}, is among the shots, which give its answer away: leave it out "
+            "of one of them"
+        )
+    before = "".join("".join(way(shot)) + between for shot in shots)
+    return lambda problem: (before + way(problem)[0], way(problem)[1])
 
 
 def _of_problem(
@@ -281,6 +282,7 @@ def _of_problem(
             whole[len(before) + i],
             f"{digits}D{problem.op}",
             _kind(problem, pieces, i, low_first),
+            i,
         )
         for i, piece in enumerate(pieces)
         if piece

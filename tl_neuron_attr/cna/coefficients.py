@@ -22,7 +22,8 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.cna.arithmetic_cases import Case, answered, require_cases
+from tl_neuron_attr.cna.answered import answered
+from tl_neuron_attr.cna.arithmetic_cases import Case, require_cases
 from tl_neuron_attr.cna.compare_neurons import require_shared
 from tl_neuron_attr.cna.lora import Adapter
 from tl_neuron_attr.cna.neuron_comparison import NeuronComparison

@@ -20,7 +20,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.cna.arithmetic_cases import Case, answered
+from tl_neuron_attr.cna.answered import answered
+from tl_neuron_attr.cna.arithmetic_cases import Case
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import MlpNeuron
 from tl_neuron_attr.model.intervene import ablate

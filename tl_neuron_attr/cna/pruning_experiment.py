@@ -15,7 +15,8 @@ import pandas as pd
 from typing_extensions import Unpack
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.cna.arithmetic_cases import Case, answered, require_cases
+from tl_neuron_attr.cna.answered import answered
+from tl_neuron_attr.cna.arithmetic_cases import Case, require_cases
 from tl_neuron_attr.cna.coefficients import run_of, used_more
 from tl_neuron_attr.cna.lora import Adapter, Training, require_training, train_lora
 from tl_neuron_attr.cna.paired_runs import paired_comparisons, plain

@@ -12,10 +12,11 @@ from torch import Tensor
 from tl_neuron_attr.incontext.icl_batches import icl_batches, positions_of_labels
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.label_values import at_labels, last_attention
-from tl_neuron_attr.incontext.outcomes import Among, Correction, Outcomes
+from tl_neuron_attr.incontext.outcomes import Among, Correction, Outcomes, joined
 from tl_neuron_attr.incontext.resampling import Resampled, estimate, percent
 from tl_neuron_attr.model.components import Head
 from tl_neuron_attr.model.hook_points import hooks_of_patterns
+from tl_neuron_attr.model.rerun import unembedding_last
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.results.intervals import named_interval
 
@@ -33,11 +34,14 @@ class ConditionOutcomes:
 
     Attributes:
         right: Whether the answer was right; a share if a condition is the mean of several.
+        levels: Means that every report gives beside it, by name: the accuracy over the vocabulary and among the labels,
+            and the log-odds of the right label in nats.
         attention: Attention from the last position to each demonstration's label, demonstrations sorted by label; one
             tensor per condition.
     """
 
     right: Float[Tensor, "condition prompt"]
+    levels: Mapping[str, Float[Tensor, "condition prompt"]]
     attention: Sequence[Float[Tensor, "prompt head _"]]
 
 
@@ -53,25 +57,31 @@ def run_conditions(
 ) -> ConditionOutcomes:
     """Run every condition, under a correction's hooks if there is one; call ``done`` after each."""
     wanted = hooks_of_patterns(layer for layer, _ in heads)
-    right: list[Tensor] = []
+    found: list[Outcomes] = []
     attention: list[Tensor] = []
     for prompts in conditions:
-        order, batches = [], []
+        batches: list[tuple[list[int], Outcomes]] = []
+        seen: list[Tensor] = []
         for batch in icl_batches(model, prompts, batch_size=batch_size):
             chosen = [prompts[i] for i in batch.indices]
             tokens, mask = batch.inputs()
-            with model.hooks(fwd_hooks=[] if correction is None else correction(chosen)):
+            hooks = [] if correction is None else correction(chosen)
+            with model.hooks(fwd_hooks=hooks), unembedding_last(model, tokens):
                 logits, cache = model.run_with_cache(tokens, names_filter=wanted, **mask)
             gold = torch.tensor([prompt.gold for prompt in chosen], device=logits.device)
-            right_answers = Outcomes.of(logits[:, -1], chosen[0].label_ids, gold).right(among)
-            batches.append((right_answers.double().cpu(), _attention(Stream(cache, model), chosen, heads)))
-            order += batch.indices
-        back = torch.tensor(order).argsort()
-        right.append(torch.cat([batch_result[0] for batch_result in batches])[back])
-        attention.append(torch.cat([batch_result[1] for batch_result in batches])[back])
+            of_batch = Outcomes.of(logits[:, 0], chosen[0].label_ids, gold)
+            batches.append((batch.indices, of_batch))
+            seen.append(_attention(Stream(cache, model), chosen, heads))
+        found.append(joined(batches))
+        attention.append(torch.cat(seen)[torch.tensor([i for indices, _ in batches for i in indices]).argsort()])
         if done is not None:
             done()
-    return ConditionOutcomes(torch.stack(right), attention)
+    levels = {
+        "in vocabulary": torch.stack([each.right("vocabulary").double().cpu() for each in found]),
+        "among labels": torch.stack([each.right("labels").double().cpu() for each in found]),
+        "log-odds": torch.stack([each.log_odds.double().cpu() for each in found]),
+    }
+    return ConditionOutcomes(levels["in vocabulary" if among == "vocabulary" else "among labels"], levels, attention)
 
 
 def _attention(
@@ -98,11 +108,23 @@ def accuracy_by_removed_label(
 
 
 def bias_measures(
-    sample: Resampled, labels: Sequence[str], majority: Float[Tensor, "condition prompt"], recency: ConditionOutcomes
+    sample: Resampled,
+    labels: Sequence[str],
+    majority: Float[Tensor, "condition prompt"],
+    recency: ConditionOutcomes,
+    balanced: Mapping[str, Float[Tensor, "prompt"]],
 ) -> dict[tuple[str, str, str], _Draws]:
-    """Return every measure by bias, name and right label, with its bootstrap draws."""
+    """Return every measure by bias, name and right label, with its bootstrap draws.
+
+    Args:
+        sample: The draws.
+        labels: The label words.
+        majority: From :func:`accuracy_by_removed_label`.
+        recency: The orders.
+        balanced: The levels of the balanced prompts.
+    """
     attention = torch.stack(list(recency.attention))
-    deviation, level = attention.std(0, correction=0).mean((1, 2))[None], attention.mean((0, 2, 3))[None]
+    deviation, mean = attention.std(0, correction=0).mean((1, 2))[None], attention.mean((0, 2, 3))[None]
     found: dict[tuple[str, str, str], _Draws] = {}
     for gold, name in [*enumerate(labels), (None, ALL_PROMPTS)]:
         by_removed, by_order = sample.means(majority, gold), sample.means(recency.right, gold)
@@ -112,9 +134,13 @@ def bias_measures(
         if gold is not None:
             others = [label for label in range(len(labels)) if label != gold]
             found["majority", "gap", name] = moved[:, others].mean(-1) - moved[:, gold]
+        for level, of_balanced in balanced.items():
+            found["majority", level, name] = sample.means(of_balanced[None], gold)[:, 0]
         found["recency", "accuracy", name] = by_order.mean(-1)
+        for level, values in recency.levels.items():
+            found["recency", level, name] = sample.means(values, gold).mean(-1)
         found["recency", "deviation", name] = by_order.std(-1, correction=0)
-        found["recency", "attention", name] = sample.means(level, gold)[:, 0]
+        found["recency", "attention", name] = sample.means(mean, gold)[:, 0]
         found["recency", "attention deviation", name] = sample.means(deviation, gold)[:, 0]
     for bias, measure in dict.fromkeys((bias, measure) for bias, measure, _ in found):
         found[bias, measure, MEAN_OF_LABELS] = torch.stack([found[bias, measure, name] for name in labels]).mean(0)
@@ -128,7 +154,8 @@ def before_and_after(
     kinds = list(dict.fromkeys(key[:2] for key in before))
     rows: list[dict[str, Any]] = []
     for key in sorted(before, key=lambda key: (key[0], kinds.index(key[:2]))):
-        columns = {"before": before[key], "after": after[key], "change": percent(before[key], after[key])}
+        share = torch.full_like(before[key], torch.nan) if key[1] == "log-odds" else percent(before[key], after[key])
+        columns = {"before": before[key], "after": after[key], "change": share}
         rows.append(dict(zip(("bias", "measure", "gold"), key, strict=True)) | _intervals(columns))
     return pd.DataFrame(rows)
 

@@ -59,7 +59,9 @@ class IclBiases(PrintsAsTable):
             Measures of majority: ``accuracy`` (of the balanced prompts), ``fluctuation`` (mean absolute change of
             accuracy when a demonstration is removed), ``gap`` (change where the other label loses one, less that where
             the right one does). Of recency: ``accuracy`` (mean over orders), ``deviation`` (of accuracy over orders),
-            ``attention`` (to a demonstration's label, mean) and ``attention deviation`` (over orders).
+            ``attention`` (to a demonstration's label, mean) and ``attention deviation`` (over orders). Of both:
+            ``in vocabulary``, ``among labels`` (the accuracy either way) and ``log-odds`` (of the right label, in nats;
+            its change in per cent is NaN).
         changes: Accuracy changes: ``gold``, ``removed`` (the label that lost a demonstration), ``when`` (``before``,
             ``after``), ``value``, ``low``, ``high``.
         orders: Accuracies: ``gold``, ``order`` (the labels in order), ``when``, ``value``, ``low``, ``high``.
@@ -182,7 +184,12 @@ def icl_biases(
         }
     sample = Resampled(gold, len(labels), seed=seed)
     of_removed = {when: accuracy_by_removed_label(first.right, prompts) for when, (first, _) in results.items()}
-    found = {when: bias_measures(sample, labels, of_removed[when], second) for when, (_, second) in results.items()}
+    found = {
+        when: bias_measures(
+            sample, labels, of_removed[when], second, {name: values[0] for name, values in first.levels.items()}
+        )
+        for when, (first, second) in results.items()
+    }
     return IclBiases(
         before_and_after(found["before"], found["after"]),
         accuracy_changes(sample, labels, of_removed),

@@ -25,6 +25,7 @@ from tl_neuron_attr.model.batches import batches
 from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
 from tl_neuron_attr.model.hook_points import resid_post_hook
+from tl_neuron_attr.model.rerun import unembedding_last
 from tl_neuron_attr.model.scored import checked_stream
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.tokens import prompt_ids
@@ -200,8 +201,8 @@ def vector_effect(
     frames: list[pd.DataFrame] = []
     for condition, hooks in (("as it is", []), ("with the vector", vector.hooks(layer=layer, scale=scale))):
         for batch in batches(model, texts, batch_size=batch_size):
-            with model.hooks(fwd_hooks=hooks):
-                logits = model(batch.tokens)[:, -1]
+            with model.hooks(fwd_hooks=hooks), unembedding_last(model, batch.tokens):
+                logits = model(batch.tokens)[:, 0]
             gold = torch.tensor([prompts[i].gold for i in batch.indices], device=logits.device)
             result = Outcomes.of(logits, prompts[0].label_ids, gold)
             labels = logits.softmax(-1)[:, list(prompts[0].label_ids)].sum(-1)

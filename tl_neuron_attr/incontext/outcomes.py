@@ -15,7 +15,7 @@ from tl_neuron_attr.incontext.icl_batches import icl_batches
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.model.components import NamedHeads
 from tl_neuron_attr.model.intervene import Hook
-from tl_neuron_attr.model.rerun import Rerun, require_finite_logits, rerun, runs_within, unembedding_only
+from tl_neuron_attr.model.rerun import Rerun, require_finite_logits, rerun, runs_within, unembedding_last
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import score_dtype
 from tl_neuron_attr.results.equality import EqualByData
@@ -98,12 +98,11 @@ def outcomes(
     for batch in icl_batches(model, prompts, batch_size=batch_size):
         chosen = [prompts[i] for i in batch.indices]
         tokens, mask = batch.inputs()
-        last = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
-        with model.hooks(fwd_hooks=[] if correction is None else correction(chosen)), unembedding_only(model, last):
+        with model.hooks(fwd_hooks=[] if correction is None else correction(chosen)), unembedding_last(model, tokens):
             logits = model(tokens, **mask)[:, 0]
         require_finite_logits(model, logits)
         batches.append((batch.indices, Outcomes.of(logits, prompts[0].label_ids, _gold(chosen, logits.device))))
-    return _joined(batches)
+    return joined(batches)
 
 
 @typechecked
@@ -148,7 +147,7 @@ def outcomes_without(
             runs = min(batch_size, runs_within(model, batch.tokens.shape[1], max_bytes))
             found = rerun(model, batch.tokens, sets, mask=batch.mask, batch_size=runs, max_bytes=max_bytes, bar=bar)
             batches.append((batch.indices, _by_set(found, prompts[0].label_ids, gold, len(sets))))
-    return _joined(batches)
+    return joined(batches)
 
 
 def accuracy(result: Outcomes, labels: Sequence[str], *, among: Among = "vocabulary") -> dict[str, float]:
@@ -195,7 +194,7 @@ def _by_set(found: Iterable[Rerun], label_ids: Sequence[int], gold: Int[Tensor, 
     return Outcomes(gold, *columns)
 
 
-def _joined(batches: Sequence[tuple[list[int], Outcomes]]) -> Outcomes:
+def joined(batches: Sequence[tuple[list[int], Outcomes]]) -> Outcomes:
     """Return the outcomes of batches in the order in which the prompts were given."""
     order = torch.tensor([i for indices, _ in batches for i in indices]).argsort()
     return Outcomes(*(torch.cat([getattr(o, f.name) for _, o in batches], -1)[..., order] for f in fields(Outcomes)))

@@ -10,7 +10,7 @@ While a run is under way the model is patched, so threads that share a model tak
 
 import warnings
 from collections.abc import Collection, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -243,6 +243,11 @@ def unembedding_only(model: Any, pos: Int[Tensor, "row"]) -> Generator[None]:
             yield
         finally:
             handle.remove()
+
+
+def unembedding_last(model: Any, tokens: Int[Tensor, "batch pos"]) -> AbstractContextManager[None]:
+    """Unembed the last position only, while open, in runs on ``tokens``."""
+    return unembedding_only(model, torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device))
 
 
 def _kept_within(model: Any, length: int, layers: int, max_bytes: int) -> int:

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext import AttentionShift, IclBiases, InContextHeads, LearnedMetric
+from tl_neuron_attr.results.table import Table
 from tl_neuron_attr.vis.biases import biases as bias_bars
 from tl_neuron_attr.vis.charts import head_heatmap
 from tl_neuron_attr.vis.plots import grouped_bars, lines
@@ -98,7 +99,10 @@ def _heads(found: InContextHeads) -> list[Section]:
     if not found.does_task:
         return [Section("Which heads", "The model does not do this task: no heads were looked for.", (table,))]
     raised = ("log-probability of the label, raised by each head", head_heatmap(found.scores("static")))
-    together = [("accuracy after zeroing, by right label (Table 3)", _zeroed(found))]
+    together = [
+        ("accuracy after zeroing, by right label (Table 3)", _zeroed(found)),
+        ("the same over the vocabulary, among the labels only, and as log-odds of the right label", _ways(found)),
+    ]
     if not found.search.empty:
         together.append(("sets found by greedy search, and random sets of the same size", _search(found.search)))
     return [
@@ -113,6 +117,12 @@ def _zeroed(found: InContextHeads) -> Markup:
     series: dict[str, Any] = {name: rows[column].tolist() for name, column in columns.items()}
     names = [f"{zeroed.split(',')[0]} ({n})" for zeroed, n in zip(rows["zeroed"], rows["heads"], strict=True)]
     return grouped_bars(names, series, y="accuracy", level=found.chance)
+
+
+def _ways(found: InContextHeads) -> Markup:
+    columns = ("zeroed", "heads", "in_vocabulary", "among_labels", "log_odds")
+    rows = found.zeroed[list(columns)].to_numpy().tolist()
+    return Markup(Table(("zeroed", "heads", "over the vocabulary", "among labels", "log-odds, nats"), rows).html())
 
 
 def _search(search: pd.DataFrame) -> Markup:
