@@ -9,10 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 from tl_neuron_attr import cna, demo
 from tl_neuron_attr.cna.arithmetic_cases import Case, Problem, arithmetic_cases, problems, written
-from tl_neuron_attr.cna.number_words import in_words
 
 _M, _C = "memorised", "carried"
-_905 = "nine hundred and five"
 
 
 class Digits:
@@ -102,14 +100,6 @@ def test_problems_are_all_there_are_or_drawn_by_seed():
         problems("+", digits=4)
     with pytest.raises(ValueError, match=r"n must be between 0 and the 55 problems 1D- there are, got 56"):
         problems("-", digits=1, n=56)
-
-
-@pytest.mark.parametrize(
-    "n, words",
-    [(0, "zero"), (13, "thirteen"), (40, "forty"), (99, "ninety-nine"), (100, "one hundred"), (905, _905)],
-)  # fmt: skip
-def test_numbers_in_words(n, words):
-    assert in_words(n) == words
 
 
 def test_the_papers_prompts():
