@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 import torch
@@ -41,6 +42,32 @@ def test_files_without_prompts_are_refused(tmp_path):
 
 
 @torch.no_grad()
+def test_a_dataset_is_read_by_name_and_as_an_object(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [{"prompt": "3 + 5 =", "target": "8", "type": "sum"}, {"prompt": "3 - 1 =", "target": "", "type": "sum"}]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    named = read_prompts(f"hf://{tmp_path / 'data'}?split=test")
+    given = read_prompts(datasets.Dataset.from_list(rows))
+    assert named.prompts == given.prompts == (StudyPrompt("3 + 5 =", "8", "sum"),)
+    assert "line 2: field 'target'" in named.problems[0] and "the rows given, line 2" in given.problems[0]
+    with pytest.raises(ValueError, match=r"hf://.*can't be loaded"):
+        read_prompts(f"hf://{tmp_path / 'data'}?split=other")
+
+
+@pytest.mark.parametrize("url", ["hf://", "hf://name?split=", "hf://name?part=test"])
+def test_a_name_of_no_dataset_is_refused(url):
+    with pytest.raises(ValueError, match="names no dataset"):
+        read_prompts(url)
+
+
+def test_a_dataset_wants_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match="needs the package datasets: pip install datasets"):
+        read_prompts("hf://name")
+
+
 def test_the_selection_rule_is_the_papers():
     model = architectures.build("gpt2", dtype=torch.float32)
     texts = [f"w{i} w{i + 1}" for i in range(12)]

@@ -22,7 +22,7 @@ def catalogue_command() -> click.Command:
                 "--corpus",
                 multiple=True,
                 show_default="none; needed",
-                help="files: .jsonl, .csv, .parquet with a column of text; - is JSONL from stdin; another is one text",
+                help="files: .jsonl, .csv, .parquet, hf://DATASET; - is JSONL from stdin; another is one text",
             ),
             click.Argument(["files"], metavar="[FILE]...", required=False, nargs=-1),
             option("--field", default="text", help="the column of text"),

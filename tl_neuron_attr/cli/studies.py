@@ -40,7 +40,7 @@ def study_command() -> click.Command:
             option(
                 "--prompts",
                 show_default="the bundled model's facts",
-                help="JSONL, CSV or Parquet of prompt, target, type; - reads JSONL from stdin",
+                help="JSONL, CSV, Parquet or hf://DATASET of prompt, target, type; - reads JSONL from stdin",
             ),
             option(
                 "--out",

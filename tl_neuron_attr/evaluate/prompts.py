@@ -17,7 +17,7 @@ from tl_neuron_attr.demo.hashing import fraction
 from tl_neuron_attr.model.batches import of_tokens
 from tl_neuron_attr.model.targets import token_id
 from tl_neuron_attr.model.tokens import prompt_ids
-from tl_neuron_attr.results.rows import STDIN, Row, read_rows, unwritable
+from tl_neuron_attr.results.rows import HUB, STDIN, Row, read_rows, unwritable
 from tl_neuron_attr.results.token_text import encodable
 
 KEPT = "kept"
@@ -48,10 +48,11 @@ class PromptFile:
 
 
 @typechecked
-def read_prompts(path: str | Path) -> PromptFile:
+def read_prompts(path: str | Path | Iterable[Mapping[str, Any]]) -> PromptFile:
     """Read a JSONL file of objects with the string fields ``prompt``, ``target`` and ``type``; or CSV, or Parquet.
 
-    ``-`` reads JSONL from standard input.
+    ``-`` reads JSONL from standard input, ``hf://NAME?split=test`` a Hugging Face dataset. Rows that are there already,
+    such as a ``datasets.Dataset``, are taken as they are.
 
     Empty lines are passed over. A line that can't be used is left out and named in ``problems``, and the rest is read.
     A file of relations (ParaRel and the like: a template and pairs of subject and object) has one line per pair::
@@ -62,7 +63,8 @@ def read_prompts(path: str | Path) -> PromptFile:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not UTF-8, or no line can be used.
+        ValueError: If the file is not UTF-8, a dataset can't be loaded, or no line can be used.
+        ImportError: If a dataset is named and the package ``datasets`` is not installed.
 
     Examples:
         >>> from tempfile import mkdtemp
@@ -72,18 +74,22 @@ def read_prompts(path: str | Path) -> PromptFile:
         >>> len(found.prompts), found.problems[0].endswith("line 2: field 'target' is missing")
         (1, True)
     """
-    if str(path) != STDIN and not Path(path).is_file():
+    if not isinstance(path, str | Path):
+        name, rows = "the rows given", enumerate(path, 1)
+    elif str(path) == STDIN or str(path).startswith(HUB) or Path(path).is_file():
+        name, rows = str(path), read_rows(path)
+    else:
         raise FileNotFoundError(f"no prompt file at {path}")
     prompts: list[StudyPrompt] = []
     problems: list[str] = []
-    for number, row in read_rows(path):
+    for number, row in rows:
         read = _read(row)
         if isinstance(read, StudyPrompt):
             prompts.append(read)
         else:
-            problems.append(f"{path}, line {number}: {read}")
+            problems.append(f"{name}, line {number}: {read}")
     if not prompts:
-        raise ValueError(f"{path} holds no prompt" + (f"; {problems[0]}" if problems else " and is empty"))
+        raise ValueError(f"{name} holds no prompt" + (f"; {problems[0]}" if problems else " and is empty"))
     return PromptFile(tuple(prompts), tuple(problems))
 
 

@@ -6,12 +6,15 @@ import json
 import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import parse_qsl
 
 import pandas as pd
 
 STDIN = "-"
+HUB = "hf://"
 Row = Mapping[str, Any] | str
 """A row's values by column, or what is wrong with it."""
 
@@ -19,14 +22,17 @@ Row = Mapping[str, Any] | str
 def read_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
     """Yield the line number and the values of each row of a ``.csv`` or ``.parquet`` file, or of a JSONL file.
 
-    A file of any other name is read as JSONL; ``-`` is standard input.
+    A file of any other name is read as JSONL; ``-`` is standard input; ``hf://NAME`` is a Hugging Face dataset, by its
+    name on the hub or a folder of its files: the split ``train``, or the one after ``?split=``.
 
     A row that can't be read is what is wrong with it instead, and the rest is read. Empty lines are passed over. A
     byte-order mark, as Excel writes it, is no part of the text.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not UTF-8, naming byte and line; or a CSV file names a column twice.
+        ValueError: If the file is not UTF-8, naming byte and line; or a CSV file names a column twice; or a dataset
+            can't be loaded.
+        ImportError: If a dataset is named and the package ``datasets`` is not installed.
 
     Examples:
         >>> from tempfile import mkdtemp
@@ -35,6 +41,9 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
         >>> list(read_rows(path))
         [(1, {'text': 'great movie'}), (2, 'not JSON (Expecting value at column 9)')]
     """
+    if str(path).startswith(HUB):
+        yield from _dataset(str(path))
+        return
     if Path(path).suffix.lower() == ".parquet":
         yield from _parquet(path)
         return
@@ -101,6 +110,22 @@ def _parquet(path: str | Path) -> Iterator[tuple[int, Row]]:
     except (ValueError, OSError, KeyError) as error:
         raise ValueError(f"{path} is not Parquet: {str(error).splitlines()[0][:150]}") from error
     yield from ((i, {str(name): value for name, value in row.items()}) for i, row in enumerate(rows, 1))
+
+
+def _dataset(url: str) -> Iterator[tuple[int, Row]]:
+    name, _, query = url.removeprefix(HUB).partition("?")
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    if not name or given.keys() - {"split"} or (query and not given.get("split")):
+        raise ValueError(f"{url} names no dataset: write {HUB}NAME or {HUB}NAME?split=test")
+    try:
+        load_dataset = import_module("datasets").load_dataset
+    except ImportError as error:
+        raise ImportError(f"{url} needs the package datasets: pip install datasets") from error
+    try:
+        rows = load_dataset(name, split=given.get("split", "train"))
+    except Exception as error:  # of any of the libraries that read its files
+        raise ValueError(f"{url} can't be loaded: {str(error).splitlines()[0][:200]}") from error
+    yield from ((i, dict(row)) for i, row in enumerate(rows, 1))
 
 
 def _csv(text: str, path: str | Path) -> Iterator[tuple[int, Row]]:

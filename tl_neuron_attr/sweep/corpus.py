@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.results.rows import STDIN, Row, read_rows, read_utf8, unwritable
+from tl_neuron_attr.results.rows import HUB, STDIN, Row, read_rows, read_utf8, unwritable
 from tl_neuron_attr.sweep.catalogue_task import CatalogueTask
 from tl_neuron_attr.sweep.plan import open_plan
 
@@ -32,7 +32,8 @@ class Corpus:
 def read_corpus(paths: Sequence[str | Path], *, field: str = "text") -> Corpus:
     """Read documents: every row's ``field`` of a ``.jsonl``, ``.csv`` or ``.parquet`` file, any other file as one text.
 
-    ``-`` reads JSONL from standard input. A row that can't be used is left out and named in ``problems``.
+    ``-`` reads JSONL from standard input, ``hf://NAME?split=test`` a Hugging Face dataset. A row that can't be used is
+    left out and named in ``problems``.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -49,7 +50,7 @@ def read_corpus(paths: Sequence[str | Path], *, field: str = "text") -> Corpus:
     texts: list[str] = []
     problems: list[str] = []
     for path in paths:
-        if str(path) != STDIN and Path(path).suffix.lower() not in _TABULAR:
+        if str(path) != STDIN and not str(path).startswith(HUB) and Path(path).suffix.lower() not in _TABULAR:
             texts.append(read_utf8(path))
             continue
         for number, row in read_rows(path):
