@@ -31,6 +31,19 @@ def test_no_pattern_is_kept_beyond_its_row():
     assert len(shapes) == architectures.LAYERS and all(shape == (2, 4, 1, 7) for shape in shapes.values())
 
 
+def test_no_layer_still_holds_its_pattern_when_the_next_one_runs():
+    model, tokens = architectures.build("gpt2"), architectures.prompts()
+
+    def holding():
+        return sum(vars(block.attn).get("_pattern") is not None for block in model.blocks)
+
+    seen = []
+    with model.hooks(fwd_hooks=[("blocks.2.hook_resid_pre", lambda stream, hook: seen.append(holding()))]):
+        tna.run(model, tokens)
+        model.run_with_cache(tokens)
+    assert seen == [0, 2] and holding() == architectures.LAYERS  # TransformerLens keeps them, or this shows nothing
+
+
 def test_only_the_sites_named_are_kept():
     cache = tna.run(architectures.build("llama"), architectures.prompts(), sites=["mlp"])
     assert not any("pattern" in name for name in cache.cache_dict)

@@ -148,8 +148,12 @@ def _copy(block: nn.Module, weights: Callable[[nn.Module], dict[str, Tensor]]) -
         own = vars(copied)
         for alias, path in own.get("_property_alias_registry", {}).items():
             if alias in own:
-                own[alias] = reduce(lambda at, name: getattr(at, name, None), path.split("."), copied)
+                own[alias] = reduce(_attribute, path.split("."), copied)
     return copies[id(block)]
+
+
+def _attribute(module: Any, name: str) -> Any:
+    return getattr(module, name, None)
 
 
 def _exchanged(value: Any, copies: dict[int, Any]) -> Any:

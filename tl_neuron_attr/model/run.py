@@ -1,6 +1,7 @@
 """Run a model and keep what scores need: not every activation, and of attention patterns one position's."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -93,8 +94,29 @@ def run(
     def wanted(name: str) -> bool:
         return needed(name) and name not in patterns
 
-    with model.hooks(fwd_hooks=[(hook, keep_row) for hook in sorted(patterns & set(model.hook_dict))]):
+    hooks = [(hook, keep_row) for hook in sorted(patterns & set(model.hook_dict))]
+    with model.hooks(fwd_hooks=hooks), _forgetting_patterns(model):
         _, cache = model.run_with_cache(tokens, names_filter=wanted, **forward)
     batch, length = cache["blocks.0.hook_resid_pre"].shape[:2]
     at = places[0].cpu() if places else from_start(pos, batch, length).expand(batch)
     return PositionCache({**cache.cache_dict, **rows}, model, at)
+
+
+@contextmanager
+def _forgetting_patterns(model: Any) -> Generator[None]:
+    """Drop the whole pattern that an attention bridge keeps of its last run, once its block has run.
+
+    TransformerLens keeps it as ``_pattern`` where one matrix holds queries, keys and values, and reads it nowhere.
+    """
+
+    def forget(block: Any, args: object, output: object) -> None:
+        own = vars(block.attn) if hasattr(block, "attn") else {}
+        if own.get("_pattern") is not None:
+            own["_pattern"] = None
+
+    handles = [block.register_forward_hook(forget) for block in model.blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
