@@ -34,6 +34,19 @@ def test_they_are_the_first_of_all_neurons_by_change(name, site):
         assert found.text is not None
 
 
+@pytest.mark.parametrize("site", ["mlp", "attn"])
+def test_only_the_layers_named_are_searched(site):
+    cache, other = zeroed("llama")
+    every = compare_neurons(cache, other, 5, site=site)
+    inside = [label for label in every.top(every.change[0].numel()).labels[0] if label.startswith(("L0", "L2"))]
+    found = changed_neurons(cache, other, 5, 12, site=site, layers=[2, 0], text=False)
+    assert found.labels[0] == inside[:12]
+    with pytest.raises(ValueError, match="k must be between 1 and the 80 mlp neurons, got 81"):
+        changed_neurons(cache, other, 5, 81, layers=[1])
+    with pytest.raises(IndexError, match="layers names a layer twice"):
+        changed_neurons(cache, other, 5, 3, layers=[1, 1])
+
+
 def test_against_a_contrast_the_change_is_linear_and_nothing_is_evaluated_twice():
     cache, other = zeroed("llama")
     found = changed_neurons(cache, other, 5, 10, contrast=7, text=False)

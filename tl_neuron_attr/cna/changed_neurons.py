@@ -4,6 +4,7 @@
 forward passes. Where only the most changed ones are wanted, bounds tell which neurons need no scoring.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ def changed_neurons(
     k: int = 30,
     *,
     site: Site = "mlp",
+    layers: Sequence[int] | None = None,
     largest: bool = True,
     pos: Pos = -1,
     contrast: Target | None = None,
@@ -50,6 +52,7 @@ def changed_neurons(
         target: The token followed: an id, a string that is one token, or one of them for each prompt.
         k: How many neurons.
         site: MLP or attention neurons.
+        layers: The layers searched; all by default.
         largest: False for the neurons that raise the token more in the other run: the change is negative.
         pos: The position scored in both runs; the last by default.
         contrast: If given, increases are of ``log p(target) - log p(contrast)``.
@@ -64,7 +67,7 @@ def changed_neurons(
     Raises:
         ValueError: If ``k`` is not between 1 and the number of neurons, or as
             :func:`~tl_neuron_attr.compare_neurons`.
-        IndexError: If a position or token id is out of range.
+        IndexError: If a position, token id or layer is out of range, or a layer is named twice.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -79,12 +82,12 @@ def changed_neurons(
     if mine.sums is not None:
         raise ValueError("changed_neurons follows one token: for an answer of several, compare_neurons(...).top(k)")
     theirs = other_run(mine, other, site, other_model)
-    available = mine.stream.neuron_count((site,))
+    sublayers = list(mine.checked_sublayers((site,), layers))
+    available = sum(sublayer.coefficients[0].numel() for sublayer in sublayers)
     if not 1 <= k <= available:
         raise ValueError(f"k must be between 1 and the {available} {site} neurons, got {k}")
-    sublayers = list(mine.checked_sublayers((site,)))
-    first = (mine.increases((site,)), sublayers)
-    second = (theirs.increases((site,)), list(theirs.checked_sublayers((site,))))
+    first = (mine.increases((site,), layers), sublayers)
+    second = (theirs.increases((site,), layers), list(theirs.checked_sublayers((site,), layers)))
     before, after = (first, second) if largest else (second, first)
     found = certified_topk_of_change(before, after, k, max_bytes=max_bytes)
     change = found.score if largest else -found.score
