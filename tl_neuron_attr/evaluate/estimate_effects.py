@@ -100,6 +100,15 @@ def _mean_gradient(
     return torch.stack([found.mlp_gradient[layer] for found in steps]).mean(0)
 
 
+def _stacked(values: list[Tensor]) -> Tensor:
+    """Return values of all layers in one tensor, zeros where a layer has fewer neurons or heads."""
+    sizes = torch.tensor([each.shape for each in values]).amax(0).tolist()
+    whole = values[0].new_zeros(sizes[0], len(values), *sizes[1:])
+    for layer, each in enumerate(values):
+        whole[(slice(None), layer, *(slice(size) for size in each.shape[1:]))] = each
+    return whole
+
+
 def _estimates(
     found: EffectGradients,
     mlp_gradient: list[Tensor],
@@ -113,7 +122,7 @@ def _estimates(
         return [a * g for a, g in zip(away, gradients, strict=True)]
 
     def stacked(values: list[Tensor]) -> Tensor:
-        whole = torch.stack(values, dim=1)
+        whole = _stacked(values)
         if at is not None:
             scored = torch.arange(whole.shape[2], device=whole.device) == at[:, None]
             whole = whole * scored[:, None].reshape(len(at), 1, -1, *[1] * (whole.ndim - 3))

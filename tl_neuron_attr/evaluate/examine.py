@@ -70,8 +70,12 @@ class Sizes:
                 raise ValueError(f"sizes.{name} must be above 0, got {value}")
 
     def best_heads(self, mean: Float[Tensor, "n"]) -> list[int]:
-        """Return the places of the best heads, given every head's mean score: at least one."""
-        return best_of(mean, max(1, round(self.heads * len(mean)))).tolist()
+        """Return the places of the best heads, given every head's mean score: at least one.
+
+        A mean of exactly zero is of no head: its layer has fewer, or none.
+        """
+        there = mean.nonzero()[:, 0]
+        return there[best_of(mean[there], max(1, round(self.heads * len(there))))].tolist()
 
     @classmethod
     def fitting(cls, model: Any) -> "Sizes":

@@ -18,7 +18,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.evaluate.verify import verify
 from tl_neuron_attr.knowledge.vocabulary import with_text
 from tl_neuron_attr.model.cache_checks import needed_by
-from tl_neuron_attr.model.effect_gradients import Rule, effect_gradients
+from tl_neuron_attr.model.effect_gradients import Rule, effect_gradients, with_attention
 from tl_neuron_attr.model.positions import Pos
 from tl_neuron_attr.model.scored import scored
 from tl_neuron_attr.model.scored_cache import ScoredCache
@@ -107,9 +107,9 @@ def important_neurons(
     """Find the ``k`` neurons whose removal costs log p(target) most, out of candidates that are all taken out.
 
     Candidates are the best ``candidates`` neurons by each of three scores: gradient times activation, the relevance
-    rule, and the certified log-probability increase of paper 1. MLP neurons are taken out at every position, attention
-    neurons at their source. Where a prediction is almost certain, no single neuron costs much: look at ``joint``, or
-    give a ``contrast``.
+    rule (not on hybrids), and the certified log-probability increase of paper 1. MLP neurons are taken out at every
+    position, attention neurons at their source. Where a prediction is almost certain, no single neuron costs much: look
+    at ``joint``, or give a ``contrast``.
 
     Args:
         model: The model, in float32 or float64.
@@ -165,7 +165,8 @@ def _candidates(
     increases = q.increases(SITES)
     n = min(n, q.stream.neuron_count(SITES))
     chosen = [certified_topk(increases, sublayers, n, max_bytes=max_bytes).flat[0]]
-    rules: tuple[Rule, ...] = ("gradient", "relevance")
+    all_attention = len(with_attention(q.stream.model)) == q.stream.n_layers
+    rules: tuple[Rule, ...] = ("gradient", "relevance") if all_attention else ("gradient",)
     chosen += [_estimates(q, sublayers, ids, rule).topk(n).indices for rule in rules]
     flat = torch.cat(chosen).unique()[None]
     scores = exact_scores(increases, sublayers, torch.zeros_like(flat[0]), flat[0], max_bytes=max_bytes)

@@ -15,6 +15,7 @@ from tl_neuron_attr.model.positions import Pos, from_start
 from tl_neuron_attr.model.reference_activations import Unit, unit_activations
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.model.tokens import Tokens, one_prompt
+from tl_neuron_attr.model.weights import block_weights
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import SITES, Site
@@ -134,6 +135,8 @@ def _units(model: Any, components: Verifiable) -> list[Unit]:
         if isinstance(each, tuple) and len(each) == 2 and each[0] in SITES:
             site, layer = cast(tuple[Site, int], each)
             within(f"layer of components[{i}]", layer, model.cfg.n_layers)
+            if site == "attn":
+                block_weights(model, layer).require_head(layer, None)
             found.append((site, layer, -1, -1))
             continue
         component = component_lists(model, [cast(Component, each)])[0][0]

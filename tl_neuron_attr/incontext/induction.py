@@ -46,7 +46,7 @@ def prefix_matching(model: Any, *, length: int = 20, seed: int = 0) -> Float[Ten
 
     The model reads random words, repeated once. The share of attention is that of TransformerLens's
     :func:`~transformer_lens.head_detector.detect_head`, divided by the share of a perfect induction head: 1 is perfect,
-    about ``1 / length`` is chance.
+    about ``1 / length`` is chance. Where a layer has fewer heads, or none, there are zeros.
 
     Args:
         model: The model, with its tokenizer.
@@ -271,6 +271,9 @@ def _match(model: Any, ids: Int[Tensor, "pos"]) -> Float[Tensor, "layer head"]:
     wanted = get_induction_head_detection_pattern(ids[None].cpu()).double()
     _, cache = model.run_with_cache(ids[None], names_filter=needed_by(("attn",)), remove_batch_dim=True)
     stream = Stream(cache, model)
-    layers = [stream.pattern(layer)[0].double().cpu() for layer in range(stream.n_layers)]
-    shares = torch.stack([(pattern * wanted).sum((1, 2)) / pattern.sum((1, 2)) for pattern in layers])
+    shares = torch.zeros(stream.n_layers, dimensions.most_heads(model), dtype=torch.float64)
+    for layer in range(stream.n_layers):
+        if stream.weights(layer).has_attn:
+            pattern = stream.pattern(layer)[0].double().cpu()
+            shares[layer, : len(pattern)] = (pattern * wanted).sum((1, 2)) / pattern.sum((1, 2))
     return shares / (wanted.sum(1) > 0).double().mean()

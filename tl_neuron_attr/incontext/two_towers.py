@@ -24,7 +24,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext.icl_batches import positions_of_labels
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.label_values import Prompts, as_list, at_labels, last_attention
-from tl_neuron_attr.model import attention_scores, dimensions
+from tl_neuron_attr.model import attention_scores
 from tl_neuron_attr.model.additive_checks import require_finite
 from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.components import head_name
@@ -151,7 +151,7 @@ def two_towers(
     group = as_list(prompts)
     stream, last, _ = checked_stream(cache, ("attn",), model=model, reads=True)
     within("layer", layer, stream.n_layers)
-    within("head", head, dimensions.n_heads(stream.model, layer))
+    stream.weights(layer).require_head(layer, head)
     attention_scores.require_scores(stream, layer)
     at = positions_of_labels(stream, group)
     score = at_labels(_last_scores(stream, layer), at)[:, head]

@@ -20,7 +20,7 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
-from tl_neuron_attr.model import attention_scores, dimensions
+from tl_neuron_attr.model import attention_scores
 from tl_neuron_attr.model.additive_checks import require_finite
 from tl_neuron_attr.model.components import head_name
 from tl_neuron_attr.model.positions import Positions
@@ -141,7 +141,7 @@ def attention_sources(
 def split_scores(stream: Stream, at: Positions, layer: int, head: int, *, heads: bool = False) -> AttentionSources:
     """Return what :func:`attention_sources` does, of a stream checked already; errors of layer and head as there."""
     within("layer", layer, stream.n_layers)
-    within("head", head, dimensions.n_heads(stream.model, layer))
+    stream.weights(layer).require_head(layer, head)
     attention_scores.require_scores(stream, layer)
     row, last = int(at.row[0]), int(at.pos[0])
     score = attention_scores.cached_scores(stream, layer)[row, head, last]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import Head
@@ -80,7 +81,8 @@ def query_neurons_at(
         sublayer = stream.sublayer("mlp", layer, Positions(row, sources))
         found.append(sublayer.project_onto(torch.stack(fed))[..., 0])
         totals.append(torch.zeros(len(positions), found[-1].shape[1]).to(found[-1]).index_add(0, at, found[-1]))
-    total = torch.stack(totals)
+    widest = max(each.shape[1] for each in totals)
+    total = torch.stack([pad(each, (0, widest - each.shape[1])) for each in totals])
     best = total.flatten().topk(min(n, total.numel()))
     chosen = zip(*torch.unravel_index(best.indices, total.shape), best.values, strict=True)
     return [

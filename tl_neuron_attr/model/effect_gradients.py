@@ -20,7 +20,7 @@ from torch import Tensor
 from tl_neuron_attr.model.dimensions import post_hook
 from tl_neuron_attr.model.readable_blocks import fetched, is_at_hand
 from tl_neuron_attr.model.rerun import require_finite_logits
-from tl_neuron_attr.model.weights import unit_norm
+from tl_neuron_attr.model.weights import block_weights, unit_norm
 
 Rule = Literal["gradient", "relevance"]
 
@@ -33,7 +33,8 @@ class EffectGradients:
         log_prob: What was differentiated: log p(target), minus log p(contrast) if there is one, in nats.
         mlp: By layer, the activation of the MLP neurons.
         mlp_gradient: By layer, the gradient in them.
-        attn: By layer, the heads' outputs before ``W_O``: what attention neurons wrote from all sources together.
+        attn: By layer, the heads' outputs before ``W_O``: what attention neurons wrote from all sources together;
+            empty where a layer has no attention heads.
         attn_gradient: By layer, the gradient in them.
     """
 
@@ -66,7 +67,8 @@ def effect_gradients(
         scaled: By layer, a factor for the activations of its MLP neurons (for integrated gradients).
 
     Raises:
-        ValueError: If the model is in half precision, whose gradients would be noise, or its logits hold NaN or Inf.
+        ValueError: If the model is in half precision, whose gradients would be noise, its logits hold NaN or Inf, or
+            the relevance rule is asked of a model that mixes positions otherwise than by attention.
     """
     dtype = model.W_U.dtype
     if dtype not in (torch.float32, torch.float64):
@@ -83,8 +85,17 @@ def effect_gradients(
             followed = followed - log_probs.gather(1, contrast[:, None])[:, 0]
         found = torch.autograd.grad(followed.sum(), [*run.mlp.values(), *run.attn.values()], materialize_grads=True)
     gradients = [gradient.to(logits.device) for gradient in found]  # each comes from where its layer lies
-    mlp, attn = ([value.detach().to(logits.device) for value in kept.values()] for kept in (run.mlp, run.attn))
-    return EffectGradients(followed.detach(), mlp, gradients[: len(mlp)], attn, gradients[len(mlp) :])
+    mlp = [value.detach().to(logits.device) for value in run.mlp.values()]
+    none = logits.new_zeros(*tokens.shape, 0, 0)
+    attn, attn_gradient = [none] * len(mlp), [none] * len(mlp)
+    for (layer, value), gradient in zip(run.attn.items(), gradients[len(mlp) :], strict=True):
+        attn[layer], attn_gradient[layer] = value.detach().to(logits.device), gradient
+    return EffectGradients(followed.detach(), mlp, gradients[: len(mlp)], attn, attn_gradient)
+
+
+def with_attention(model: Any) -> list[int]:
+    """Return the layers with attention heads: all but those of a hybrid's other mixers."""
+    return [layer for layer in range(model.cfg.n_layers) if block_weights(model, layer).has_attn]
 
 
 @dataclass
@@ -102,7 +113,7 @@ class _Run:
         return [
             ("blocks.0.hook_resid_pre", _begin_graph),
             *((post_hook(self.model, layer), self._keep(self.mlp, layer)) for layer in layers),
-            *((f"blocks.{layer}.attn.hook_z", self._keep(self.attn, layer)) for layer in layers),
+            *((f"blocks.{layer}.attn.hook_z", self._keep(self.attn, layer)) for layer in with_attention(self.model)),
         ]
 
     def kept(self) -> list[Tensor]:
@@ -128,6 +139,11 @@ def _detached(pattern: Tensor, hook: Any) -> Tensor:
 
 def _linear_hooks(model: Any) -> list[tuple[str, Callable[..., Tensor]]]:
     """Return hooks that leave every value as it is and linearise what a gradient passes on its way back."""
+    if len(with_attention(model)) < model.cfg.n_layers:
+        raise ValueError(
+            "the relevance rule follows attention and MLPs, and some layers of this model mix positions otherwise: use "
+            "the gradient"
+        )
     kept: dict[str, Tensor] = {}
 
     def remember(value: Tensor, hook: Any) -> Tensor:

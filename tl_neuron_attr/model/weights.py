@@ -194,6 +194,18 @@ class BlockWeights:
         name = self.post_norm[site]
         return self.norm(name, rows.dtype).apply_unscaled(rows) if name else rows
 
+    def require_head(self, layer: int, head: int | None) -> None:
+        """Refuse a block without attention heads, and a head out of range; the layer's number is for the error.
+
+        Raises:
+            ValueError: If the block mixes positions otherwise.
+            IndexError: With the valid range.
+        """
+        if not self.has_attn:
+            raise ValueError(f"layer {layer} has no attention heads; its mixer counts as a whole")
+        if head is not None:
+            within("head", head, self.n_heads)
+
     def _projections(self, side: Projected) -> Float[Tensor, "kv d_model d_head"]:
         return getattr(self.live.attn, f"W_{side.upper()}")
 
@@ -277,7 +289,7 @@ def direction(model: Any, site: Site, layer: int, head: int, index: int) -> Floa
     """
     weights = block_weights(model, layer)
     if site == "attn":
-        within("head", head, weights.n_heads)
+        weights.require_head(layer, head)
     rows = weights.directions("mlp") if site == "mlp" else weights.W_O[head]
     within(f"neuron index in layer {layer}", index, len(rows))
     row = rows[index].to(score_dtype(rows.dtype))
@@ -295,8 +307,7 @@ def through_head(
         IndexError: If there is no such layer or head, with the valid range.
     """
     weights = block_weights(model, layer)
-    if head is not None:
-        within("head", head, weights.n_heads)
+    weights.require_head(layer, head)
     name = weights.pre_norm["attn"]
     normed = weights.norm(name, vectors.dtype).apply_unscaled(vectors) if name else vectors
     W_V, W_O = weights.by_head("v"), weights.W_O

@@ -53,8 +53,13 @@ class HeadRow:
 
 
 def best_heads(scores: Float[Tensor, "layer head"], n: int, *, largest: bool = True) -> list[Head]:
-    """Return the ``n`` heads of the highest score, highest first (or lowest), or as many as there are."""
-    best = scores.flatten().topk(min(n, scores.numel()), largest=largest).indices.tolist()
+    """Return the ``n`` heads of the highest score, highest first (or lowest), or as many as there are.
+
+    A score of exactly zero is of no head: its layer has fewer, or none, unless all are zero.
+    """
+    flat = scores.flatten()
+    there = flat.nonzero()[:, 0] if bool(scores.any()) else torch.arange(len(flat), device=flat.device)
+    best = there[flat[there].topk(min(n, len(there)), largest=largest).indices].tolist()
     return [divmod(i, scores.shape[1]) for i in best]
 
 

@@ -12,12 +12,15 @@ def measured(q: ScoredCache, neurons: Neurons) -> Verified | None:
 
     Returns:
         The effects, in nats; None where the run can't be repeated: the cache does not hold its tokens, or the model no
-        longer gives this prediction for them (it ran under hooks, with padding, or was edited since).
+        longer gives this prediction for them (it ran under hooks, with padding, or was edited since); or where a
+        neuron is of a mixture of experts, whose neurons cannot be taken out one by one.
     """
     ids = q.stream.tokens()
     if ids is None:
         return None
     model, pos = q.stream.model, int(q.places.pos[0])
+    if any(q.stream.weights(layer).experts for layer in set(neurons.of_site("mlp").flat("layer"))):
+        return None
     found = verify(model, ids[:, : pos + 1], neurons, q.target, contrast=q.contrast, pos=pos, progress=False)
     log_probs = q.log_probs()[0]
     cached = float(log_probs[q.target[0]] - (0 if q.contrast is None else log_probs[q.contrast[0]]))
