@@ -234,6 +234,17 @@ def test_methods_that_hook_single_neurons_refuse_experts():
         tna.evaluate.estimate_effects(model, "w1 w2 w3", "w5")
 
 
+def test_layers_of_several_widths_have_a_flow_and_a_report_and_no_grid_of_changes():
+    model = architectures.build("qwen2_moe", dtype=torch.float32)
+    _, cache = model.run_with_cache("w1 w2 w3 w4")
+    flow = tna.trace(cache, 5, k=5, heads=4, queries=20)
+    assert {"value", "head"} <= {kind for _, kind in flow.graph.nodes(data="kind")}
+    assert "w4" in tna.vis.report(cache, 5, k=2, heads=2, queries=2).body
+    with pytest.raises(ValueError, match=r"layers of this model differ in width \(\[104, 80, 104\]\)"):
+        tna.compare_neurons(cache, cache, 5)
+    assert not tna.cna.changed_neurons(cache, cache, 5, 3).score.any()
+
+
 def test_a_mixture_with_a_norm_behind_its_experts_is_not_read():
     mlp = architectures.build("mixtral").blocks[0].mlp
     assert experts_of(mlp) is not None

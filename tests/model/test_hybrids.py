@@ -8,6 +8,7 @@ from tests import architectures, oracle
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.vis.head_rows import best_heads
 
 POS, TARGETS = torch.tensor([6, 4]), torch.tensor([5, 11])
 NAMES = list(architectures.HYBRIDS)
@@ -88,6 +89,43 @@ def test_the_top_k_and_the_query_scores_go_over_all_blocks(name):
 def test_a_head_of_a_mixer_is_refused():
     with pytest.raises(ValueError, match=r"\(0, 1\): layer 0 has no attention heads; its mixer counts as a whole"):
         ablate(architectures.build("lfm2"), [(0, 1)]).__enter__()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, cache, value: tna.attention_sources(cache, 0, 0),
+        lambda model, cache, value: tna.transformed_tokens(model, value, layer=0, head=0),
+        lambda model, cache, value: tna.transformed_tokens(model, value, layer=0, head=None),
+        lambda model, cache, value: tna.evaluate.verify_components(model, "w1 w2", [("attn", 0)], 5, progress=False),
+    ],
+)
+def test_a_layer_without_heads_is_named_wherever_heads_are_asked_for(call):
+    model = architectures.build("lfm2")
+    _, cache = model.run_with_cache(architectures.prompts(1))
+    value = tna.value_neurons(cache, 5, 3, text=False)
+    with pytest.raises(ValueError, match="layer 0 has no attention heads; its mixer counts as a whole"):
+        call(model, cache, value)
+
+
+@pytest.mark.parametrize("name", ["lfm2", "qwen3_5"])
+def test_gradients_and_induction_have_zeros_where_there_are_no_heads(name):
+    model = architectures.build(name, dtype=torch.float32)
+    found = tna.evaluate.estimate_effects(model, "w1 w2 w3 w4", 5)
+    scores = tna.incontext.prefix_matching(model, length=5)
+    for layer in range(architectures.LAYERS):
+        assert bool(found.attn[layer].any()) == bool(scores[layer].all()) == (layer == ATTENTION)
+    with pytest.raises(ValueError, match="the relevance rule follows attention and MLPs"):
+        tna.evaluate.estimate_effects(model, "w1 w2 w3 w4", 5, method="relevance")
+    assert tna.evaluate.important_neurons(model, "w1 w2 w3", 5, 2, candidates=3, progress=False).neurons.labels
+
+
+def test_a_report_shows_heads_that_there_are():
+    model = architectures.build("lfm2", dtype=torch.float32)
+    _, cache = model.run_with_cache("w1 w2 w3 w4")
+    assert "L1H" in tna.vis.report(cache, 5, k=2, heads=4, queries=2, suppressing=4).body
+    best = best_heads(tna.attribute_heads(cache, 5)[0], 12)
+    assert sorted(best) == [(ATTENTION, head) for head in range(architectures.HEADS)]
 
 
 def test_a_cache_without_the_stream_behind_a_mixer_is_refused():

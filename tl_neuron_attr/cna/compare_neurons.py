@@ -138,6 +138,12 @@ def _compared(
     mine: ScoredCache, other: ActivationCache, site: Site, other_model: Any, max_bytes: int
 ) -> NeuronComparison:
     theirs = other_run(mine, other, site, other_model)
+    widths = [dimensions.width(mine.stream.model, site, layer) for layer in range(mine.stream.n_layers)]
+    if len(set(widths)) > 1:
+        raise ValueError(
+            f"layers of this model differ in width ({widths}), and a comparison has one grid for all: use "
+            "tl_neuron_attr.cna.changed_neurons, which gives the neurons that changed most"
+        )
     increase, coefficient = _scored(mine, site, max_bytes)
     other_increase, other_coefficient = _scored(theirs, site, max_bytes)
     return NeuronComparison(

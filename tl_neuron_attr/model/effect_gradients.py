@@ -31,7 +31,7 @@ class EffectGradients:
 
     Attributes:
         log_prob: What was differentiated: log p(target), minus log p(contrast) if there is one, in nats.
-        mlp: By layer, the activation of the MLP neurons.
+        mlp: By layer, the activation of the MLP neurons; layers may differ in width.
         mlp_gradient: By layer, the gradient in them.
         attn: By layer, the heads' outputs before ``W_O``: what attention neurons wrote from all sources together;
             empty where a layer has no attention heads.
@@ -39,10 +39,10 @@ class EffectGradients:
     """
 
     log_prob: Float[Tensor, "batch"]
-    mlp: list[Float[Tensor, "batch pos d_mlp"]]
-    mlp_gradient: list[Float[Tensor, "batch pos d_mlp"]]
-    attn: list[Float[Tensor, "batch pos head d_head"]]
-    attn_gradient: list[Float[Tensor, "batch pos head d_head"]]
+    mlp: list[Float[Tensor, "batch pos _"]]
+    mlp_gradient: list[Float[Tensor, "batch pos _"]]
+    attn: list[Float[Tensor, "batch pos _ _"]]
+    attn_gradient: list[Float[Tensor, "batch pos _ _"]]
 
 
 def effect_gradients(
@@ -89,7 +89,8 @@ def effect_gradients(
     none = logits.new_zeros(*tokens.shape, 0, 0)
     attn, attn_gradient = [none] * len(mlp), [none] * len(mlp)
     for (layer, value), gradient in zip(run.attn.items(), gradients[len(mlp) :], strict=True):
-        attn[layer], attn_gradient[layer] = value.detach().to(logits.device), gradient
+        by_head = (*tokens.shape, block_weights(model, layer).n_heads, -1)
+        attn[layer], attn_gradient[layer] = (x.to(logits.device).reshape(by_head) for x in (value.detach(), gradient))
     return EffectGradients(followed.detach(), mlp, gradients[: len(mlp)], attn, attn_gradient)
 
 

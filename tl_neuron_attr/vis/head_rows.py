@@ -55,10 +55,10 @@ class HeadRow:
 def best_heads(scores: Float[Tensor, "layer head"], n: int, *, largest: bool = True) -> list[Head]:
     """Return the ``n`` heads of the highest score, highest first (or lowest), or as many as there are.
 
-    A score of exactly zero is of no head: its layer has fewer, or none, unless all are zero.
+    A layer whose scores are all exactly zero has no heads, unless all layers' are.
     """
-    flat = scores.flatten()
-    there = flat.nonzero()[:, 0] if bool(scores.any()) else torch.arange(len(flat), device=flat.device)
+    flat, with_heads = scores.flatten(), scores.any(1) | (not bool(scores.any()))
+    there = with_heads.repeat_interleave(scores.shape[1]).nonzero()[:, 0]
     best = there[flat[there].topk(min(n, len(there)), largest=largest).indices].tolist()
     return [divmod(i, scores.shape[1]) for i in best]
 
