@@ -233,10 +233,14 @@ def targets(draw: st.DrawFn, batch: int) -> Argument:
 
 @st.composite
 def positions(draw: st.DrawFn, run: Run) -> Argument:
-    """``pos``; what it means: a position of each prompt, counted from the start, none of them padding."""
+    """``pos``; what it means: a position of each prompt, counted from the start, none of them padding.
+
+    -1 is the last real position of each prompt, as by default; in a tensor it is the last of all.
+    """
     length, row = run.length, draw(st.integers(0, run.batch - 1))
     each = [draw(st.sampled_from(run.real(i))) for i in range(run.batch)]
-    common, minus = draw(st.integers(-length, length - 1)), [p - length for p in each]
+    common = draw(st.integers(-length, -2) | st.integers(0, length - 1))
+    minus = [p - length for p in each]
     away = draw(st.sampled_from([length, -length - 1, 10**6]))
 
     def real(wanted: list[int]) -> list[int] | None:
@@ -247,9 +251,10 @@ def positions(draw: st.DrawFn, run: Run) -> Argument:
     return draw(
         st.sampled_from(
             [
-                Argument(-1, real([length - 1] * run.batch)),
+                Argument(-1, [run.real(i)[-1] for i in range(run.batch)]),
                 Argument(common, real([common % length] * run.batch)),
                 Argument(torch.tensor(common), real([common % length] * run.batch)),
+                Argument(torch.tensor(-1), real([length - 1] * run.batch)),
                 Argument(torch.tensor(each), each),
                 Argument(torch.tensor(each), each),
                 Argument(torch.tensor(minus, dtype=torch.int32), each),
