@@ -1,5 +1,7 @@
 """What passes through heads, against sums over the query neurons that make it."""
 
+import json
+
 import pytest
 import torch
 
@@ -87,4 +89,16 @@ def test_without_heads_or_room_there_are_no_query_neurons_at(value, followed):
 
 
 def test_a_query_neuron_is_named_with_its_position():
-    assert QueryNeuronAt(3, 14, 5, 1.0, {}).name == "L3N14@5"
+    assert QueryNeuronAt("L3N14", 3, 14, 5, 1.0, {}).name == "L3N14@5"
+
+
+def test_query_neurons_of_experts_are_named_and_numbered_by_expert(tmp_path):
+    _, cache = architectures.run("qwen2_moe", batch=1)
+    flow = tna.trace(cache, 5, k=40, queries=40)
+    written = json.loads(flow.to_graph_json(tmp_path / "flow.json").read_text())["nodes"]
+    nodes = flow.graph.nodes(data=True)
+    values = [own["node_id"] for own, (_, node) in zip(written, nodes, strict=True) if node["kind"] == "value"]
+    assert len(set(values)) == len(values) > 20
+    names = [name for name, node in nodes if node["kind"] == "query"]
+    dense = [name for name in names if "E" not in name]
+    assert len(dense) < len(names) and all(name.startswith("L1N") for name in dense)  # layer 1 is dense

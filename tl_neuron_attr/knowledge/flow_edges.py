@@ -12,6 +12,7 @@ from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import Head
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.model.subkey_checks import neuron_name
 from tl_neuron_attr.model.subkeys import Subkeys
 from tl_neuron_attr.numerics.sublayer import SITES
 from tl_neuron_attr.results.neurons import Neurons
@@ -21,6 +22,7 @@ from tl_neuron_attr.results.neurons import Neurons
 class QueryNeuronAt:
     """An MLP neuron active at a position, its coefficient there, and what it passes to each head."""
 
+    label: str
     layer: int
     index: int
     pos: int
@@ -29,8 +31,8 @@ class QueryNeuronAt:
 
     @property
     def name(self) -> str:
-        """``L3N14@5``: MLP neuron 14 of layer 3, at position 5."""
-        return f"L{self.layer}N{self.index}@{self.pos}"
+        """``L3N14@5``: MLP neuron 14 of layer 3, at position 5; that of an expert ``L3E2N14@5``."""
+        return f"{self.label}@{self.pos}"
 
 
 def direct(stream: Stream, value: Neurons) -> Float[Tensor, "layer head source"]:
@@ -116,4 +118,5 @@ def _at_position(
 ) -> QueryNeuronAt:
     to = {head: float(passed[g, index]) for g, (head, source) in enumerate(groups) if source == pos}
     place = stream.positions(pos)
-    return QueryNeuronAt(layer, index, pos, float(stream.mlp_coefficients(layer, place)[0, index]), to)
+    coefficient = float(stream.mlp_coefficients(layer, place)[0, index])
+    return QueryNeuronAt(neuron_name(stream, "mlp", layer, index), layer, index, pos, coefficient, to)

@@ -15,6 +15,9 @@ from tl_neuron_attr.results.token_text import visible
 HEAD_FEATURES = 1_000_000
 """Above the number of neurons of any layer."""
 
+EXPERT_FEATURES = 10_000_000
+"""Neurons of expert ``e`` are counted from ``e + 1`` times this: more than any head or neuron of a dense layer."""
+
 _FEATURE = "cross layer transcoder"
 """What the schema calls a feature, of whatever kind."""
 
@@ -75,8 +78,9 @@ def _node(graph: "nx.DiGraph[str]", name: str, data: Mapping[str, Any], answer: 
 
 
 def _feature(name: str) -> int:
-    """Return the number of ``L3N14``, ``L3N14@5`` or ``L12H2`` in its layer; 0 for what is neither."""
-    found = re.match(r"L\d+([NH])(\d+)", name)
+    """Return the number of ``L3N14``, ``L3E2N14``, ``L3N14@5`` or ``L12H2`` in its layer; 0 for what is none."""
+    found = re.match(r"L\d+(?:E(\d+))?([NH])(\d+)", name)
     if found is None:
         return 0
-    return int(found[2]) + (HEAD_FEATURES if found[1] == "H" else 0)
+    of_expert = EXPERT_FEATURES * (int(found[1]) + 1) if found[1] else 0
+    return int(found[3]) + of_expert + (HEAD_FEATURES if found[2] == "H" else 0)

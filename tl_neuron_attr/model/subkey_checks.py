@@ -5,6 +5,8 @@ give is compared with what was cached: weights edited since the run, an adapter 
 that works otherwise are refused.
 """
 
+from bisect import bisect_right
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -98,7 +100,11 @@ def _pre_activation_hook(stream: Stream, layer: int, which: str) -> str:
 def neuron_name(stream: Stream, site: Site, layer: int, index: int) -> str:
     """Return the label of a neuron; an attention neuron's index counts dimensions through all heads."""
     if site == "mlp":
-        return f"L{layer}N{index}"
+        experts = stream.weights(layer).experts
+        if experts is None:
+            return f"L{layer}N{index}"
+        expert = bisect_right(experts.starts, index) - 1
+        return f"L{layer}E{expert}N{index - experts.starts[expert]}"
     head, dimension = divmod(index, stream.weights(layer).d_head)
     return f"L{layer}H{head}D{dimension}"
 
