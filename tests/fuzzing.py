@@ -246,13 +246,14 @@ def positions(draw: st.DrawFn, run: Run) -> Argument:
     def real(wanted: list[int]) -> list[int] | None:
         return wanted if all(p in run.real(i) for i, p in enumerate(wanted)) else None
 
+    last = [run.real(i)[-1] for i in range(run.batch)]  # what -1, the default, means: padding is passed over
     off = [p for p in range(length) if p not in run.real(row)]
     padding = [*each[:row], draw(st.sampled_from(off)), *each[row + 1 :]] if off else [length] * run.batch
     return draw(
         st.sampled_from(
             [
-                Argument(-1, [run.real(i)[-1] for i in range(run.batch)]),
-                Argument(common, real([common % length] * run.batch)),
+                Argument(-1, last),
+                Argument(common, last if common == -1 else real([common % length] * run.batch)),
                 Argument(torch.tensor(common), real([common % length] * run.batch)),
                 Argument(torch.tensor(-1), real([length - 1] * run.batch)),
                 Argument(torch.tensor(each), each),
