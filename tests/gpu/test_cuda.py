@@ -25,7 +25,8 @@ def models(name, dtype):
 
 
 def prompts_of(model):
-    return TOKENS if model.W_U.shape[1] == architectures.VOCAB else TOKENS % 60 + 5
+    tokens = TOKENS if model.W_U.shape[1] == architectures.VOCAB else TOKENS % 60 + 5
+    return tokens.to(model.W_U.device)
 
 
 def require_near(found, expected):
@@ -48,26 +49,25 @@ def test_scores_of_a_cache_are_those_on_the_cpu(name, dtype):
 @pytest.mark.parametrize("name", ["demo", "llama", "smollm2-135m"])
 def test_runs_give_what_they_do_on_the_cpu(name):
     plain, model = models(name, torch.float32)
-    tokens = prompts_of(model)
-    require_near(runs(model, tokens.to("cuda")), runs(plain, tokens))
-    require_near({"heads": tna.attribute_heads(model.run_with_cache(tokens)[1], 5)},
-                 {"heads": tna.attribute_heads(plain.run_with_cache(tokens)[1], 5)})  # fmt: skip
+    found, expected = ((each, prompts_of(each)) for each in (model, plain))
+    require_near(runs(*found), runs(*expected))
+    heads = [{"heads": tna.attribute_heads(each.run_with_cache(tokens)[1], 5)} for each, tokens in (found, expected)]
+    require_near(*heads)
 
 
 def test_ablation_of_a_mixture_works_on_the_gpu():
     plain, model = models("qwen3_moe", torch.float32)
     with tna.ablate(plain, ["L1E2N3", "L2H1"]), tna.ablate(model, ["L1E2N3", "L2H1"]):
-        require_near({"logits": model(TOKENS)}, {"logits": plain(TOKENS)})
+        require_near({"logits": model(TOKENS.to("cuda"))}, {"logits": plain(TOKENS)})
 
 
 def test_text_answers_and_measures_work_on_the_gpu(tmp_path):
     model, prompt = tna.demo.load().to("cuda"), "Tim Duncan plays the sport of"
-    found = tna.answer(model, prompt, " basketball .")
-    value = tna.value_neurons(found, k=10)
-    verified = evaluate.verify(model, prompt, tna.value_neurons(model.run_with_cache(prompt)[1], " basketball", 10)[0],
-                               " basketball", baseline="mean", progress=False)  # fmt: skip
-    assert verified.joint[10] > 0 and value.score[0, 0] > 0
-    important = evaluate.important_neurons(model, prompt, " basketball", 5, candidates=20, progress=False)
+    assert tna.value_neurons(tna.answer(model, prompt, " basketball ."), k=10).score[0] > 0
+    value = tna.value_neurons(model.run_with_cache(model.to_tokens(prompt))[1], " basketball", k=10)
+    verified = evaluate.verify(model, prompt, value, " basketball", baseline="mean", progress=False)
+    assert verified.joint[10] > 0
+    important = evaluate.important_neurons(model, prompt, " basketball", k=5, candidates=20, progress=False)
     assert important.neurons.labels[0] == "L1N287"  # as the docstring's run on a CPU finds
     page = tna.vis.report(model.run_with_cache(prompt)[1], " basketball").save(tmp_path / "page.html")
     assert "basketball" in page.read_text()
