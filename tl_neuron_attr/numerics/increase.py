@@ -188,8 +188,8 @@ def mean_unembeddings(increases: Sequence[Increase]) -> None:
     new = [each for each in increases if "mean" not in each.known]
     if new:
         mean = torch.cat([each.base for each in new]).zero_()
-        for _, W_U, p in distributions(new):
-            mean.addmm_(p, W_U.T)
+        for _, directions, p in distributions(new):
+            mean.addmm_(p, directions.T)
         _keep_means(new, mean)
 
 
