@@ -27,9 +27,10 @@ from tl_neuron_attr.evaluate.outcome import Outcome
 from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.model.tokens import prompt_ids
+from tl_neuron_attr.numerics.exact_scores import exact_scores
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import Sublayer
-from tl_neuron_attr.numerics.topk import certified_topk, exact_scores
+from tl_neuron_attr.numerics.topk import certified_topk
 from tl_neuron_attr.results.intervals import interval
 from tl_neuron_attr.vis.plots import COLOURS
 

@@ -239,8 +239,26 @@ def test_an_answer_loses_what_its_tokens_lose():
     assert float(found.base_log_prob) == pytest.approx(
         float(tna.answer(model, prompt, tna.Answer(answer)).log_prob), abs=1e-6
     )
-    with pytest.raises(ValueError, match="target is an answer, which is put behind one prompt"):
-        tna.head_effects(model, prompt, tna.Answer(answer), pos=2)
+    behind = tna.head_effects(model, prompt, tna.Answer(answer), heads=[(1, 2)], pos=2, progress=False)
+    cut = tna.head_effects(model, prompt[:3], tna.Answer(answer), heads=[(1, 2)], progress=False)
+    assert torch.equal(behind.base_log_prob, cut.base_log_prob) and not torch.equal(
+        cut.base_log_prob, found.base_log_prob
+    )
+    with pytest.raises(ValueError, match="attention_mask cannot be given with answers"):
+        tna.head_effects(model, prompt, tna.Answer(answer), attention_mask=torch.ones(1, 4).long())
+
+
+def test_answers_of_a_batch_are_those_of_each_prompt_alone():
+    model, prompts = architectures.build("gpt2"), architectures.prompts(2, 4)
+    either = tna.any_of(tna.Answer((5, 17, 5)), 9, tna.Answer((8, 2)))
+    found = tna.head_effects(model, prompts, [either, tna.Answer((3, 4))], heads=[(0, 1), (2, 3)], progress=False)
+    parts = [tna.Answer((5, 17, 5)), 9, tna.Answer((8, 2))]
+    alone = [tna.head_effects(model, prompts[0], each, heads=[(0, 1), (2, 3)], progress=False) for each in parts]
+    for name in ("log_prob", "base_log_prob"):
+        expected = torch.stack([getattr(each, name) for each in alone]).logsumexp(0)
+        torch.testing.assert_close(getattr(found, name)[0], expected, atol=1e-6, rtol=0, equal_nan=True)
+    second = tna.head_effects(model, prompts[1], tna.Answer((3, 4)), heads=[(0, 1)], progress=False)
+    torch.testing.assert_close(found.log_prob[1, 0, 1], second.log_prob[0, 1], atol=1e-6, rtol=0)
 
 
 def test_a_file_gives_back_what_was_saved_also_where_heads_were_left_out(tmp_path):

@@ -1,8 +1,10 @@
 """The neurons that matter: found among candidates of which each was taken out."""
 
 import pytest
+import torch
 
 import tl_neuron_attr as tna
+from tests import architectures
 from tl_neuron_attr.evaluate import important_neurons, verify
 
 PROMPT, TARGET = "3 + 5 =", "8"
@@ -74,3 +76,17 @@ def test_a_target_the_model_hardly_predicts_is_said_to_be_one(model, found):
 def test_more_neurons_than_candidates_are_refused(model):
     with pytest.raises(ValueError, match="k must be between 1 and the"):
         important_neurons(model, PROMPT, TARGET, k=10_000, candidates=5, progress=False)
+
+
+def test_the_neurons_of_an_answer_are_scored_and_taken_out_for_all_of_its_tokens():
+    model = architectures.build("llama", dtype=torch.float32)
+    prompt, answer = architectures.prompts(1, 4)[0], tna.Answer((5, 17, 5))
+    found = important_neurons(model, prompt, answer, k=3, candidates=300, progress=False).neurons
+    q = tna.answer(model, prompt, answer)
+    mlp, attn = tna.attribute_mlp_neurons(q), tna.attribute_attn_neurons(q)
+    for i, label in enumerate(found.labels):
+        layer, head, source, index = (int(getattr(found, name)[i]) for name in ("layer", "head", "source", "index"))
+        expected = mlp[layer, index] if "N" in label else attn[layer, head, source, index]
+        assert float(found.score[i]) == pytest.approx(float(expected), abs=1e-5)
+    whole = verify(model, prompt, tna.value_neurons(q, k=300), answer, progress=False).neurons
+    assert float(found.effect[0]) >= float(whole.effect.max()) - 1e-5

@@ -123,5 +123,42 @@ def test_an_answer_loses_what_its_tokens_lose():
         log_p = model(q.stream.tokens())[0].double().log_softmax(-1)
     left = sum(float(log_p[3 + i, token]) for i, token in enumerate(answer))
     assert found.joint[3] == pytest.approx(found.log_prob - left, abs=1e-6)
-    with pytest.raises(ValueError, match="contrast: the effects are on one answer"):
-        verify(model, prompt, value, tna.Answer(answer), contrast=3)
+
+
+@torch.no_grad()
+def test_an_attention_neuron_is_taken_out_for_every_token_of_an_answer():
+    """By plain hooks: what it carries to each position that predicts a token, all in one run."""
+    model = architectures.build("llama")
+    prompt, answer, other = architectures.prompts(1, 4)[0], (5, 17, 5), (9, 3)
+    value = tna.value_neurons(tna.answer(model, prompt, tna.Answer(answer)), k=1, sites="attn")
+    layer, head, source, index = (int(getattr(value, name)[0]) for name in ("layer", "head", "source", "index"))
+    expected = []
+    for tokens in (answer, other):
+        whole = torch.cat([prompt, torch.tensor(tokens)])[None]
+        _, cache = model.run_with_cache(whole)
+        name, at = f"blocks.{layer}.attn", range(3, 3 + len(tokens))
+        kv = head * cache[f"{name}.hook_v"].shape[2] // cache[f"{name}.hook_pattern"].shape[1]
+        carried = cache[f"{name}.hook_pattern"][0, head, :, source] * cache[f"{name}.hook_v"][0, source, kv, index]
+
+        def less(z, hook, at=at, carried=carried):
+            z = z.clone()
+            z[0, list(at), head, index] -= carried[list(at)]
+            return z
+
+        both = model(whole), model.run_with_hooks(whole, fwd_hooks=[(f"{name}.hook_z", less)])
+        log_p = [logits[0, list(at)].double().log_softmax(-1)[range(len(tokens)), list(tokens)] for logits in both]
+        expected.append(float((log_p[0] - log_p[1]).sum()))
+    found = verify(model, prompt, value, tna.Answer(answer), progress=False)
+    assert float(found.neurons.effect[0]) == pytest.approx(expected[0], abs=1e-6)
+    found = verify(model, prompt, value, tna.Answer(answer), contrast=tna.Answer(other), progress=False)
+    assert found.joint[1] == pytest.approx(expected[0] - expected[1], abs=1e-6)
+
+
+@torch.no_grad()
+def test_of_several_right_answers_the_summed_probability_is_lost(model, value):
+    mlp = value.of_site("mlp")
+    found = verify(model, PROMPT, mlp, tna.any_of(TARGET, " tennis"), progress=False)
+    with tna.ablate(model, mlp):
+        p = model(PROMPT)[0, -1].softmax(-1)
+    kept = sum(p[model.to_single_token(word)] for word in ("basketball", "tennis"))
+    assert found.joint[len(mlp)] == pytest.approx(found.log_prob - float(kept.log()), abs=1e-5)

@@ -4,14 +4,16 @@ import pytest
 import torch
 
 from tests import architectures
+from tl_neuron_attr.model.answer_runs import AnswerRuns
 from tl_neuron_attr.model.effect_gradients import _shared_product, effect_gradients
 
 TARGET, POS = 5, -1
 
 
-def arguments():
+def runs(model, contrast=None):
     tokens = architectures.prompts()
-    return tokens, torch.full((len(tokens),), tokens.shape[1] - 1), torch.full((len(tokens),), TARGET)
+    at = torch.full((len(tokens),), tokens.shape[1] - 1)
+    return AnswerRuns.of(model, tokens, TARGET, at=at, contrast=contrast)
 
 
 def log_prob(model, hooks):
@@ -22,7 +24,7 @@ def log_prob(model, hooks):
 @pytest.mark.parametrize("name", architectures.DENSE)
 def test_gradients_are_finite_differences(name):
     model = architectures.build(name, dtype=torch.float64)
-    found = effect_gradients(model, *arguments())
+    found = effect_gradients(model, runs(model))
     for hook, gradients, at in (
         ("blocks.1.mlp.hook_post", found.mlp_gradient[1], (slice(None), 2, 7)),
         ("blocks.0.attn.hook_z", found.attn_gradient[0], (slice(None), 3, 1, 4)),
@@ -48,7 +50,7 @@ def test_no_rule_changes_the_prediction_or_leaves_a_trace(name, rule):
     model = architectures.build(name)
     wanted = [p.requires_grad for p in model.parameters()]
     before = log_prob(model, [])
-    found = effect_gradients(model, *arguments(), rule=rule)
+    found = effect_gradients(model, runs(model), rule=rule)
     assert torch.allclose(found.log_prob, before, atol=1e-5)
     assert torch.equal(log_prob(model, []), before)
     assert [p.requires_grad for p in model.parameters()] == wanted
@@ -57,11 +59,11 @@ def test_no_rule_changes_the_prediction_or_leaves_a_trace(name, rule):
 
 def test_weights_that_need_no_gradient_are_no_hindrance():
     model = architectures.build("llama")
-    reference = effect_gradients(model, *arguments())
+    reference = effect_gradients(model, runs(model))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     with torch.no_grad():
-        found = effect_gradients(model, *arguments())
+        found = effect_gradients(model, runs(model))
     assert torch.equal(found.mlp_gradient[0], reference.mlp_gradient[0])
     assert not any(p.requires_grad for p in model.parameters())
 
@@ -72,14 +74,13 @@ def test_the_relevance_of_the_last_layer_is_the_frozen_readout(name):
     import tl_neuron_attr as tna
 
     model = architectures.build(name)
-    tokens, pos, target = arguments()
-    found = effect_gradients(model, tokens, pos, target, contrast=target + 1, rule="relevance")
+    found = effect_gradients(model, runs(model, contrast=TARGET + 1), rule="relevance")
     last = model.cfg.n_layers - 1
     estimated = (found.mlp[last] * found.mlp_gradient[last])[:, POS]
     if name == "gemma2":  # a softcap is no norm: the slope at the prediction is what a gradient sees
         assert estimated.isfinite().all()
         return
-    _, cache = model.run_with_cache(tokens)
+    _, cache = model.run_with_cache(architectures.prompts())
     exact = tna.attribute_mlp_neurons(cache, TARGET, contrast=TARGET + 1, layers=[last])[:, 0]
     assert torch.allclose(estimated, exact, atol=1e-5)
 
@@ -96,10 +97,10 @@ def test_a_broken_weight_is_named():
     with torch.no_grad():
         model.blocks[1].attn.W_Q[0, 3, 3] = torch.nan
     with pytest.raises(ValueError, match=r"the model's weight .* holds NaN or Inf"):
-        effect_gradients(model, *arguments())
+        effect_gradients(model, runs(model))
 
 
 def test_half_precision_is_refused():
     model = architectures.build("llama").to(torch.bfloat16)
     with pytest.raises(ValueError, match="bfloat16, whose gradients are too coarse"):
-        effect_gradients(model, *arguments())
+        effect_gradients(model, runs(model))

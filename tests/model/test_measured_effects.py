@@ -4,9 +4,14 @@ import pytest
 import torch
 
 from tests import architectures
+from tl_neuron_attr.model.answer_runs import AnswerRuns
 from tl_neuron_attr.model.measured_effects import NeuronRemoval, log_probs_without
 
 TARGET = 5
+
+
+def followed(model, tokens, pos):
+    return AnswerRuns.of(model, tokens, TARGET, at=torch.tensor([pos]))
 
 
 def by_hooks(model, tokens, pos, hooks):
@@ -63,7 +68,7 @@ def test_each_removal_is_a_whole_run_with_a_hook(name):
         ),
         "nothing": ([], []),
     }
-    base, found = log_probs_without(model, tokens, pos, TARGET, [removals for removals, _ in sets.values()])
+    base, found = log_probs_without(model, followed(model, tokens, pos), [removals for removals, _ in sets.values()])
     expected = torch.stack([by_hooks(model, tokens, pos, hooks) for _, hooks in sets.values()])
     assert torch.allclose(base, by_hooks(model, tokens, pos, []), atol=1e-5)
     assert torch.allclose(found, expected, atol=2e-5), dict(zip(sets, (found - expected).tolist(), strict=True))
@@ -78,7 +83,7 @@ def test_the_first_source_is_a_source():
         z[0, pos, 1, 2] -= 0.7
         return z
 
-    _, found = log_probs_without(model, tokens, pos, TARGET, [[NeuronRemoval("attn", 2, 1, 0, 2, 0.7)]])
+    _, found = log_probs_without(model, followed(model, tokens, pos), [[NeuronRemoval("attn", 2, 1, 0, 2, 0.7)]])
     assert torch.allclose(found[0], by_hooks(model, tokens, pos, [("blocks.2.attn.hook_z", less)]), atol=1e-5)
 
 
@@ -86,7 +91,7 @@ def test_all_neurons_of_a_sublayer_are_the_sublayer():
     model = architectures.build("llama")
     tokens, pos = architectures.prompts()[:1], architectures.prompts().shape[1] - 1
     removals = [NeuronRemoval("mlp", 1, -1, -1, i, 0.0) for i in range(model.blocks[1].mlp.W_out.shape[0])]
-    _, found = log_probs_without(model, tokens, pos, TARGET, [removals])
+    _, found = log_probs_without(model, followed(model, tokens, pos), [removals])
     whole = by_hooks(model, tokens, pos, [("blocks.1.hook_mlp_out", lambda out, hook: torch.zeros_like(out))])
     assert torch.allclose(found[0], whole, atol=1e-5)
 
@@ -95,6 +100,6 @@ def test_a_small_working_set_changes_nothing():
     model = architectures.build("gpt2")
     tokens, pos = architectures.prompts()[:1], architectures.prompts().shape[1] - 1
     sets = [[NeuronRemoval("mlp", layer, -1, -1, i, 0.0)] for layer in (2, 0, 1) for i in range(4)]
-    _, at_once = log_probs_without(model, tokens, pos, TARGET, sets)
-    _, one_by_one = log_probs_without(model, tokens, pos, TARGET, sets, max_bytes=1)
+    _, at_once = log_probs_without(model, followed(model, tokens, pos), sets)
+    _, one_by_one = log_probs_without(model, followed(model, tokens, pos), sets, max_bytes=1)
     assert torch.allclose(at_once, one_by_one, atol=1e-5)

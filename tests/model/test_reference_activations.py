@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests import architectures
+from tl_neuron_attr.model.answer_runs import AnswerRuns
 from tl_neuron_attr.model.reference_activations import mean_activation, resampled_activation, source_values
 
 PROMPTS = [architectures.prompts(1, length, seed=length)[0] for length in (3, 7, 5)]
@@ -78,4 +79,6 @@ def test_a_value_that_is_zero_is_replaced_too(name, layer):
         weight = weight * cache[f"blocks.{layer}.attn.hook_q_gate"][0, -1].unflatten(-1, (4, 8))[head, index].sigmoid()
     expected = float(weight * (own - torch.cat(values).mean()))
     unit = [("attn", layer, head, index)]
-    assert source_values(model, ids[None], 6, PROMPTS, unit, [source], "mean", 0) == [pytest.approx(expected, rel=1e-9)]
+    runs = AnswerRuns.of(model, ids[None], 0, at=torch.tensor([6]))
+    found = source_values(model, runs, PROMPTS, unit, [source], "mean", 0)
+    assert float(found) == pytest.approx(expected, rel=1e-9)

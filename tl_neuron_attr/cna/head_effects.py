@@ -1,6 +1,6 @@
 """What zeroing each attention head does to a prediction (paper 3, Table 1, for one case)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,13 @@ from tqdm import tqdm
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model import dimensions
-from tl_neuron_attr.model.answer_tokens import Answer
+from tl_neuron_attr.model.answer_runs import AnswerRuns
 from tl_neuron_attr.model.batches import of_tokens
 from tl_neuron_attr.model.components import Head, NamedHeads, head_name, required_heads
 from tl_neuron_attr.model.padding import Mask, real_spans, require_unpadded
 from tl_neuron_attr.model.positions import Pos, from_start
 from tl_neuron_attr.model.rerun import rerun
-from tl_neuron_attr.model.targets import Target, one_each
+from tl_neuron_attr.model.targets import Target, has_answers, one_each
 from tl_neuron_attr.model.tokens import Tokens, token_batch
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import score_dtype
@@ -132,9 +132,9 @@ def head_effects(
     Args:
         model: The model.
         tokens: A prompt (the tokenizer's BOS is put first), its token ids, or a batch of prompts of one length.
-        target: The token followed: an id, a string that is one token, or one of them for each prompt; by default what
-            the model itself predicts. Of one prompt also a :class:`~tl_neuron_attr.Answer`, put behind it: one pass
-            over the heads per token.
+        target: The token followed: an id, a string that is one token, an answer of several put behind ``pos``
+            (:class:`~tl_neuron_attr.Answer`), a set of right answers (:func:`~tl_neuron_attr.any_of`), or one of these
+            for each prompt; by default what the model itself predicts.
         heads: ``(layer, head)`` pairs; all heads by default.
         pos: The position scored, one for all prompts or one each; by default the last real one of each prompt.
         attention_mask: 0 where a prompt of a batch is padded, on either side, and 1 elsewhere. Padding is cut off and
@@ -162,20 +162,17 @@ def head_effects(
         (True, (3, 6))
     """
     ids, batched = token_batch(model, tokens)
-    if isinstance(target, Answer):
-        options = {"heads": heads, "batch_size": batch_size, "max_bytes": max_bytes, "progress": progress}
-        return _of_answer(model, ids, target, pos, attention_mask, options)
     positions = _positions(ids, pos, attention_mask)
-    targets = None if target is None else one_each(model, target, len(ids)).to(ids.device)
     wanted = required_heads(model, heads, fix=ZEROED)
     sets = [[], *([head] for head in wanted)]
-    found = torch.empty(len(ids), len(sets), dtype=score_dtype(dimensions.dtype_of(model)), device=ids.device)
-    with tqdm(total=len(sets) * len(ids), desc="heads", unit="run", disable=not progress, delay=2) as bar:
-        for which, prompts, at in _unpadded(model, ids, positions, attention_mask):
-            followed = _predictions(model, prompts, at) if targets is None else targets[which]
-            for runs in rerun(model, prompts, sets, pos=at, batch_size=batch_size, max_bytes=max_bytes, bar=bar):
-                of = which[runs.prompts]
-                found[of, runs.sets] = _log_prob(runs.logits, followed[runs.prompts]).to(found)
+    running = {"batch_size": batch_size, "max_bytes": max_bytes}
+    if target is not None and has_answers(target):
+        runs = _answer_runs(model, ids, target, positions, attention_mask)
+        found = _of_answers(model, runs, sets, progress, running)
+    else:
+        targets = None if target is None else one_each(model, target, len(ids)).to(ids.device)
+        spans = _unpadded(model, ids, positions, attention_mask)
+        found = _of_tokens(model, spans, targets, sets, len(ids), progress, running)
     grid = torch.full((len(ids), model.cfg.n_layers, dimensions.most_heads(model)), torch.nan).to(found)
     for i, (layer, head) in enumerate(wanted, 1):
         grid[:, layer, head] = found[:, i]
@@ -183,24 +180,57 @@ def head_effects(
     return HeadEffects(without.exp(), without, base.exp(), base)
 
 
-def _of_answer(
-    model: Any, ids: Int[Tensor, "batch pos"], answer: Answer, pos: Pos, mask: Mask | None, options: dict[str, Any]
-) -> HeadEffects:
-    """Return the effects on an answer: the log-probabilities of its tokens added up.
+def _of_tokens(
+    model: Any,
+    unpadded: Iterable[tuple[Int[Tensor, "n"], Int[Tensor, "n pos"], Int[Tensor, "n"]]],
+    targets: Int[Tensor, "batch"] | None,
+    sets: Sequence[Sequence[Head]],
+    count: int,
+    progress: bool,
+    running: Mapping[str, Any],
+) -> Float[Tensor, "batch set"]:
+    """Return the log-probability of each prompt's token, or of its likeliest, with each set of heads zeroed."""
+    device = dimensions.device_of(model)
+    found = torch.empty(count, len(sets), dtype=score_dtype(dimensions.dtype_of(model)), device=device)
+    with tqdm(total=len(sets) * count, desc="heads", unit="run", disable=not progress, delay=2) as bar:
+        for which, prompts, at in unpadded:
+            followed = _predictions(model, prompts, at) if targets is None else targets[which]
+            for runs in rerun(model, prompts, sets, pos=at, bar=bar, **running):
+                of = which[runs.prompts]
+                found[of, runs.sets] = _log_prob(runs.logits, followed[runs.prompts]).to(found)
+    return found
+
+
+def _answer_runs(
+    model: Any, ids: Int[Tensor, "batch pos"], target: Target, pos: Int[Tensor, "batch"], mask: Mask | None
+) -> AnswerRuns:
+    """Return the runs of prompts with the answers followed behind them.
 
     Raises:
-        ValueError: If there are several prompts, a mask or a position.
+        ValueError: If there is a mask, or the prompts may be padded.
     """
-    if len(ids) != 1 or mask is not None or not (isinstance(pos, int) and pos == -1):
-        raise ValueError(
-            "target is an answer, which is put behind one prompt: leave out pos, attention_mask and batches"
-        )
-    tokens = Answer.of(model, answer, "target").tokens
-    whole = torch.cat([ids[0], torch.tensor(tokens, device=ids.device)])
-    each = [head_effects(model, whole[: ids.shape[1] + i], token, **options) for i, token in enumerate(tokens)]
-    without, base = sum(one.log_prob for one in each), sum(one.base_log_prob for one in each)
-    assert isinstance(without, Tensor) and isinstance(base, Tensor)
-    return HeadEffects(without.exp(), without, base.exp(), base)
+    if mask is not None:
+        raise ValueError("attention_mask cannot be given with answers: give prompts of one length, or one at a time")
+    require_unpadded(model, ids, pos)
+    return AnswerRuns.of(model, ids, target, at=pos)
+
+
+def _of_answers(
+    model: Any, runs: AnswerRuns, sets: Sequence[Sequence[Head]], progress: bool, running: Mapping[str, Any]
+) -> Float[Tensor, "batch set"]:
+    """Return the log-probability of what is followed in each prompt with each set of heads zeroed: one pass for all."""
+    dtype, rows = score_dtype(dimensions.dtype_of(model)), [runs.row(row) for row in range(len(runs.lengths))]
+    found = torch.empty(len(runs.target), len(sets), dtype=dtype, device=runs.tokens.device)
+    with tqdm(total=len(sets) * len(rows), desc="heads", unit="run", disable=not progress, delay=2) as bar:
+        for batch in of_tokens(rows, batch_size=len(rows)):
+            places = [runs.places_in(row) for row in batch.indices]
+            most = max(map(len, places))
+            own = torch.stack([each[torch.arange(most, device=each.device) % len(each)] for each in places])
+            for some in rerun(model, batch.tokens, sets, pos=runs.places.pos[own], bar=bar, **running):
+                followed = own[some.prompts]
+                log_p = some.logits.to(dtype).log_softmax(-1).gather(2, runs.target[followed][..., None])[..., 0]
+                found[followed, some.sets[:, None]] = log_p
+    return runs.sums.log_probs(found)
 
 
 def _positions(ids: Int[Tensor, "batch pos"], pos: Pos, attention_mask: Mask | None) -> Int[Tensor, "batch"]:

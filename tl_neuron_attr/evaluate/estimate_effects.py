@@ -9,13 +9,14 @@ gradient does. To first order, replacing an activation ``a`` by ``b`` changes lo
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.model.answer_runs import AnswerRuns
 from tl_neuron_attr.model.effect_gradients import EffectGradients, effect_gradients
 from tl_neuron_attr.model.positions import Pos, from_start
-from tl_neuron_attr.model.targets import Target, one_each
+from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.model.tokens import Tokens, token_batch
 from tl_neuron_attr.results.effect_estimates import EffectEstimates
 
@@ -44,7 +45,9 @@ def estimate_effects(
     Args:
         model: The model, in float32 or float64.
         tokens: A prompt, its token ids, or a batch of prompts of one length.
-        target: The token followed: an id, a string that is one token, or one of them for each prompt.
+        target: The token followed: an id, a string that is one token, a :class:`~tl_neuron_attr.Answer`, a set of right
+            answers (:func:`~tl_neuron_attr.any_of`), or one of them for each prompt. An answer of several tokens is put
+            behind ``pos``, and its positions follow those of the prompt, those of each answer after another's.
         method: ``"gradient"``: one forward and one backward pass. ``"relevance"``: the same with norms, attention
             patterns and gates linearised (:mod:`tl_neuron_attr.model.effect_gradients`). ``"integrated"``: MLP
             activations scaled from the baseline up, layer by layer (Dai et al., 2022): a pass per layer and step;
@@ -74,30 +77,21 @@ def estimate_effects(
         raise ValueError(f"method='integrated' starts from zero, got baseline={baseline!r}: use baseline='zero'")
     ids, batched = token_batch(model, tokens)
     at = from_start(pos, *ids.shape).to(ids.device).expand(len(ids))
-    targets = one_each(model, target, len(ids)).to(ids.device)
-    others = None if contrast is None else one_each(model, contrast, len(ids), "contrast").to(ids.device)
-    rule = "relevance" if method == "relevance" else "gradient"
-    found = effect_gradients(model, ids, at, targets, contrast=others, rule=rule)
+    runs = AnswerRuns.of(model, ids, target, at=at, contrast=contrast)
+    found = effect_gradients(model, runs, rule="relevance" if method == "relevance" else "gradient")
     gradients = found.mlp_gradient
     if method == "integrated":
-        gradients = [_mean_gradient(model, ids, at, targets, others, layer) for layer in range(model.cfg.n_layers)]
-    return _estimates(found, gradients, at if positions == "scored" else None, baseline, method, batched)
+        gradients = [_mean_gradient(model, runs, layer) for layer in range(model.cfg.n_layers)]
+    return _estimates(found, gradients, runs, positions == "scored", baseline, method, batched)
 
 
-def _mean_gradient(
-    model: Any,
-    ids: Int[Tensor, "batch pos"],
-    at: Int[Tensor, "batch"],
-    targets: Int[Tensor, "batch"],
-    others: Int[Tensor, "batch"] | None,
-    layer: int,
-) -> Float[Tensor, "batch pos d_mlp"]:
+def _mean_gradient(model: Any, runs: AnswerRuns, layer: int) -> Float[Tensor, "row pos d_mlp"]:
     """Return a layer's gradient averaged over midpoints of the path from zero to its activations."""
     steps = [
-        effect_gradients(model, ids, at, targets, contrast=others, scaled={layer: (step + 0.5) / PATH_STEPS})
+        effect_gradients(model, runs, scaled={layer: (step + 0.5) / PATH_STEPS}).mlp_gradient[layer]
         for step in range(PATH_STEPS)
     ]
-    return torch.stack([found.mlp_gradient[layer] for found in steps]).mean(0)
+    return torch.stack(steps).mean(0)
 
 
 def _stacked(values: list[Tensor]) -> Tensor:
@@ -112,23 +106,49 @@ def _stacked(values: list[Tensor]) -> Tensor:
 def _estimates(
     found: EffectGradients,
     mlp_gradient: list[Tensor],
-    at: Int[Tensor, "batch"] | None,
+    runs: AnswerRuns,
+    only_scored: bool,
     baseline: EstimateBaseline,
     method: str,
     batched: bool,
 ) -> EffectEstimates:
-    def effects(activations: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-        away = [a - a.mean(1, keepdim=True) if baseline == "mean" else a for a in activations]
-        return [a * g for a, g in zip(away, gradients, strict=True)]
+    scored = torch.zeros_like(runs.tokens, dtype=torch.bool)
+    scored[runs.places.row, runs.places.pos] = True
 
-    def stacked(values: list[Tensor]) -> Tensor:
-        whole = _stacked(values)
-        if at is not None:
-            scored = torch.arange(whole.shape[2], device=whole.device) == at[:, None]
-            whole = whole * scored[:, None].reshape(len(at), 1, -1, *[1] * (whole.ndim - 3))
+    def effects(activations: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        away = [_from_mean(a, runs) if baseline == "mean" else a for a in activations]
+        return [
+            a * g * (scored.reshape(*scored.shape, *[1] * (a.ndim - 2)) if only_scored else 1)
+            for a, g in zip(away, gradients, strict=True)
+        ]
+
+    def stacked(values: list[Tensor], added: bool) -> Tensor:
+        whole = _stacked([_by_prompt(value, runs, added=added) for value in values])
         return whole if batched else whole[0]
 
     grids = (effects(found.mlp, mlp_gradient), effects(found.attn, found.attn_gradient), found.mlp, found.attn)
-    mlp, attn, mlp_activation, attn_activation = map(stacked, grids)
+    mlp, attn, mlp_activation, attn_activation = (stacked(grid, i < 2) for i, grid in enumerate(grids))
     log_prob = found.log_prob if batched else found.log_prob[0]
     return EffectEstimates(mlp, attn, mlp_activation, attn_activation, log_prob, method)
+
+
+def _from_mean(activation: Float[Tensor, "row pos *n"], runs: AnswerRuns) -> Float[Tensor, "row pos *n"]:
+    """Return how far activations are from their mean over the prompt's positions."""
+    means = [values[:length].mean(0) for values, length in zip(activation, runs.beginnings, strict=True)]
+    return activation - torch.stack(means)[:, None]
+
+
+def _by_prompt(values: Float[Tensor, "row pos *n"], runs: AnswerRuns, *, added: bool) -> Float[Tensor, "prompt m *n"]:
+    """Return values with one row per prompt: its own positions, then those of its answers, one after another.
+
+    At the prompt's own positions, those of its rows are added up, or are the same.
+    """
+    rows: dict[int, Tensor] = {}
+    for row, (prompt, start, end) in enumerate(zip(runs.prompt, runs.beginnings, runs.lengths, strict=True)):
+        before = rows.get(prompt)
+        if before is None:
+            rows[prompt] = values[row, :end]
+        else:
+            shared = before[:start] + values[row, :start] if added else before[:start]
+            rows[prompt] = torch.cat([shared, before[start:], values[row, start:end]])
+    return torch.nn.utils.rnn.pad_sequence([rows[prompt] for prompt in sorted(rows)], batch_first=True)

@@ -7,26 +7,31 @@ decides.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.evaluate.verify import verify
+from tl_neuron_attr.knowledge.value_neurons import neurons_of
 from tl_neuron_attr.knowledge.vocabulary import with_text
+from tl_neuron_attr.model.answer_runs import AnswerRuns
+from tl_neuron_attr.model.answer_tokens import Answer, AnyOf
 from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.effect_gradients import Rule, effect_gradients, with_attention
-from tl_neuron_attr.model.positions import Pos
-from tl_neuron_attr.model.scored import scored
+from tl_neuron_attr.model.positions import Pos, from_start
+from tl_neuron_attr.model.scored import scored, scored_runs
 from tl_neuron_attr.model.scored_cache import ScoredCache
-from tl_neuron_attr.model.targets import Target
+from tl_neuron_attr.model.targets import Target, has_answers
 from tl_neuron_attr.model.tokens import Tokens, one_prompt
+from tl_neuron_attr.numerics.exact_scores import ResultPlaces
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import SITES, Sublayer
-from tl_neuron_attr.numerics.topk import certified_topk, exact_scores
+from tl_neuron_attr.numerics.topk import TopK, certified_topk
 from tl_neuron_attr.results.intervals import interval
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
@@ -36,6 +41,10 @@ CANDIDATES = 100
 
 IMPROBABLE = -6.9
 """Log-probability, in nats, below which the table says that the model hardly predicts the target: a thousandth."""
+
+
+OtherAnswer = str | int | Answer | AnyOf
+"""What another prompt asks for: a token, an answer, or a set of right ones."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -98,7 +107,7 @@ def important_neurons(
     k: int = 30,
     *,
     candidates: int = CANDIDATES,
-    specificity: Sequence[tuple[str, str | int]] | None = None,
+    specificity: Sequence[tuple[str, OtherAnswer]] | None = None,
     contrast: Target | None = None,
     pos: Pos = -1,
     max_bytes: int = MAX_BYTES,
@@ -114,7 +123,8 @@ def important_neurons(
     Args:
         model: The model, in float32 or float64.
         tokens: One prompt: its text or token ids.
-        target: The token followed: an id, or a string that is one token.
+        target: The token followed: an id, or a string that is one token; a :class:`~tl_neuron_attr.Answer`, put behind
+            ``pos``; or a set of right answers (:func:`~tl_neuron_attr.any_of`).
         k: How many neurons.
         candidates: How many neurons each score proposes.
         specificity: Other prompts and their own answers, on which the same neurons are taken out.
@@ -136,21 +146,24 @@ def important_neurons(
         ('L1N287', '0.3 nats alone, 1.0 with four others')
     """
     ids = one_prompt(model, tokens)
-    _, cache = model.run_with_cache(ids, names_filter=needed_by(SITES, model))
-    q = scored(cache, target, pos=pos, contrast=contrast, model=model, max_bytes=max_bytes)
+    runs = AnswerRuns.of(model, ids, target, at=from_start(pos, *ids.shape), contrast=contrast)
+    if has_answers(target, contrast):
+        q = scored_runs(model, runs, SITES, max_bytes=max_bytes)
+    else:  # a contrast of two tokens is linear, and needs no search
+        _, cache = model.run_with_cache(ids, names_filter=needed_by(SITES, model))
+        q = scored(cache, target, pos=pos, contrast=contrast, model=model, max_bytes=max_bytes)
     sublayers = list(q.stream.sublayers(q.places, SITES))
     if candidates < 1:
         raise ValueError(f"candidates must be 1 or more, got {candidates}")
-    tried = _candidates(q, sublayers, ids, candidates, max_bytes)
+    tried = _candidates(q, sublayers, runs, candidates, max_bytes)
     if not 1 <= k <= len(tried.score):
         raise ValueError(f"k must be between 1 and the {len(tried.score)} candidates, got {k}: raise candidates=")
-    found = verify(model, ids, tried, q.target, contrast=q.contrast, pos=q.places.pos, max_bytes=max_bytes,
-                   progress=progress)  # fmt: skip
+    taken_out = partial(verify, model, ids, target=target, contrast=contrast, pos=pos, max_bytes=max_bytes)
+    found = taken_out(neurons=tried, progress=progress)
     effect = found.neurons.effect
     assert effect is not None
     best = found.neurons.pick(effect.sort(descending=True, stable=True).indices[:k].tolist())
-    chosen = verify(model, ids, best, q.target, contrast=q.contrast, pos=q.places.pos, max_bytes=max_bytes,
-                    progress=False)  # fmt: skip
+    chosen = taken_out(neurons=best, progress=False)
     elsewhere = None
     if specificity is not None:
         elsewhere = tuple(_loss(model, text, answer, best, max_bytes) for text, answer in specificity)
@@ -158,37 +171,38 @@ def important_neurons(
     return ImportantNeurons(neurons, chosen.log_prob, chosen.joint, len(tried.score), elsewhere)
 
 
-def _candidates(
-    q: ScoredCache, sublayers: Sequence[Sublayer], ids: Int[Tensor, "1 pos"], n: int, max_bytes: int
-) -> Neurons:
+def _candidates(q: ScoredCache, sublayers: Sequence[Sublayer], runs: AnswerRuns, n: int, max_bytes: int) -> Neurons:
     """Return the best ``n`` neurons by each score, each once, with their exact log-probability increase."""
     increases = q.increases(SITES)
     n = min(n, q.stream.neuron_count(SITES))
-    chosen = [certified_topk(increases, sublayers, n, max_bytes=max_bytes).flat[0]]
+    chosen = [certified_topk(increases, sublayers, n, max_bytes=max_bytes, sums=q.sums).flat[0]]
     all_attention = len(with_attention(q.stream.model)) == q.stream.n_layers
     rules: tuple[Rule, ...] = ("gradient", "relevance") if all_attention else ("gradient",)
-    chosen += [_estimates(q, sublayers, ids, rule).topk(n).indices for rule in rules]
-    flat = torch.cat(chosen).unique()[None]
-    scores = exact_scores(increases, sublayers, torch.zeros_like(flat[0]), flat[0], max_bytes=max_bytes)
-    return Neurons.of_sublayers(sublayers, flat, score=scores[None])[0]
+    chosen += [_estimates(q, sublayers, runs, rule).topk(n).indices for rule in rules]
+    flat = torch.cat(chosen).unique()
+    scores, by_place = ResultPlaces.of(increases, sublayers, 0, q.sums).scored(increases, flat, max_bytes=max_bytes)
+    by_token = None if q.sums is None else by_place
+    found = neurons_of(q, sublayers, TopK(flat[None], scores[None], torch.zeros(1, dtype=torch.long), None, by_token))
+    return replace(found, evaluated=None)[0]
 
 
 def _estimates(
-    q: ScoredCache, sublayers: Sequence[Sublayer], ids: Int[Tensor, "1 pos"], rule: Rule
+    q: ScoredCache, sublayers: Sequence[Sublayer], runs: AnswerRuns, rule: Rule
 ) -> Float[Tensor, "neuron_source"]:
     """Return the estimated effect of every neuron: MLP neurons at all positions, attention neurons at each source."""
-    found = effect_gradients(q.stream.model, ids, q.places.pos, q.target, contrast=q.contrast, rule=rule)
-    at = int(q.places.pos[0])
+    found = effect_gradients(q.stream.model, runs, rule=rule)
+    at = dict(zip(zip(q.places.row.tolist(), q.places.pos.tolist(), strict=True), range(len(q.places)), strict=True))
+    (row, pos), places = map(list, zip(*at, strict=True)), list(at.values())
     estimates = [
-        found.attn_gradient[s.layer][0, at].flatten()[:, None] * s.coefficients[0]
+        (found.attn_gradient[s.layer][row, pos].flatten(1)[..., None] * s.coefficients[places]).sum(0)
         if s.site == "attn"
-        else (found.mlp[s.layer] * found.mlp_gradient[s.layer])[0].sum(0)[:, None]
+        else (found.mlp[s.layer] * found.mlp_gradient[s.layer]).sum((0, 1))[:, None]
         for s in sublayers
     ]
     return torch.cat([part.flatten() for part in estimates])
 
 
-def _loss(model: Any, text: str, answer: str | int, neurons: Neurons, max_bytes: int) -> float:
+def _loss(model: Any, text: str, answer: OtherAnswer, neurons: Neurons, max_bytes: int) -> float:
     """Return what taking the neurons out costs another prompt's answer; attention neurons at every source there."""
     everywhere = replace(neurons, source=torch.full_like(neurons.source, -1), text=None)
     found = verify(model, text, everywhere, answer, max_bytes=max_bytes, progress=False)

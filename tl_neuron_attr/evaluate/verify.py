@@ -5,16 +5,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.model.answer_tokens import Answer
+from tl_neuron_attr.model.answer_runs import AnswerRuns
 from tl_neuron_attr.model.measured_effects import NeuronRemoval, log_probs_without
 from tl_neuron_attr.model.positions import Pos, from_start
 from tl_neuron_attr.model.reference_activations import Unit, source_values, unit_activations
-from tl_neuron_attr.model.targets import Target, one_each
+from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.model.tokens import Tokens, one_prompt
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import SITES
@@ -70,14 +69,15 @@ def verify(
 ) -> Verified:
     """Take each neuron out alone and the first 1, 3, 10, 30, ... together, and measure what log p(target) loses.
 
-    MLP neurons are taken out at every position, attention neurons at the source they were found at.
+    MLP neurons are taken out at every position, attention neurons at the source they were found at, for the position
+    scored; of an answer, in one run for all positions that predict its tokens.
 
     Args:
         model: The model.
         tokens: One prompt: its text or token ids.
         neurons: The neurons, of that prompt.
-        target: The token followed: an id, or a string that is one token; or a :class:`~tl_neuron_attr.Answer`, put
-            behind ``pos``.
+        target: The token followed: an id, or a string that is one token; a :class:`~tl_neuron_attr.Answer`, put behind
+            ``pos``; or a set of right answers (:func:`~tl_neuron_attr.any_of`).
         baseline: What a neuron's activation becomes: ``"zero"``; ``"mean"``, its mean over the positions of
             ``reference`` prompts; ``"resample"``, what it was at a random one. Of an attention neuron at a source it is
             the value read there that is replaced, and the attention to it stays.
@@ -105,8 +105,8 @@ def verify(
     if neurons.batched and len(neurons.score) > 1:
         raise ValueError(f"neurons are of {len(neurons.score)} prompts: take one prompt's, neurons[i]")
     one = neurons[0] if neurons.batched else neurons
-    at = int(from_start(pos, *ids.shape)[0])
-    values = _values(model, ids, at, one, baseline, references(model, ids, baseline, reference), seed)
+    runs = AnswerRuns.of(model, ids, target, at=from_start(pos, *ids.shape), contrast=contrast)
+    values = _values(model, runs, one, baseline, references(model, ids, baseline, reference), seed)
     removals = [
         NeuronRemoval(SITES[s], la, h, p, i, v)
         for s, la, h, p, i, v in zip(
@@ -114,34 +114,13 @@ def verify(
         )
     ]
     shown = "taking out" if progress else ""
-    if isinstance(target, Answer):
-        if contrast is not None:
-            raise ValueError("contrast: the effects are on one answer; leave it out")
-        measure = partial(_of_answer, model, ids, at, target, max_bytes=max_bytes, progress=shown)
-    else:
-        measure = of_token(model, ids, at, target, contrast, max_bytes=max_bytes, progress=shown)
+    measure = partial(log_probs_without, model, runs, max_bytes=max_bytes, progress=shown)
     effect, log_prob, joint = alone_and_together(removals, measure)
     return Verified(replace(one, effect=effect.to(one.score)), log_prob, joint)
 
 
 LogProbsWithout = Callable[[Sequence[Sequence[NeuronRemoval]]], tuple[Float[Tensor, ""], Float[Tensor, "set"]]]
 """Measures a log-probability untouched, and with each of some sets taken out."""
-
-
-def of_token(
-    model: Any,
-    ids: Int[Tensor, "1 pos"],
-    at: int,
-    target: Target,
-    contrast: Target | None,
-    *,
-    max_bytes: int,
-    progress: str,
-) -> LogProbsWithout:
-    """Return what measures the log-probability of one token, less that of the contrast, if there is one."""
-    followed = int(one_each(model, target, 1)[0])
-    other = None if contrast is None else int(one_each(model, contrast, 1, "contrast")[0])
-    return partial(log_probs_without, model, ids, at, followed, contrast=other, max_bytes=max_bytes, progress=progress)
 
 
 def alone_and_together(
@@ -165,27 +144,6 @@ def first_counts(n: int) -> list[int]:
     return [count for count in JOINT if count < n] + [n]
 
 
-def _of_answer(
-    model: Any,
-    ids: Int[Tensor, "1 pos"],
-    at: int,
-    answer: Answer,
-    sets: Sequence[Sequence[NeuronRemoval]],
-    *,
-    max_bytes: int,
-    progress: str,
-) -> tuple[Float[Tensor, ""], Float[Tensor, "set"]]:
-    """Return log p(answer) untouched and with each set taken out: its tokens' added up."""
-    tokens = Answer.of(model, answer, "target").tokens
-    whole = torch.cat([ids[:, : at + 1], torch.tensor([tokens], device=ids.device)], dim=1)
-    pairs = [
-        log_probs_without(model, whole, at + i, token, sets, max_bytes=max_bytes, progress=progress)
-        for i, token in enumerate(tokens)
-    ]
-    base, without = (torch.stack(values).sum(0) for values in zip(*pairs, strict=True))
-    return base, without
-
-
 def references(
     model: Any, ids: Int[Tensor, "1 pos"], baseline: Replacement, reference: Sequence[str] | None
 ) -> list[Int[Tensor, "_"]]:
@@ -205,26 +163,25 @@ def references(
 
 def _values(
     model: Any,
-    ids: Int[Tensor, "1 pos"],
-    pos: int,
+    runs: AnswerRuns,
     neurons: Neurons,
     baseline: Replacement,
     prompts: Sequence[Int[Tensor, "_"]],
     seed: int,
-) -> list[float]:
+) -> list[float | Tensor]:
     """Return what each activation becomes; of an attention neuron at a source, what is taken from its head's output."""
     at_source = (neurons.site == SITES.index("attn")) & (neurons.source >= 0)
-    if baseline == "zero":
-        return torch.where(at_source, neurons.coefficient, torch.zeros_like(neurons.coefficient)).tolist()
     columns = zip(*(neurons.flat(name) for name in ("site", "layer", "head", "index")), strict=True)
     units: list[Unit] = [(SITES[site], layer, head, index) for site, layer, head, index in columns]
-    found = torch.zeros(len(units), dtype=torch.float64)
+    found: list[float | Tensor] = [0.0] * len(units)
     elsewhere, here = ((~at_source).nonzero()[:, 0].tolist(), at_source.nonzero()[:, 0].tolist())
-    if elsewhere:
+    if elsewhere and baseline != "zero":
         replaced = unit_activations(model, prompts, [units[i] for i in elsewhere], baseline, seed)
-        found[elsewhere] = torch.tensor([float(value) for value in replaced], dtype=torch.float64)
+        for i, value in zip(elsewhere, replaced, strict=True):
+            found[i] = float(value)
     if here:
         sources = neurons.source[here].tolist()
-        taken = source_values(model, ids, pos, prompts, [units[i] for i in here], sources, baseline, seed)
-        found[here] = torch.tensor(taken, dtype=torch.float64)
-    return found.tolist()
+        taken = source_values(model, runs, prompts, [units[i] for i in here], sources, baseline, seed)
+        for i, value in zip(here, taken, strict=True):
+            found[i] = value
+    return found

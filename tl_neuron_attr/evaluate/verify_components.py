@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from jaxtyping import Float
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.evaluate.verify import Replacement, alone_and_together, of_token, references
+from tl_neuron_attr.evaluate.verify import Replacement, alone_and_together, references
+from tl_neuron_attr.model.answer_runs import AnswerRuns
 from tl_neuron_attr.model.components import Component, component_lists
-from tl_neuron_attr.model.measured_effects import NeuronRemoval
+from tl_neuron_attr.model.measured_effects import NeuronRemoval, log_probs_without
 from tl_neuron_attr.model.positions import Pos, from_start
 from tl_neuron_attr.model.reference_activations import Unit, unit_activations
 from tl_neuron_attr.model.targets import Target
@@ -86,7 +88,8 @@ def verify_components(
         tokens: One prompt: its text or token ids.
         components: Heads ``(layer, head)``, neurons ``("mlp", layer, index)`` and ``("attn", layer, head, dimension)``,
             labels of them, and sublayers ``("mlp", layer)`` and ``("attn", layer)``.
-        target: The token followed: an id, or a string that is one token.
+        target: The token followed: an id, or a string that is one token; a :class:`~tl_neuron_attr.Answer`, put behind
+            ``pos``; or a set of right answers (:func:`~tl_neuron_attr.any_of`).
         baseline: What activations become: ``"zero"``; ``"mean"``, their mean over the positions of ``reference``
             prompts; ``"resample"``, what they were together at a random one.
         reference: Prompts for the baseline; by default the prompt itself.
@@ -110,7 +113,7 @@ def verify_components(
     """
     ids = one_prompt(model, tokens)
     units = _units(model, components)
-    at = int(from_start(pos, *ids.shape)[0])
+    runs = AnswerRuns.of(model, ids, target, at=from_start(pos, *ids.shape), contrast=contrast)
     prompts = references(model, ids, baseline, reference)
     values = [0.0] * len(units) if baseline == "zero" else unit_activations(model, prompts, units, baseline, seed)
     removals = [
@@ -118,7 +121,7 @@ def verify_components(
         for (site, layer, head, index), value in zip(units, values, strict=True)
     ]
     shown = "taking out" if progress else ""
-    measure = of_token(model, ids, at, target, contrast, max_bytes=max_bytes, progress=shown)
+    measure = partial(log_probs_without, model, runs, max_bytes=max_bytes, progress=shown)
     return VerifiedComponents(tuple(map(_label, units)), *alone_and_together(removals, measure))
 
 

@@ -108,7 +108,7 @@ def value_neurons(
             sums=group.sums,
         )
         additive_checks.require_finite(q.stream, top.score, "the scores")
-        found.append(_as_neurons(group, sublayers, top))
+        found.append(neurons_of(group, sublayers, top))
         noted += [] if top.promoted is None else [top.promoted]
     best = Neurons.joined(found) if exclude_common is None else exclude_common.without(Neurons.joined(found), k)
     promoted = torch.cat(noted) if len(noted) == len(found) else None
@@ -127,7 +127,8 @@ def _check(
     additive_checks.require_neurons_add_up(stream, sublayer, along, written)
 
 
-def _as_neurons(q: ScoredCache, sublayers: Sequence[Sublayer], top: TopK) -> Neurons:
+def neurons_of(q: ScoredCache, sublayers: Sequence[Sublayer], top: TopK) -> Neurons:
+    """Return neurons that were scored exactly; of an answer, with the coefficient where each scores most."""
     if q.sums is None or top.by_place is None:
         return Neurons.of_sublayers(sublayers, top.flat, score=top.score, evaluated=top.evaluated)
     by_place = flat_coefficients(sublayers).gather(1, top.flat[q.result_of_place])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model import dimensions
-from tl_neuron_attr.model.answer_places import PlacedAnswer
+from tl_neuron_attr.model.answer_runs import padded_behind, placed_rows
 from tl_neuron_attr.model.answer_tokens import Answer, AnyOf
 from tl_neuron_attr.model.scored import scored_answers
 from tl_neuron_attr.model.scored_cache import ScoredCache
@@ -74,16 +74,9 @@ def answer(
         raise ValueError("prompt is empty: give at least one")
     followed = _each(model, answer, len(prompts), "answer")
     others = _each(model, contrast, len(prompts), "contrast")
-    rows: list[Int[Tensor, "pos"]] = []
-    placed: list[PlacedAnswer] = []
-    for result, (text, right, wrong) in enumerate(zip(prompts, followed, others, strict=True)):
-        ids = _ids(model, text)
-        texts = [each for each in (*right, *wrong) if len(each) > 1] or [right[0]]
-        own = {each: len(rows) + i for i, each in enumerate(texts)}  # a single token is scored in any of them
-        rows += [_together(model, ids, each) for each in texts]
-        for sign, answers in ((1, right), (-1, wrong)):
-            placed += [PlacedAnswer(a, result, sign, own.get(a, own[texts[0]]), len(ids) - 1) for a in answers]
-    _, cache = model.run_with_cache(_padded(model, rows))
+    ids = [_ids(model, text) for text in prompts]
+    rows, placed = placed_rows(model, ids, [len(each) - 1 for each in ids], followed, others, last_token=True)
+    _, cache = model.run_with_cache(padded_behind(model, rows))
     found = scored_answers(Stream(cache, model), placed, max_bytes, batched=not one)
     return found if final_bias else found.without_final_bias()
 
@@ -112,24 +105,3 @@ def _ids(model: Any, prompt: OnePrompt) -> Int[Tensor, "pos"]:
     if not len(prompt):
         raise ValueError("prompt is empty: give at least one token")
     return prompt.to(dimensions.device_of(model))
-
-
-def _together(model: Any, ids: Int[Tensor, "pos"], answer: Answer) -> Int[Tensor, "_"]:
-    """Return the tokens of prompt and answer.
-
-    Raises:
-        ValueError: If they are longer than the model's context.
-    """
-    context = getattr(model.cfg, "n_ctx", None)
-    if context and len(ids) + len(answer) > context:
-        raise ValueError(
-            f"prompt and answer are {len(ids)} + {len(answer)} tokens, the model's context {context}: "
-            f"{answer.text[:40]!r}"
-        )
-    return torch.cat([ids, torch.tensor(answer.tokens, device=ids.device)])
-
-
-def _padded(model: Any, rows: Sequence[Int[Tensor, "_"]]) -> Int[Tensor, "row pos"]:
-    """Return rows of one length, padded behind: no earlier position attends there, whatever stands there."""
-    pad = getattr(model.tokenizer, "pad_token_id", None) or 0
-    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=pad)

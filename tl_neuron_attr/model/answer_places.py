@@ -95,9 +95,16 @@ def places_of(stream: Stream, placed: Sequence[PlacedAnswer]) -> tuple[Positions
         ValueError: If the cache's tokens are not those of an answer.
     """
     _require_in_cache(stream, placed)
+    return placed_sums(placed, stream.device)
+
+
+def placed_sums(
+    placed: Sequence[PlacedAnswer], device: torch.device
+) -> tuple[Positions, Int[Tensor, "place"], AnswerSums]:
+    """Return what :func:`places_of` does, of answers known to be where they are placed."""
 
     def tensor(values: list[int]) -> Int[Tensor, "n"]:
-        return torch.tensor(values, device=stream.device)
+        return torch.tensor(values, device=device)
 
     row = tensor([each.row for each in placed for _ in each.answer.tokens])
     pos = tensor([each.start + i for each in placed for i in range(len(each.answer))])

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from tl_neuron_attr.model.answer_runs import AnswerRuns
 from tl_neuron_attr.model.dimensions import post_hook
 from tl_neuron_attr.model.readable_blocks import fetched, is_at_hand
 from tl_neuron_attr.model.rerun import require_finite_logits
@@ -30,7 +31,7 @@ class EffectGradients:
     """What every neuron wrote with, and the gradient of the prediction in it, at every position.
 
     Attributes:
-        log_prob: What was differentiated: log p(target), minus log p(contrast) if there is one, in nats.
+        log_prob: What was differentiated, in nats: each log p(target), less log p(contrast) if there is one.
         mlp: By layer, the activation of the MLP neurons; layers may differ in width.
         mlp_gradient: By layer, the gradient in them.
         attn: By layer, the heads' outputs before ``W_O``: what attention neurons wrote from all sources together;
@@ -38,7 +39,7 @@ class EffectGradients:
         attn_gradient: By layer, the gradient in them.
     """
 
-    log_prob: Float[Tensor, "batch"]
+    log_prob: Float[Tensor, "prompt"]
     mlp: list[Float[Tensor, "batch pos _"]]
     mlp_gradient: list[Float[Tensor, "batch pos _"]]
     attn: list[Float[Tensor, "batch pos _ _"]]
@@ -47,11 +48,8 @@ class EffectGradients:
 
 def effect_gradients(
     model: Any,
-    tokens: Int[Tensor, "batch pos"],
-    pos: Int[Tensor, "batch"],
-    target: Int[Tensor, "batch"],
+    runs: AnswerRuns,
     *,
-    contrast: Int[Tensor, "batch"] | None = None,
     rule: Rule = "gradient",
     scaled: Mapping[int, float] | None = None,
 ) -> EffectGradients:
@@ -59,10 +57,7 @@ def effect_gradients(
 
     Args:
         model: The model, in float32 or float64.
-        tokens: Prompts of one length, without padding.
-        pos: The position scored, one per prompt.
-        target: The token followed, one per prompt.
-        contrast: The token it is compared with, if any.
+        runs: Prompts with what is followed. One row per run is returned, padding included: its gradients are zero.
         rule: How a gradient passes a non-linearity.
         scaled: By layer, a factor for the activations of its MLP neurons (for integrated gradients).
 
@@ -77,19 +72,17 @@ def effect_gradients(
     linear = _linear_hooks(model) if rule == "relevance" else []  # first: what is kept must lie behind them
     hooks = [*linear, *run.hooks()]
     with torch.enable_grad(), _no_dropout(model):
-        logits = model.run_with_hooks(tokens, fwd_hooks=hooks)[torch.arange(len(tokens)), pos]
-        require_finite_logits(model, logits.detach())
-        log_probs = logits.log_softmax(-1)
-        followed = log_probs.gather(1, target[:, None])[:, 0]
-        if contrast is not None:
-            followed = followed - log_probs.gather(1, contrast[:, None])[:, 0]
+        logits = model.run_with_hooks(runs.tokens, fwd_hooks=hooks)
+        scored = runs.places
+        require_finite_logits(model, logits[scored.row, scored.pos].detach())
+        followed = runs.log_probs(logits)
         found = torch.autograd.grad(followed.sum(), [*run.mlp.values(), *run.attn.values()], materialize_grads=True)
     gradients = [gradient.to(logits.device) for gradient in found]  # each comes from where its layer lies
     mlp = [value.detach().to(logits.device) for value in run.mlp.values()]
-    none = logits.new_zeros(*tokens.shape, 0, 0)
+    none = logits.new_zeros(*runs.tokens.shape, 0, 0)
     attn, attn_gradient = [none] * len(mlp), [none] * len(mlp)
     for (layer, value), gradient in zip(run.attn.items(), gradients[len(mlp) :], strict=True):
-        by_head = (*tokens.shape, block_weights(model, layer).n_heads, -1)
+        by_head = (*runs.tokens.shape, block_weights(model, layer).n_heads, -1)
         attn[layer], attn_gradient[layer] = (x.to(logits.device).reshape(by_head) for x in (value.detach(), gradient))
     return EffectGradients(followed.detach(), mlp, gradients[: len(mlp)], attn, attn_gradient)
 

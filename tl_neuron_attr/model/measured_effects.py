@@ -1,9 +1,10 @@
 """What a prediction loses when neurons are really taken out: runs with some neurons' activations replaced.
 
 An MLP neuron is replaced at every position, as setting its row of ``W_out`` to zero would. An attention neuron that
-reads one source is taken out there alone, at the position scored; one without a source, at every position. Layers below
-the lowest neuron of a run are not run again (:mod:`tl_neuron_attr.model.rerun`). A head, or a whole sublayer, is taken
-out by taking out all of its neurons: its bias stays.
+reads one source is taken out there alone, at the position scored, of an answer at all that predict its tokens; one
+without a source, at every position. Layers below the lowest neuron of a run are not run again
+(:mod:`tl_neuron_attr.model.rerun`). A head, or a whole sublayer, is taken out by taking out all of its neurons: its
+bias stays.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from tl_neuron_attr.model.answer_runs import AnswerRuns
 from tl_neuron_attr.model.dimensions import post_hook
 from tl_neuron_attr.model.rerun import KeptRun, require_finite_logits, runs_within
 from tl_neuron_attr.numerics.increase import MAX_BYTES
@@ -32,7 +34,7 @@ class NeuronRemoval:
         source: The source position it is taken out at; -1 for all.
         index: The dimension of the head, or the neuron of the MLP; -1 for all.
         value: What the activation becomes, one number or one per neuron; for a single source, what is subtracted from
-            the head's output.
+            the head's output, one number or one per place scored.
     """
 
     site: Site
@@ -46,24 +48,18 @@ class NeuronRemoval:
 @torch.no_grad()
 def log_probs_without(
     model: Any,
-    tokens: Int[Tensor, "1 pos"],
-    pos: int,
-    target: int,
+    runs: AnswerRuns,
     sets: Sequence[Sequence[NeuronRemoval]],
     *,
-    contrast: int | None = None,
     max_bytes: int = MAX_BYTES,
     progress: str = "",
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "set"]]:
-    """Return log p(target) of the untouched run, and with each set of neurons taken out, in nats.
+    """Return log p of what one prompt's runs follow, untouched and with each set of neurons taken out, in nats.
 
     Args:
         model: The model.
-        tokens: One prompt.
-        pos: The position scored, not negative.
-        target: The token followed.
+        runs: One prompt with what is followed.
         sets: The neurons to take out together.
-        contrast: If given, log p(target) - log p(contrast) is returned.
         max_bytes: A cap on the working set.
         progress: What a progress bar says; empty for none.
 
@@ -72,21 +68,39 @@ def log_probs_without(
     """
     for layer in sorted({r.layer for removals in sets for r in removals if r.site == "mlp"}):
         post_hook(model, layer)  # refuses mixtures of experts
+    by_row = [_of_row(model, runs, row, sets, max_bytes, progress) for row in range(len(runs.lengths))]
+    order = torch.cat([runs.places_in(row) for row in range(len(by_row))]).argsort()
+    base = torch.cat([base for base, _ in by_row])[order]
+    without = torch.cat([without for _, without in by_row], dim=1)[:, order]
+    return runs.sums.log_probs(base)[0], runs.sums.log_probs(without.T)[0]
+
+
+def _of_row(
+    model: Any,
+    runs: AnswerRuns,
+    row: int,
+    sets: Sequence[Sequence[NeuronRemoval]],
+    max_bytes: int,
+    progress: str,
+) -> tuple[Float[Tensor, "place"], Float[Tensor, "set place"]]:
+    """Return the log-probabilities of the tokens followed in one row, untouched and with each set taken out."""
+    tokens, which = runs.row(row)[None], runs.places_in(row)
+    pos, at = runs.places.pos[which].unique(return_inverse=True)
     lowest = [min((r.layer for r in removals), default=model.cfg.n_layers) for removals in sets]
     order = sorted((i for i in range(len(sets)) if sets[i]), key=lambda i: lowest[i])
-    step = runs_within(model, tokens.shape[1], max_bytes)
+    step = runs_within(model, tokens.shape[1], max_bytes, len(pos))
     groups = [order[i : i + step] for i in range(0, len(order), step)]
-    kept = KeptRun(model, tokens, torch.tensor([pos]), layers=sorted({lowest[group[0]] for group in groups}))
+    kept = KeptRun(model, tokens, pos[None], layers=sorted({lowest[group[0]] for group in groups}))
 
-    def followed(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, "row"]:
+    def followed(logits: Float[Tensor, "row pos d_vocab"]) -> Float[Tensor, "row place"]:
         log_p = logits.to(score_dtype(logits.dtype)).log_softmax(-1)
-        return log_p[:, target] if contrast is None else log_p[:, target] - log_p[:, contrast]
+        return log_p[:, at.to(log_p.device), runs.target[which].to(log_p.device)]
 
     base = followed(kept.logits)[0]
-    found = base.expand(len(sets)).clone()
+    found = base.repeat(len(sets), 1)
     with tqdm(total=len(order), desc=progress, unit="run", disable=not progress, delay=2) as bar:
         for group in groups:
-            with model.hooks(fwd_hooks=_removing([sets[i] for i in group], pos)):
+            with model.hooks(fwd_hooks=_removing([sets[i] for i in group], runs.places.pos[which], which)):
                 logits = kept.from_layer(lowest[group[0]], torch.zeros(len(group), dtype=torch.long))
             require_finite_logits(model, logits)
             found[group] = followed(logits)
@@ -94,20 +108,23 @@ def log_probs_without(
     return base, found
 
 
-def _removing(sets: Sequence[Sequence[NeuronRemoval]], pos: int) -> list[tuple[str, Callable[..., Tensor]]]:
-    """Return the hooks under which row ``i`` of a run lacks the neurons of ``sets[i]``."""
+def _removing(
+    sets: Sequence[Sequence[NeuronRemoval]], pos: Int[Tensor, "n"], places: Int[Tensor, "n"]
+) -> list[tuple[str, Callable[..., Tensor]]]:
+    """Return the hooks under which row ``i`` of a run lacks the neurons of ``sets[i]``; ``places`` are at ``pos``."""
     by_place: dict[tuple[Site, int], list[tuple[int, NeuronRemoval]]] = {}
     for row, removals in enumerate(sets):
         for removal in removals:
             by_place.setdefault((removal.site, removal.layer), []).append((row, removal))
-    hook_of = {"mlp": ("mlp.hook_post", _of_mlp), "attn": ("attn.hook_z", _of_heads)}
     return [
-        (f"blocks.{layer}.{hook_of[site][0]}", hook_of[site][1](removals, pos))
+        (f"blocks.{layer}.mlp.hook_post", _of_mlp(removals))
+        if site == "mlp"
+        else (f"blocks.{layer}.attn.hook_z", _of_heads(removals, pos, places))
         for (site, layer), removals in by_place.items()
     ]
 
 
-def _of_mlp(removals: Sequence[tuple[int, NeuronRemoval]], pos: int) -> Callable[..., Tensor]:
+def _of_mlp(removals: Sequence[tuple[int, NeuronRemoval]]) -> Callable[..., Tensor]:
     single = [(row, r) for row, r in removals if r.index >= 0]
     rows, index = [row for row, _ in single], [r.index for _, r in single]
 
@@ -123,15 +140,18 @@ def _of_mlp(removals: Sequence[tuple[int, NeuronRemoval]], pos: int) -> Callable
     return replace
 
 
-def _of_heads(removals: Sequence[tuple[int, NeuronRemoval]], pos: int) -> Callable[..., Tensor]:
+def _of_heads(
+    removals: Sequence[tuple[int, NeuronRemoval]], pos: Int[Tensor, "n"], places: Int[Tensor, "n"]
+) -> Callable[..., Tensor]:
     def replace(z: Tensor, hook: Any) -> Tensor:
         z = z.clone()
+        here, which = pos.to(z.device), places.to(z.device)
         for row, r in removals:
             head, index = (slice(None) if i < 0 else i for i in (r.head, r.index))
             if r.source < 0:
                 z[row, :, head, index] = _like(r.value, z)
             else:
-                z[row, pos, head, index] -= r.value
+                z[row, here, head, index] -= r.value.to(z)[which] if isinstance(r.value, Tensor) else r.value
         return z
 
     return replace

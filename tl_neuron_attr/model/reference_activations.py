@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_neuron_attr.model.answer_runs import AnswerRuns
 from tl_neuron_attr.model.dimensions import post_hook
 from tl_neuron_attr.model.hook_points import pattern_hook, resid_pre_hook
 from tl_neuron_attr.model.positions import Positions
@@ -52,35 +53,46 @@ def unit_activations(
 @torch.no_grad()
 def source_values(
     model: Any,
-    ids: Int[Tensor, "1 pos"],
-    pos: int,
+    runs: AnswerRuns,
     prompts: Sequence[Int[Tensor, "_"]],
     units: Sequence[Unit],
     sources: Sequence[int],
-    stand: Stand,
+    stand: Stand | Literal["zero"],
     seed: int,
-) -> list[float]:
-    """Return what leaves a head's output if the value an attention neuron reads at its source is replaced.
+) -> Float[Tensor, "n place"]:
+    """Return what leaves a head's output, at each place scored, if the value a neuron reads at its source is replaced.
 
     The attention stays, and so does a gate, where heads have one. What the neuron carries, ``pattern * v``, becomes
-    ``pattern * w``, where ``w`` is the mean of the values at all positions of the prompts, or the value at one drawn.
+    ``pattern * w``, where ``w`` is zero, the mean of the values at all positions of the prompts, or the value at one
+    drawn. A source behind the end of a row carries nothing there.
     """
     layers = sorted({layer for _, layer, *_ in units})
-    own = _attn_stream(model, ids, layers)
-    place = Positions(torch.tensor([0], device=ids.device), torch.tensor([pos], device=ids.device))
-    weights = {layer: own.attn_weights(layer, place)[0] for layer in layers}
-    values = {layer: own.attn_values(layer, place)[0] for layer in layers}
-    others: list[list[Tensor]] = [[] for _ in units]
+    new = [torch.zeros(())] * len(units) if stand == "zero" else _other_values(model, prompts, units, stand, seed)
+    found = torch.zeros(len(units), len(runs.target), dtype=torch.float64)
+    for row, length in enumerate(runs.lengths):
+        places, own = runs.places_in(row).cpu(), _attn_stream(model, runs.row(row)[None], layers)
+        at = Positions(torch.zeros_like(runs.places.row[places]), runs.places.pos[places])
+        weights = {layer: own.attn_weights(layer, at) for layer in layers}
+        values = {layer: own.attn_values(layer, at)[0] for layer in layers}
+        for i, ((_, layer, head, index), source, w) in enumerate(zip(units, sources, new, strict=True)):
+            if source < length:
+                less = float(values[layer][head, index, source]) - float(w)
+                found[i, places] = weights[layer][:, head, index, source].double().cpu() * less
+    return found
+
+
+def _other_values(
+    model: Any, prompts: Sequence[Int[Tensor, "_"]], units: Sequence[Unit], stand: Stand, seed: int
+) -> list[Tensor]:
+    """Return the value each unit reads in its place, from the positions of the prompts."""
+    layers = sorted({layer for _, layer, *_ in units})
+    found: list[list[Tensor]] = [[] for _ in units]
     for prompt in prompts:
         stream = _attn_stream(model, prompt[None], layers)
         read = {layer: stream.attn_values(layer, stream.last)[0] for layer in layers}
-        for kept, (_, layer, head, index) in zip(others, units, strict=True):
+        for kept, (_, layer, head, index) in zip(found, units, strict=True):
             kept.append(read[layer][head, index].cpu())
-    new = _stand_ins([torch.cat(each) for each in others], stand, seed)
-    return [
-        float(weights[layer][head, index, source]) * (float(values[layer][head, index, source]) - float(w))
-        for (_, layer, head, index), source, w in zip(units, sources, new, strict=True)
-    ]
+    return _stand_ins([torch.cat(each) for each in found], stand, seed)
 
 
 def _attn_stream(model: Any, ids: Int[Tensor, "1 pos"], layers: Sequence[int]) -> Stream:

@@ -37,12 +37,12 @@ class Rerun:
     Attributes:
         sets: Which of the sets of heads was zeroed in each run.
         prompts: Which prompt each run is of.
-        logits: The logits at the scored position.
+        logits: The logits at the scored position, or at each of several.
     """
 
     sets: Int[Tensor, "run"]
     prompts: Int[Tensor, "run"]
-    logits: Float[Tensor, "run d_vocab"]
+    logits: Float[Tensor, "run *place d_vocab"]
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ def rerun(
     tokens: Int[Tensor, "batch pos"],
     sets: Sequence[NamedHeads],
     *,
-    pos: Int[Tensor, "batch"] | None = None,
+    pos: Int[Tensor, "batch *place"] | None = None,
     mask: Int[Tensor, "batch pos"] | None = None,
     batch_size: int | None = None,
     max_bytes: int = MAX_BYTES,
@@ -63,7 +63,7 @@ def rerun(
         model: The model.
         tokens: The prompts, of one length or padded.
         sets: The heads to zero together, by set. The empty set is the untouched model.
-        pos: The position scored in each prompt, not negative; the last by default.
+        pos: The position scored in each prompt, not negative, or as many in each; the last by default.
         mask: 0 where a prompt is padded, as in ``attention_mask``.
         batch_size: How many runs share a forward pass; by default as many as fit in ``max_bytes``.
         max_bytes: A cap on the working set.
@@ -93,7 +93,7 @@ def rerun(
     checked = [required_heads(model, heads) if heads else [] for heads in sets]
     depths = [min((layer for layer, _ in heads), default=model.cfg.n_layers) for heads in checked]
     kept_layers = sorted(set(depths) - {0, model.cfg.n_layers})
-    runs = batch_size or runs_within(model, length, max_bytes)
+    runs = batch_size or runs_within(model, length, max_bytes, 1 if pos is None else pos[0].numel())
     last = torch.full((n,), length - 1, device=tokens.device) if pos is None else pos
     for prompts in torch.arange(n, device=tokens.device).split(
         _kept_within(model, length, len(kept_layers), max_bytes)
@@ -122,7 +122,7 @@ class KeptRun:
     Args:
         model: The model.
         tokens: The prompts.
-        pos: The position whose logits are wanted, one for each prompt, not negative.
+        pos: The position whose logits are wanted, one for each prompt or as many for each, not negative.
         mask: 0 where a prompt is padded.
         layers: The layers to start again from; all by default.
 
@@ -139,7 +139,7 @@ class KeptRun:
         self,
         model: Any,
         tokens: Int[Tensor, "batch pos"],
-        pos: Int[Tensor, "batch"],
+        pos: Int[Tensor, "batch *place"],
         *,
         mask: Int[Tensor, "batch pos"] | None = None,
         layers: Collection[int] | None = None,
@@ -158,7 +158,7 @@ class KeptRun:
 
     def without(
         self, zeroed: Sequence[Sequence[Head]], layer: int, rows: Int[Tensor, "row"]
-    ) -> Float[Tensor, "row d_vocab"]:
+    ) -> Float[Tensor, "row *place d_vocab"]:
         """Return the logits of prompts ``rows``, each with its own heads zeroed, none of them below ``layer``."""
         if layer == self.model.cfg.n_layers:
             return self.logits[rows.to(self.logits.device)]
@@ -167,7 +167,7 @@ class KeptRun:
         require_finite_logits(self.model, logits)
         return logits
 
-    def from_layer(self, layer: int, rows: Int[Tensor, "row"]) -> Float[Tensor, "row d_vocab"]:
+    def from_layer(self, layer: int, rows: Int[Tensor, "row"]) -> Float[Tensor, "row *place d_vocab"]:
         """Return the logits of prompts ``rows`` as the model is now, from the kept stream that ``layer`` reads."""
         rows = rows.to(self._tokens.device)
         mask = {} if self._mask is None else {"attention_mask": self._mask[rows]}
@@ -178,7 +178,8 @@ class KeptRun:
                 stream = kept[rows.to(kept.device)]
                 for i, block in enumerate(self.model.blocks[:layer]):
                     stack.enter_context(_handing_on(block, stream, as_tuple=self._returned[i] is tuple))
-            return self.model(self._tokens[rows], **mask)[:, 0]
+            logits = self.model(self._tokens[rows], **mask)
+        return logits[:, 0] if self._pos.ndim == 1 else logits
 
     def _starts_again(self) -> bool:
         above = [layer for layer in self._layers if layer > 0]
@@ -201,18 +202,18 @@ class KeptRun:
         return False
 
 
-def runs_within(model: Any, length: int, max_bytes: int) -> int:
-    """Return how many runs of ``length`` tokens have their widest activations in ``max_bytes``."""
+def runs_within(model: Any, length: int, max_bytes: int, places: int = 1) -> int:
+    """Return how many runs of ``length`` tokens, ``places`` of them scored, fit in ``max_bytes``."""
     layers = range(model.cfg.n_layers)
     heads, d_head = max((dimensions.n_heads(model, layer), dimensions.d_head(model, layer)) for layer in layers)
     d_model = dimensions.d_model(model)
     d_mlp = max(4 * d_model, getattr(model.cfg, "d_mlp", None) or 0)  # a config may understate it, or give none
     stream_and_qkvz, mlp, attention = 4 * d_model + 4 * heads * d_head, 3 * d_mlp, 3 * heads * length
-    numbers = length * (stream_and_qkvz + mlp + attention) + 2 * dimensions.d_vocab(model)
+    numbers = length * (stream_and_qkvz + mlp + attention) + 2 * places * dimensions.d_vocab(model)
     return max(1, max_bytes // (numbers * dimensions.dtype_of(model).itemsize))
 
 
-def require_finite_logits(model: Any, logits: Float[Tensor, "row d_vocab"]) -> None:
+def require_finite_logits(model: Any, logits: Float[Tensor, "row *place d_vocab"]) -> None:
     """Refuse logits that no probability can be read from: NaN or plus infinity.
 
     Raises:
@@ -230,12 +231,13 @@ def require_finite_logits(model: Any, logits: Float[Tensor, "row d_vocab"]) -> N
 
 
 @contextmanager
-def unembedding_only(model: Any, pos: Int[Tensor, "row"]) -> Generator[None]:
-    """Unembed one position per row only while open: logits are ``[row, 1, d_vocab]``."""
+def unembedding_only(model: Any, pos: Int[Tensor, "row *place"]) -> Generator[None]:
+    """Unembed one position per row only while open, or so many: logits are ``[row, place, d_vocab]``."""
+    at = pos.reshape(len(pos), -1)
 
     def select(unembed: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        at = pos.to(args[0].device)
-        return (args[0][torch.arange(len(at), device=at.device), at][:, None], *args[1:])
+        here = at.to(args[0].device)
+        return (args[0][torch.arange(len(here), device=here.device)[:, None], here], *args[1:])
 
     with turn_on(model):
         handle = model.unembed.register_forward_pre_hook(select)

@@ -5,18 +5,21 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformer_lens import ActivationCache
 from typing_extensions import Unpack
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model import additive_checks
 from tl_neuron_attr.model.answer_places import PlacedAnswer, in_cache, places_of
-from tl_neuron_attr.model.cache_checks import require_sites
+from tl_neuron_attr.model.answer_runs import AnswerRuns
+from tl_neuron_attr.model.cache_checks import needed_by, require_sites
 from tl_neuron_attr.model.padding_checks import last_real_positions, require_real_positions
 from tl_neuron_attr.model.positions import Pos, Positions
 from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.targets import Target, has_answers, token_ids
+from tl_neuron_attr.numerics.answer_sums import AnswerSums
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.readout import Readout
 from tl_neuron_attr.numerics.sublayer import Site
@@ -88,6 +91,25 @@ def scored_answers(stream: Stream, placed: Sequence[PlacedAnswer], max_bytes: in
         ValueError: If the stream does not hold the answers, or does not add up.
     """
     places, target, sums = places_of(stream, placed)
+    return _of_sums(stream, places, target, sums, max_bytes, batched=batched)
+
+
+@torch.no_grad()
+def scored_runs(model: Any, runs: AnswerRuns, sites: Sequence[Site], *, max_bytes: int = MAX_BYTES) -> ScoredCache:
+    """Run prompts with what is followed, and return the scored cache, one result per prompt, for ``sites``.
+
+    Raises:
+        ValueError: If the model's stream does not add up, as :func:`scored`.
+    """
+    _, cache = model.run_with_cache(runs.tokens, names_filter=needed_by(tuple(sites), model))
+    stream = Stream(cache, model)
+    require_sites(stream, tuple(sites))
+    return _of_sums(stream, runs.places, runs.target, runs.sums, max_bytes, batched=True)
+
+
+def _of_sums(
+    stream: Stream, places: Positions, target: Tensor, sums: AnswerSums, max_bytes: int, *, batched: bool
+) -> ScoredCache:
     readout = _readout(stream, places, given=True)
     return ScoredCache(stream, places, readout, target, None, max_bytes, sums, batched)
 

@@ -73,11 +73,11 @@ class AnswerSums:
         assert base is not None, "the base streams' log-probabilities are missing"
         return self._of_several(by_answer.double(), self._added(base.double())).to(scores.dtype)
 
-    def log_probs(self, tokens: Float[Tensor, "place"]) -> Float[Tensor, "result"]:
+    def log_probs(self, tokens: Float[Tensor, "place *n"]) -> Float[Tensor, "result *n"]:
         """Return the log of the summed probability of each result's answers; of a contrast, the difference."""
         by_answer = self._added(tokens)
         of_answer, sides = self._sides()
-        found = by_answer.new_zeros(len(self))
+        found = by_answer.new_zeros(len(self), *tokens.shape[1:])
         for i, side in enumerate(sides.tolist()):
             found[side // 2] += (-1 if side % 2 else 1) * by_answer[of_answer == i].logsumexp(0)
         return found

@@ -37,10 +37,10 @@ from tl_neuron_attr.numerics.answer_sums import AnswerSums
 from tl_neuron_attr.numerics.bounded_walk import BoundedWalk
 from tl_neuron_attr.numerics.bounds import psi_bounds
 from tl_neuron_attr.numerics.every_neuron import neuron_scores
-from tl_neuron_attr.numerics.flat_index import best_of, flat_coefficients, locate
+from tl_neuron_attr.numerics.exact_scores import ResultPlaces, exact_scores
+from tl_neuron_attr.numerics.flat_index import best_of, flat_coefficients
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase, mean_unembeddings
 from tl_neuron_attr.numerics.narrow_bounds import NarrowBounds
-from tl_neuron_attr.numerics.scores_of_vectors import scores_at
 from tl_neuron_attr.numerics.sublayer import Sublayer
 
 Check = Callable[[Sublayer, Float[Tensor, "batch d_model"], Float[Tensor, "batch neuron source"]], None]
@@ -122,28 +122,6 @@ def gradients_of(increases: Sequence[Increase]) -> list[Float[Tensor, "batch d_m
     return [i.readout.norm.adjoint(i.readout.columns(i.target) - i.mean) * i.readout.gain[:, None] for i in increases]
 
 
-def exact_scores(
-    increases: Sequence[Increase],
-    sublayers: Sequence[Sublayer],
-    rows: Int[Tensor, "n"],
-    flat: Int[Tensor, "n"],
-    *,
-    max_bytes: int,
-    promoted: Int[Tensor, "n best"] | None = None,
-) -> Float[Tensor, "n"]:
-    """Return exact scores of neurons in nats: ``flat[i]``, its place over all sublayers, in the prompt ``rows[i]``.
-
-    ``promoted``, if given, is filled with the tokens whose logits each neuron raises most.
-    """
-    where, neuron, source = locate(sublayers, flat)
-    batch = sublayers[0].coefficients.shape[0]
-    writes = increases[0].base.new_empty(len(flat), increases[0].base.shape[1])
-    for s in where.unique().tolist():
-        mine = where == s
-        writes[mine] = sublayers[s].writes(rows[mine], neuron[mine], source[mine])
-    return scores_at(increases, writes, where * batch + rows, max_bytes=max_bytes, promoted=promoted)
-
-
 def _bounds_of_results(
     increases: Sequence[Increase],
     sublayers: Sequence[Sublayer],
@@ -194,7 +172,7 @@ def _search(
     """
     narrow = NarrowBounds(increases, sublayers)
     coefficients = flat_coefficients(sublayers)
-    results = [_Result.of(increases, sublayers, row, sums) for row in range(len(bounds))]
+    results = [ResultPlaces.of(increases, sublayers, row, sums) for row in range(len(bounds))]
     walks = [
         BoundedWalk.start(bound, (coefficients[result.places] == 0).all(0), k, promoted, len(result.places))
         for bound, result in zip(bounds, results, strict=True)
@@ -242,32 +220,3 @@ def _ranked(
     return TopK(
         flat, added.gather(1, flat), torch.full((len(added),), added.shape[1], device=flat.device), by_place=by_place
     )
-
-
-@dataclass(frozen=True)
-class _Result:
-    """One result's places, and how they add up; ``base`` are their log-probabilities, by sublayer."""
-
-    sublayers: Sequence[Sublayer]
-    places: Int[Tensor, "place"]
-    sums: AnswerSums | None
-    base: Float[Tensor, "place n"] | None
-
-    @classmethod
-    def of(
-        cls, increases: Sequence[Increase], sublayers: Sequence[Sublayer], row: int, sums: AnswerSums | None
-    ) -> "_Result":
-        """Return the result ``row``."""
-        this = torch.tensor([row], device=increases[0].base.device)
-        if sums is None:
-            return cls(sublayers, this, None, None)
-        places, own = sums.select(this)
-        base = None if own.additive else torch.stack([each.target_log_p()[places] for each in increases], dim=1)
-        return cls(sublayers, places, own, base)
-
-    def score(self, by_place: Float[Tensor, "place n"], flat: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """Return the scores of the neurons ``flat`` from their scores at every place."""
-        if self.sums is None:
-            return by_place[0]
-        base = None if self.base is None else self.base[:, locate(self.sublayers, flat)[0]]
-        return self.sums(by_place, base)[0]

@@ -19,11 +19,12 @@ from torch import Tensor
 from tl_neuron_attr.numerics.bounded_walk import FEWEST, FIRST_SPARE, MOST
 from tl_neuron_attr.numerics.bounds import psi_bounds
 from tl_neuron_attr.numerics.every_neuron import neuron_scores
+from tl_neuron_attr.numerics.exact_scores import exact_scores
 from tl_neuron_attr.numerics.flat_index import best_of
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase
 from tl_neuron_attr.numerics.narrow_bounds import NarrowBounds
 from tl_neuron_attr.numerics.sublayer import Sublayer
-from tl_neuron_attr.numerics.topk import TopK, exact_scores, gradients_of
+from tl_neuron_attr.numerics.topk import TopK, gradients_of
 
 ScoredRun = tuple[Sequence[Increase], Sequence[Sublayer]]
 """One run: for each sublayer, scores of what is added to the stream it read, and the sublayer."""
