@@ -178,3 +178,20 @@ def test_components_out_of_range_are_named(model, component, message):
 def test_a_component_named_twice_is_refused(model):
     with pytest.raises(IndexError, match=r"\('mlp', 0, 1\) is named twice"):
         edit(model, [("mlp", 0, 1), (0, 1), ("mlp", 0, 1)])
+
+
+@torch.no_grad()
+def test_an_expert_neuron_is_scaled_between_taken_out_and_untouched():
+    """What its layer writes is linear in the factor: at 1 nothing changes, at 3 thrice its write is there."""
+    model, neurons = architectures.build("qwen3_moe"), [f"L1E{expert}N{i}" for expert in range(4) for i in range(8)]
+    name = "blocks.1.mlp.hook_out"
+
+    def written(scale: float) -> torch.Tensor:
+        with ablate(model, neurons, scale=scale):
+            return model.run_with_cache(TOKENS, names_filter=name)[1][name]
+
+    plain = model.run_with_cache(TOKENS, names_filter=name)[1][name]
+    torch.testing.assert_close(written(1.0), plain, atol=1e-12, rtol=0)
+    own = plain - written(0.0)
+    assert own.abs().max() > 1e-3
+    torch.testing.assert_close(written(3.0), plain + 2 * own, atol=1e-12, rtol=1e-9)

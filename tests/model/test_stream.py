@@ -157,3 +157,11 @@ def test_layer_scores_telescope_where_blocks_are_sequential(name):
 
 
 ENDS = ("0.hook_resid_pre", f"{architectures.LAYERS - 1}.hook_resid_post")
+
+
+def test_kept_patterns_must_be_at_the_position_of_every_prompt():
+    model = architectures.build("llama")
+    stream = Stream(tna.run(model, architectures.prompts(), pos=torch.tensor([6, 5])))
+    assert stream.pattern_rows(1, stream.positions(torch.tensor([6, 5]))).shape[0] == 2
+    with pytest.raises(ValueError, match="run again with pos="):
+        stream.pattern_rows(1, stream.positions(torch.tensor([6, 3])))
