@@ -46,8 +46,8 @@ def test_several_prompts_are_refused_with_the_fix(batch):
         vis.head_scores(tna.attribute_heads(batch, 5))
     with pytest.raises(ValueError, match=r"neurons are of 2 prompts; show one of them: neurons\[0\]"):
         vis.neurons(tna.value_neurons(batch, 5, 4))
-    with pytest.raises(ValueError, match="cache holds 2 prompts; a report is of one"):
-        vis.report(batch, 5)
+    page = vis.report(batch, 5, k=2, heads=1, queries=0, suppressing=0, measure=False)
+    assert page.title == "What made the model say this: 2 prompts"  # a report has a part for each
 
 
 def test_heads_and_prompts_out_of_range_are_refused(batch):

@@ -65,6 +65,15 @@ def test_where_scores_are_no_sums_over_tokens_there_is_one_part(model, answer, c
     assert [row["neuron"] for row in data["tables"]["value"]] == tna.value_neurons(q, k=4).labels
 
 
+def test_of_several_prompts_in_several_runs_each_is_shown(model):
+    """An answer against another is two runs a prompt: the second prompt's are not the cache's first rows."""
+    prompts = [PROMPT, "the capital of Italy is"]
+    q = tna.answer(model, prompts, [" basketball .", " Rome ."], contrast=[" golf .", " Paris ."])
+    whole, *_ = unpacked(vis.report(q, k=2, heads=1, queries=0, suppressing=0, measure=False).body)
+    shown = [row["prompt"] for row in data_of(whole)["tables"]["overview"]]
+    assert [text.removeprefix("<bos>").replace(" ", "") for text in shown] == [p.replace(" ", "") for p in prompts]
+
+
 def test_a_long_answer_names_the_token_a_row_adds_most_to(model):
     q = tna.answer(model, PROMPT, " basketball . Tim Duncan plays the sport")
     (whole, *tokens) = unpacked(vis.report(q, k=2, heads=1, queries=0, suppressing=0, measure=False).body)

@@ -28,7 +28,7 @@ from tl_neuron_attr.vis.neuron_rows import ANSWERS, NeuronRow, neuron_rows
 from tl_neuron_attr.vis.page_data import page_data, records
 from tl_neuron_attr.vis.prediction import Prediction
 from tl_neuron_attr.vis.templates import render
-from tl_neuron_attr.vis.views import attention, head_scores, layer_scores, source_scores, tokens_of
+from tl_neuron_attr.vis.views import attention, head_scores, layer_scores, source_scores, tokens_before_target
 
 _LOGIT_FLOW_TOKENS = 32
 """Tokens of the longest prompt whose logit flow is drawn: it reads out every sublayer at every one of them."""
@@ -121,7 +121,7 @@ class OneToken:
         return cls(
             q=q,
             prediction=Prediction.of(q),
-            tokens=tokens_of(q.stream, 0)[:length],
+            tokens=tokens_before_target(q),
             layers=layers,
             heads=by_head,
             sources={at: scores[:length] for at, scores in sources.items()},

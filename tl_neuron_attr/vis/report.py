@@ -24,7 +24,7 @@ from tl_neuron_attr.vis.overview import Best, Listed, overview
 from tl_neuron_attr.vis.tabs import Line, Tab, paged
 from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
-from tl_neuron_attr.vis.views import tokens_of
+from tl_neuron_attr.vis.views import tokens_before_target
 from tl_neuron_attr.vis.whole_answer import WholeAnswer, answer_tab
 
 
@@ -91,7 +91,7 @@ def report(
             q = as_scored(cache, target, SITES, **scoring)
             if len(q) == 1:
                 return _one(_own(q), shown, bar)
-            return _several([_own(q[i]) for i in range(len(q))], shown, bar)
+            return _several(_each([q]), shown, bar)
         refuse_given(target=target, **scoring)
         return _several(_each(cache), shown, bar)
 
@@ -174,4 +174,4 @@ def _answer(q: ScoredCache, shown: Shown, bar: "tqdm[Any]") -> WholeAnswer:
 def _answer_line(found: WholeAnswer, shown: Shown) -> Line:
     whole = Tab("whole answer" if found.tokens else found.text, answer_tab(found, shown), found.prob, whole=True)
     each = [Tab(one.prediction.text, token_tab(one, shown, alone=False), one.prediction.prob) for one in found.tokens]
-    return Line(tokens_of(found.q.stream, 0)[: int(found.q.places.pos[0]) + 1], (whole, *each))
+    return Line(tokens_before_target(found.q), (whole, *each))

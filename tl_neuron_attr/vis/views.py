@@ -11,6 +11,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
 from tl_neuron_attr.model.components import NamedHeads, head_name, required_heads
 from tl_neuron_attr.model.positions import from_start
+from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.results.layer_scores import LayerScores
@@ -166,6 +167,11 @@ def tokens_of(stream: Stream, prompt: int) -> tuple[str, ...]:
     if ids is None:
         return tuple(f"@{i}" for i in range(stream.shape[1]))
     return prompt_tokens(stream.model, ids[prompt : prompt + 1])[0]
+
+
+def tokens_before_target(q: ScoredCache) -> tuple[str, ...]:
+    """Return the prompt's tokens up to the position that predicts the target, or an answer's first token."""
+    return tokens_of(q.stream, int(q.places.row[0]))[: int(q.places.pos[0]) + 1]
 
 
 def _one(scores: Tensor, ndim: int) -> Tensor:
