@@ -143,10 +143,16 @@ def main() -> None:
         found = [pool.submit(measured, name, batch, n, args.device) for name, batch, n in asked]
         for future in tqdm(found):
             rows += future.result()
+            _keep(rows, args.out)
     rows += [pool_row(args.models[-1], workers, 2 * args.prompts) for workers in args.workers]
     print(tables(rows))
-    if args.out:
-        args.out.write_text(json.dumps(rows, indent=1))
+    _keep(rows, args.out)
+
+
+def _keep(rows: Sequence[Row], out: Path | None) -> None:
+    """Write the rows there are, so that a run that is stopped leaves what it had."""
+    if out:
+        out.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ it is done, so that a run that is stopped leaves what it had.
 """
 
 import argparse
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -14,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tables import markdown, ranged
+from tables import Stopwatch, markdown, ranged
 
 import tl_neuron_attr as tna
 from tl_neuron_attr import cna
@@ -115,9 +114,9 @@ def main() -> None:
     torch.set_num_threads(1)
     model = tna.load(options.model)
     text = f"### {model.cfg.model_name}\n"
-    started = time.process_time()
+    spent = Stopwatch()
     for title, body in sections(model, options):
-        text += f"\n#### {title}\n\n{body}\n\n{time.process_time() - started:.0f} CPU seconds so far.\n"
+        text += f"\n#### {title}\n\n{body}\n\n{spent} so far.\n"
         options.out.write_text(text)
         print(f"{title}\n{body}", flush=True)
 

@@ -5,14 +5,13 @@ Every section is written when it is done, so that a run that is stopped leaves w
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from tables import markdown
+from tables import Stopwatch, markdown
 
 import tl_neuron_attr as tna
 from tl_neuron_attr.incontext import (
@@ -86,16 +85,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model = tna.load(options.model).to(options.device)
+    model = tna.load(options.model, device=options.device)
     rows = [{"text": word, "label": kind} for kind, words in WORDS.items() for word in words.split()]
     examples = read_examples(options.data or rows).examples
     drawn = [(8, options.queries, 1), (8, options.fresh, 2), (4, options.fresh, 3)]
     sets = [icl_prompts(model, examples, n, k=k, counts=(k // 2, k // 2), end="\n", seed=seed) for k, n, seed in drawn]
     text = f"### {model.cfg.model_name}\n"
     for title, section in sections(model, sets[0], sets[1], sets[2], options).items():
-        started = time.process_time()
+        spent = Stopwatch(options.device)
         body = section()
-        text += f"\n#### {title}\n\n{body}\n\n{time.process_time() - started:.0f} CPU seconds.\n"
+        text += f"\n#### {title}\n\n{body}\n\n{spent}.\n"
         options.out.write_text(text)
         print(f"{title}\n{body}", flush=True)
 
