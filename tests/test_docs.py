@@ -35,14 +35,18 @@ def make_docs(*options: str) -> subprocess.CompletedProcess[str]:
         ("[other](other.md#lost)", "lost"),
         ("[other][tl_neuron_attr.lost]", "tl_neuron_attr.lost"),
         ('--8<-- "lost.md"', "lost.md"),
+        ("$\\log p(w \\mid h)$", None),
+        ("$\\lost p$", "lost"),
+        ("$$\n\\frac{1}{\n$$", "index.md"),
     ],
 )
-def test_a_broken_link_fails_the_build_as_make_docs_runs_it(tmp_path, text, fault):
+def test_a_broken_link_or_formula_fails_the_build_as_make_docs_runs_it(tmp_path, text, fault):
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "index.md").write_text(f"# Index\n\n{text}\n")
     (tmp_path / "docs" / "other.md").write_text("# Other\n")
     (tmp_path / "mkdocs.yml").write_text(
-        f"INHERIT: {ROOT / 'mkdocs.yml'}\ndocs_dir: docs\nsite_dir: site\nexclude_docs: ''\nhooks: []\n"
+        f"INHERIT: {ROOT / 'mkdocs.yml'}\ndocs_dir: docs\nsite_dir: site\nexclude_docs: ''\n"
+        f"hooks: ['{ROOT / 'docs' / 'hooks.py'}']\n"
         "nav: [index.md, other.md]\nplugins: [search, autorefs]\n"
     )
     built = make_docs("--config-file", str(tmp_path / "mkdocs.yml"))
@@ -77,6 +81,15 @@ def test_no_page_names_a_resource_of_the_network(site):
     pages = [page for page in site.rglob("*.html") if "notebooks" not in page.parts]
     assert len(pages) > 10
     assert not [page.name for page in pages if FETCHES.search(page.read_text())]
+
+
+@pytest.mark.slow
+def test_formulas_of_pages_and_docstrings_are_mathml(site):
+    assert not [page.name for page in site.rglob("*.html") if 'class="arithmatex"' in page.read_text()]
+    assert '<math display="block">' in (site / "knowledge.html").read_text()
+    of_docstrings = (site / "reference" / "srnn.html").read_text()
+    assert "<msup><mi>n</mi><mi>k</mi></msup>" in of_docstrings
+    assert "<code>n^k</code>" not in of_docstrings
 
 
 @needs_browser
