@@ -155,3 +155,19 @@ def test_the_flow_of_an_answer_is_that_of_its_tokens_added_up():
     assert {edge for edge, w in expected.items() if abs(w) > 1e-8} <= set(found)
     with pytest.raises(ValueError, match="a flow is of one run"):
         tna.trace(tna.answer(model, "w1", "w5 w6", contrast="w7 w8"))
+
+
+def test_the_heads_shown_are_those_through_which_most_passes_of_all_value_neurons_together(cache):
+    value = tna.value_neurons(cache, 5, 40)[0]
+    passed = torch.zeros(architectures.LAYERS, architectures.HEADS, 7, dtype=torch.float64)
+    for i in range(40):
+        if value.site[i] == 1:
+            query = tna.query_neurons(cache, picked(value, [i]).unsqueeze(), 100_000, sites=("attn",))[0]
+            passed.index_put_((query.layer, query.head, query.source), query.score.double(), accumulate=True)
+        else:
+            passed[value.layer[i], value.head[i], value.source[i]] += value.score[i]
+    size = passed.abs().sum(-1).flatten()
+    for n in range(1, 12):
+        graph = tna.trace(cache, 5, k=40, heads=n, queries=0).graph
+        shown = {node for node, kind in graph.nodes(data="kind") if kind == "head"}
+        assert shown == {f"L{i // 4}H{i % 4}" for i in size.topk(n).indices.tolist()}

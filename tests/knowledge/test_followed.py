@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import tl_neuron_attr as tna
+from tests import architectures
 from tl_neuron_attr import demo
 from tl_neuron_attr.knowledge.followed import followed_text
 
@@ -28,3 +29,11 @@ def test_a_contrast_of_answers_needs_a_target():
     _, cache = demo.load().run_with_cache("3 + 5 =")
     with pytest.raises(ValueError, match="target is missing"):
         tna.scored(cache, contrast=tna.any_of("8", "9"))
+
+
+def test_without_a_tokenizer_targets_are_numbers_and_there_are_no_prompts():
+    model = architectures.build("llama")
+    _, cache = model.run_with_cache(architectures.prompts())
+    model.tokenizer = None
+    found = followed_text(tna.scored(cache, 5))
+    assert found.prompts == () and found.positions == (6, 6) and "5" in found.targets[0]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -362,3 +363,17 @@ def test_value_neurons_of_an_answer_go_with_its_scored_cache():
     several = tna.answer(q.stream.model, "w1", tna.any_of("w5 w6", "w7"))
     with pytest.raises(ValueError, match="value is of several right answers of several tokens"):
         tna.query_layers(several, tna.value_neurons(several, k=3))
+
+
+def test_common_neurons_are_left_out_of_a_prompt_longer_than_the_stream_is_wide():
+    """An attention neuron takes a place in the list for each of its 40 sources, and the stream is 32 wide."""
+    _, cache = architectures.build("llama").run_with_cache(architectures.prompts(1, 40))
+    value = tna.value_neurons(cache, 5, k=8)
+    whole = architectures.LAYERS * architectures.HEADS * 8 * 40
+    every = tna.query_neurons(cache, value, whole, sites=("attn",), text=False)[0].labels
+    strongest = list(dict.fromkeys(label.split("@")[0] for label in every))
+    chosen = strongest[: len(strongest) // 2]
+    common = tna.CommonNeurons(pd.DataFrame({"neuron": chosen}), 2, 8, 10.0, (3, 32, 97))
+    expected = [label for label in every if label not in common]
+    found = tna.query_neurons(cache, value, len(expected), sites=("attn",), text=False, exclude_common=common)[0]
+    assert found.labels == expected

@@ -155,3 +155,9 @@ def test_the_promoted_tokens_a_search_notes_are_those_of_each_neurons_direction(
     value = tna.value_neurons(cache, 5, k=20, largest=largest)
     expected = tna.top_tokens(model, value, k=6).promoted
     assert [value.text.of(key) for key in value.keys] == list(expected)
+
+
+def test_ten_tokens_are_listed_unless_told_otherwise():
+    _, cache = architectures.run("llama")
+    lists = tna.top_tokens(cache, tna.value_neurons(cache, 5, k=2)[0])
+    assert [len(words) for words in (*lists.promoted, *lists.suppressed)] == [10] * 4

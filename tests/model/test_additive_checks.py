@@ -131,3 +131,15 @@ def test_a_weight_that_is_not_finite_is_named(weight, function, when):
         _, cache = model.run_with_cache(TOKENS)
     with pytest.raises(ValueError, match="holds NaN or Inf"):
         function(cache, 5)
+
+
+@torch.no_grad()
+def test_a_norm_behind_a_faint_embedding_is_allowed():
+    model = architectures.build("nanochat")
+    weight = model.embed.original_component.weight
+    weight.div_(5 * weight.square().mean(-1, keepdim=True).sqrt())
+    _, cache = model.run_with_cache(TOKENS)
+    assert float(cache["hook_embed"].square().mean(-1).sqrt().max()) == pytest.approx(0.2)
+    stream = cache["blocks.0.hook_resid_pre"]
+    assert float(stream.square().mean(-1).sqrt().min()) > 0.9
+    assert tna.attribute_layers(cache, 5).mlp.isfinite().all()

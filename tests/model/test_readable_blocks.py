@@ -151,3 +151,20 @@ def test_scores_of_quantised_weights_are_those_of_the_numbers_they_stand_for(kin
     assert tna.query_neurons(cache, value, 5).labels == tna.query_neurons(expected, value, 5).labels
     with pytest.raises(ValueError, match="the weights of layer 0 are offloaded or quantised"):
         tna.edit(model, ["L0N3"])
+
+
+def test_a_module_that_is_not_linear_keeps_its_weights_whatever_it_calls_dequantize(tmp_path):
+    """A method of that name says how to read a matrix only where the module is one."""
+
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.full((3,), 2.0))
+
+        def dequantize(self):
+            raise AssertionError("asked for a matrix it does not have")
+
+    block = nn.Sequential(Scale(), nn.Linear(3, 3))
+    assert is_at_hand(block, CPU)
+    offload(block[1], "cpu", tmp_path)
+    assert fetched(block, CPU)[0].weight.tolist() == [2.0] * 3

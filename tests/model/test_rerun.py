@@ -172,3 +172,14 @@ def test_logits_that_only_a_zeroed_head_breaks_are_refused():
         broken = True
         with pytest.raises(ValueError, match="logits hold NaN or Inf"):
             kept.without([[(1, 0)]], 1, torch.tensor([0]))
+
+
+@torch.no_grad()
+def test_a_block_that_returns_something_unknown_is_not_skipped():
+    model = architectures.build("bloom")
+    expected = last(model)
+    model.blocks[0].register_forward_hook(lambda block, args, output: list(output))
+    with pytest.warns(UserWarning, match="cannot be skipped exactly"):
+        kept = KeptRun(model, TOKENS, POS)
+    assert not kept.skips
+    torch.testing.assert_close(kept.from_layer(2, EVERYTHING), expected, atol=1e-12, rtol=0)

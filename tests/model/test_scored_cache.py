@@ -110,3 +110,11 @@ def test_one_prompt_of_several_is_taken_by_its_number(cache):
     torch.testing.assert_close(tna.attribute_heads(q[-1])[0], tna.attribute_heads(q)[1], atol=1e-12, rtol=0)
     with pytest.raises(IndexError, match="result must lie between -2 and 1, got 2"):
         q[2]
+
+
+def test_places_are_taken_together_where_their_distributions_fit():
+    q, cap = tna.scored(architectures.run("llama", batch=3)[1], 5), 2**20
+    assert next(q.groups(cap)) is q
+    assert [group.places.row.tolist() for group in q.groups(1)] == [[0], [1], [2]]
+    unkept = tna.scored(q.stream.cache, 5, max_bytes=1)
+    assert [group.places.row.tolist() for group in unkept.groups(cap)] == [[0, 1, 2]]

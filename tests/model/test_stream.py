@@ -165,3 +165,13 @@ def test_kept_patterns_must_be_at_the_position_of_every_prompt():
     assert stream.pattern_rows(1, stream.positions(torch.tensor([6, 5]))).shape[0] == 2
     with pytest.raises(ValueError, match="run again with pos="):
         stream.pattern_rows(1, stream.positions(torch.tensor([6, 3])))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", list(architectures.HYBRIDS))
+def test_a_mixer_without_heads_wrote_what_its_own_hook_says(name):
+    stream = stream_of(name, False)
+    places = stream.positions(POS)
+    hook = next(h for mixer in ("linear_attn", "conv") if stream.has(h := f"blocks.0.{mixer}.hook_out"))
+    close(stream.out("attn", 0, places), stream.at(hook, places))
+    close(stream.out("mlp", 0, places), stream.at("blocks.0.hook_mlp_out", places))

@@ -5,7 +5,7 @@ import torch
 
 import tl_neuron_attr as tna
 from tests import architectures, oracle
-from tl_neuron_attr.model.weights import BlockWeights, block_weights, direction, through_head, unit_norm
+from tl_neuron_attr.model.weights import BlockWeights, block_weights, direction, through_head, unembedding, unit_norm
 
 UNUSUAL = {
     "LNPre": {"normalization_type": "LNPre"},
@@ -117,3 +117,10 @@ def test_a_head_moves_vectors_by_its_own_matrices(name):
 def test_layers_and_heads_out_of_range_are_named(layer, head, message):
     with pytest.raises(IndexError, match=message):
         through_head(architectures.build("llama"), torch.zeros(32, dtype=torch.float64), layer, head)
+
+
+@pytest.mark.parametrize("name, multiplier, capped", [("cohere", 0.5, False), ("granite", 0.5, False),
+                                                      ("llama", 1.0, False), ("gemma2", 1.0, True)])  # fmt: skip
+def test_a_linear_output_transform_is_a_multiplier_and_a_cap_a_function(name, multiplier, capped):
+    found = unembedding(architectures.build(name), torch.float64)
+    assert found.multiplier == multiplier and (found.transform is not None) == capped

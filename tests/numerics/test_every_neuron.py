@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import synthetic
-from tl_neuron_attr.numerics.every_neuron import RADIUS, neuron_scores, terms
+from tl_neuron_attr.numerics.every_neuron import RADIUS, direction_chunks, neuron_scores, terms
 from tl_neuron_attr.numerics.sublayer import Sublayer
 
 
@@ -81,3 +81,14 @@ def test_float32_at_a_vocabulary_of_262144_stays_within_1e_5_nats():
         for scores, row in zip(got, chosen, strict=True):
             error = scores - synthetic.by_log_softmax(increase, row, directions * coefficients[row])
             assert error.abs().max() < 1e-5, row
+
+
+def test_a_chunk_holds_as_many_directions_as_fit_and_no_more():
+    increases, subs = synthetic.case(7)
+    readout, sub = increases[1].readout, subs[1]
+    row = 4 * readout.d_vocab * readout.dtype.itemsize  # logits and three temporaries
+    whole = readout.project(sub.unscaled_directions())
+    for rows, cap in ((1, 1), (2, 2 * row), (sub.width, 2**30)):
+        chunks = [(at, logits.clone()) for at, logits in direction_chunks(readout, sub, max_bytes=cap)]
+        assert {len(logits) for _, logits in chunks[:-1]} <= {rows} and len(chunks) == -(-sub.width // rows)
+        torch.testing.assert_close(torch.cat([logits for _, logits in chunks]), whole)

@@ -80,3 +80,10 @@ def test_selected_prompts_keep_what_is_theirs():
 )
 def test_scores_are_in_float32_or_in_float64_where_the_model_is(dtype, expected):
     assert score_dtype(dtype) == expected
+
+
+def test_without_a_multiplier_a_neuron_writes_direction_times_coefficient():
+    _, subs = synthetic.case(2)
+    for sub in (each for each in subs if each.post is None):
+        expected = sub.directions[3] * sub.coefficients[1, 3, 0]
+        torch.testing.assert_close(sub.writes(*torch.tensor([[1], [3], [0]]))[0], expected)

@@ -6,7 +6,7 @@ import torch
 import tl_neuron_attr as tna
 from tests import architectures
 from tl_neuron_attr.cna.compare_neurons import compare_neurons, other_run
-from tl_neuron_attr.numerics import narrow_bounds
+from tl_neuron_attr.numerics import narrow_bounds, topk_of_change
 from tl_neuron_attr.numerics.bounds import psi_bounds
 from tl_neuron_attr.numerics.narrow_bounds import NarrowBounds
 from tl_neuron_attr.numerics.topk_of_change import certified_topk_of_change
@@ -49,3 +49,27 @@ def test_every_k_gives_the_first_of_the_same_order(runs, pays, monkeypatch):
         found = certified_topk_of_change(first, other, k)
         assert torch.equal(found.flat, every.sort(descending=True, stable=True).indices[:, :k])
         assert found.evaluated.tolist() <= [every.shape[1]] * 2
+
+
+@torch.no_grad()
+def test_the_search_ends_with_the_first_neuron_whose_bound_is_beaten(runs, monkeypatch):
+    """Scored one at a time: first the likeliest, then as many as have a bound above the k-th best change so far."""
+    monkeypatch.setattr(NarrowBounds, "pays", 10_000)
+    for name, value in (("FIRST_SPARE", 0), ("FEWEST", 1), ("MOST", 1)):
+        monkeypatch.setattr(topk_of_change, name, value)
+    (first, other), every = runs
+    likely, k = topk_of_change._jensen(first) - topk_of_change._jensen(other), 3
+    bounds = likely + torch.cat(psi_bounds(*other), dim=1)
+    evaluated = certified_topk_of_change(first, other, k).evaluated.tolist()
+    for row in range(2):
+        scored = likely[row].topk(k).indices.tolist()
+        rest = [i for i in bounds[row].argsort(descending=True).tolist() if i not in scored]
+        while rest and bounds[row, rest[0]] >= sorted(every[row, scored].tolist())[-k]:
+            scored.append(rest.pop(0))
+        assert k < len(scored) == evaluated[row] < every.shape[1]
+
+
+def test_a_change_within_the_rounding_of_the_next_bound_is_not_certain():
+    change, eps = torch.tensor([100.0, 99.0], dtype=torch.float64), torch.finfo(torch.float64).eps
+    for ahead, certain in ((100 - 400 * eps, False), (99.9, True)):
+        assert topk_of_change._certain(change, torch.tensor(ahead, dtype=torch.float64), 1) == certain

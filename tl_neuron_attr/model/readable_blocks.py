@@ -119,7 +119,7 @@ def _is_quantised(module: nn.Module) -> bool:
 
 def _dequantiser(module: nn.Module) -> str | None:
     """Return the name of a linear module's method that gives its weight, where its class has one."""
-    linear = hasattr(type(module), "forward") and "in_features" in vars(module)
+    linear = "in_features" in vars(module)
     return next((name for name in _DEQUANTISERS if linear and callable(getattr(type(module), name, None))), None)
 
 
