@@ -1,5 +1,7 @@
 """A cache that does not add up, or is not finite, is refused with the cause."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from transformer_lens import ActivationCache
@@ -7,6 +9,9 @@ from transformer_lens import ActivationCache
 import tl_neuron_attr as tna
 from tests import architectures
 from tests.model.test_cache_checks import TOKENS, cache_with
+from tl_neuron_attr.model.additive_checks import require_neurons_add_up
+from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.numerics.sublayer import Sublayer
 
 
 def changed(model, cache, name, value):
@@ -143,3 +148,14 @@ def test_a_norm_behind_a_faint_embedding_is_allowed():
     stream = cache["blocks.0.hook_resid_pre"]
     assert float(stream.square().mean(-1).sqrt().min()) > 0.9
     assert tna.attribute_layers(cache, 5).mlp.isfinite().all()
+
+
+def test_terms_that_cancel_may_miss_their_sum_by_the_rounding_of_each():
+    """A thousand terms of a million each, in turn up and down: in float32 their sum is right to about a hundred."""
+    stream = Stream(architectures.run("llama", dtype=torch.float32)[1])
+    terms = 1e6 * torch.tensor([1.0, -1.0]).repeat(500).reshape(1, 1000, 1)
+    unit = torch.eye(1, architectures.D_MODEL)
+    for off, refused in ((100.0, False), (1e6, True)):
+        sublayer = Sublayer("mlp", 1, unit, off * unit, 0 * unit, terms[0] * unit, torch.ones(1, 1000, 1), heads=1)
+        with pytest.raises(ValueError, match="do not sum to hook_mlp_out") if refused else nullcontext():
+            require_neurons_add_up(stream, sublayer, unit, terms)

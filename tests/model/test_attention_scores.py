@@ -118,3 +118,12 @@ def test_planes_are_rotated_by_their_angles(interleaved):
         moved = torch.complex(vectors[..., a], vectors[..., b]) * turn
         expected[..., a], expected[..., b] = moved.real, moved.imag
     torch.testing.assert_close(attention_scores.rotated(stream, 0, vectors, places), expected)
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon", *HIDDEN])
+def test_scores_that_are_the_pattern_itself_are_refused(name):
+    stream = Stream(architectures.run(name)[1])
+    if name not in HIDDEN:
+        return attention_scores.require_scores(stream, 1)
+    with pytest.raises(ValueError, match="this architecture hides its scores"):
+        attention_scores.require_scores(stream, 1)

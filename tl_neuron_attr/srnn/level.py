@@ -68,7 +68,7 @@ class Level(nn.Module):
     @property
     def has_fused(self) -> bool:
         """Return whether the cell has a fused level: it has one layer, one direction, and a type with equations."""
-        return type(self.cell) in EQUATIONS and getattr(self.cell, "num_layers", 1) == 1 and not self.bidirectional
+        return type(self.cell) in EQUATIONS and bool(self.cell.num_layers == 1) and not self.bidirectional
 
     def forward(
         self,
