@@ -87,6 +87,17 @@ def _experts(name: str, sizes: dict[str, Any], **more: Any) -> Callable[[], hf.P
 _FEW = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20}
 _SMALL = {**_GQA, "intermediate_size": 20}
 
+_LATENT = {
+    **_SIZES, "num_key_value_heads": HEADS, "max_position_embeddings": 64, "q_lora_rank": 16, "kv_lora_rank": 12,
+    "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 6,
+}  # fmt: skip
+
+
+def _llama4() -> hf.PreTrainedModel:
+    sizes = {**_SMALL, "head_dim": 8, "intermediate_size_mlp": D_MLP, "num_local_experts": 4}
+    return hf.Llama4ForCausalLM(hf.Llama4TextConfig(**sizes, num_experts_per_tok=2, moe_layers=[0, 2], pad_token_id=0))
+
+
 EXPERTS: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "mixtral": _experts("Mixtral", _SMALL, num_local_experts=4),
     "olmoe": _experts("Olmoe", _SMALL, num_experts=4, num_experts_per_tok=2),
@@ -100,9 +111,21 @@ EXPERTS: dict[str, Callable[[], hf.PreTrainedModel]] = {
         "Glm4Moe", _GQA, **{**_FEW, "n_routed_experts": 4}, n_shared_experts=2, first_k_dense_replace=1, n_group=1,
         topk_group=1,
     ),
+    "deepseek_v2": _experts(
+        "DeepseekV2", _LATENT, **{**_FEW, "n_routed_experts": 4}, routed_scaling_factor=1.5, first_k_dense_replace=0
+    ),
+    "deepseek_v3": _experts(
+        "DeepseekV3", _LATENT, **{**_FEW, "n_routed_experts": 4}, n_group=2, topk_group=1, first_k_dense_replace=1
+    ),
+    "ernie4_5_moe": _experts(
+        "Ernie4_5_Moe", _GQA, moe_num_experts=4, moe_k=2, moe_intermediate_size=20, moe_num_shared_experts=1
+    ),
+    "afmoe": _experts("Afmoe", {**_GQA, "head_dim": 8}, **_FEW, num_dense_layers=1, num_shared_experts=1),
+    "llama4": _llama4,
 }  # fmt: skip
 """Mixtures of experts: with a shared expert, behind a gate or not; with dense layers among them; with biases, a clamped
-gate and transposed weights; with a multiplier."""
+gate and transposed weights; with a multiplier; with routers that no hook shows; with latent attention; with weights on
+what experts read."""
 
 _DELTA = {
     "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
@@ -183,6 +206,9 @@ BUILDERS: dict[str, Callable[[], hf.PreTrainedModel]] = {
 }
 UNWEIGHTED = {"olmo": _of("Olmo", _GQA), "nanochat": _of("NanoChat", _GQA)}
 """Architectures whose norms have no parameters, tried in fewer places."""
+
+LATENT = ["deepseek_v2", "deepseek_v3"]
+"""Mixtures with latent attention; values of latent attention have a width of their own."""
 
 PARALLEL = {"neox_parallel", "phi", "gptj", "falcon", "cohere"}
 DENSE = [name for name in BUILDERS if name != "mixtral"]

@@ -23,7 +23,7 @@ def writes(cache: ActivationCache, layer: int, site: str, row: int, pos: int) ->
         return torch.zeros(0, cache["blocks.0.hook_resid_pre"].shape[1], 0, cache.model.cfg.d_model).double()
     else:
         pattern = cache[f"blocks.{layer}.attn.hook_pattern"][row, :, pos].double()
-        v = cache[f"blocks.{layer}.attn.hook_v"][row].double()
+        v = values(cache, layer)[row].double()
         W_O = block.attn.W_O.double()
         heads, per_kv = len(W_O), len(W_O) // v.shape[1]
         raw = torch.stack(
@@ -32,9 +32,16 @@ def writes(cache: ActivationCache, layer: int, site: str, row: int, pos: int) ->
                 for h in range(heads)
             ]
         )
-        if (gate := f"blocks.{layer}.attn.hook_q_gate") in cache:
-            raw = raw * cache[gate][row, pos].double().sigmoid().reshape(heads, 1, -1, 1)
+        for gate in (f"blocks.{layer}.attn.hook_q_gate", f"blocks.{layer}.attn.gate.hook_out"):
+            if gate in cache:
+                raw = raw * cache[gate][row, pos].double().sigmoid().reshape(heads, 1, -1, 1)
     return through_post_norm(cache, layer, site, row, pos, raw)
+
+
+def values(cache: ActivationCache, layer: int) -> Tensor:
+    """What heads read at each position: ``[batch, pos, kv, d_head]``; latent attention has heads before positions."""
+    v = cache[f"blocks.{layer}.attn.hook_v"]
+    return v.transpose(1, 2) if f"blocks.{layer}.attn.hook_kv_latent" in cache else v
 
 
 def wrote(cache: ActivationCache, hook: str) -> Tensor:
@@ -57,19 +64,21 @@ def expert_writes(cache: ActivationCache, layer: int, row: int, pos: int) -> Ten
     def without(weights: Tensor) -> Tensor:
         kept = weights.clone()
         weights.zero_()
-        less = mixture(read)
+        less = at_place(mixture(read))
         weights.copy_(kept)
-        return whole - (less[0] if isinstance(less, tuple) else less)[row, pos]
+        return whole - less
 
-    whole = mixture(read)
-    whole = (whole[0] if isinstance(whole, tuple) else whole)[row, pos]
+    def at_place(out: Any) -> Tensor:
+        return (out[0] if isinstance(out, tuple) else out).reshape(read.shape)[row, pos]
+
+    whole = at_place(mixture(read))
     return torch.stack([without(column) for column in down_columns(mixture)]).double()
 
 
 def down_columns(mixture: Any) -> list[Tensor]:
     """The weights that each neuron of a mixture writes with, expert after expert, those of a shared one last."""
     down = unwrapped(mixture.experts).down_proj.data
-    down = down if unwrapped(mixture.experts).is_transposed else down.transpose(1, 2)
+    down = down if is_transposed(mixture) else down.transpose(1, 2)
     shared = next(
         (getattr(mixture, name) for name in ("shared_expert", "shared_experts") if hasattr(mixture, name)), None
     )
@@ -78,6 +87,11 @@ def down_columns(mixture: Any) -> list[Tensor]:
         return columns
     weight = unwrapped(unwrapped(shared).down_proj).weight.data
     return [*columns, *(weight[:, i] for i in range(weight.shape[1]))]
+
+
+def is_transposed(mixture: Any) -> bool:
+    """Whether experts' weights are stored as (in, out); Llama 4's are, without saying so."""
+    return getattr(unwrapped(mixture.experts), "is_transposed", True)
 
 
 def rows_written_with(block: Any) -> Any:
@@ -196,6 +210,8 @@ def fed_by(cache: ActivationCache, layer: int, site: str) -> list[str]:
 def keys(cache: ActivationCache, layer: int, site: str, index: int, head: int = -1) -> list[Tensor]:
     """The subkeys of a neuron, before any norm."""
     block = cache.model.blocks[layer]
+    if site == "attn" and hasattr(block.attn, "hook_kv_latent"):
+        return [latent_key(block.attn.original_component, values(cache, layer).shape[-1], head, index)]
     if site == "attn":
         return [block.attn.W_V[head // (len(block.attn.W_O) // len(block.attn.W_V))][:, index].double()]
     if not hasattr(block.mlp, "W_out"):
@@ -204,14 +220,22 @@ def keys(cache: ActivationCache, layer: int, site: str, index: int, head: int = 
     return [W[:, index].double() for W in ((block.mlp.W_in,) if gate is None else (gate, block.mlp.W_in))]
 
 
+def latent_key(attention: Any, d_head: int, head: int, index: int) -> Tensor:
+    """What a value of latent attention reads, but for the scale of the norm inside, which shares do not depend on."""
+    spread, rank = unwrapped(attention.kv_b_proj).weight.double(), attention.kv_lora_rank
+    spread = spread.view(attention.num_heads, -1, rank)[head, -d_head:][index]
+    normed = spread * unwrapped(attention.kv_a_layernorm).weight.double()
+    return unwrapped(attention.kv_a_proj_with_mqa).weight.double()[:rank].T @ normed
+
+
 def expert_keys(mixture: Any, index: int) -> list[Tensor]:
     """Gate and input of a neuron of a mixture, counted through its experts."""
     experts = unwrapped(mixture.experts)
     into = experts.gate_up_proj.double()
-    into = into.transpose(1, 2) if experts.is_transposed else into  # [expert, gates and inputs, d_model]
+    into = into.transpose(1, 2) if is_transposed(mixture) else into  # [expert, gates and inputs, d_model]
     count, width = len(into), into.shape[1] // 2
     if index >= count * width:
         shared = unwrapped(mixture.shared_expert if hasattr(mixture, "shared_expert") else mixture.shared_experts)
         return [unwrapped(p).weight[index - count * width].double() for p in (shared.gate_proj, shared.up_proj)]
     own, i = into[index // width], index % width
-    return [own[i], own[width + i]] if experts.is_concatenated else [own[2 * i], own[2 * i + 1]]
+    return [own[i], own[width + i]] if getattr(experts, "is_concatenated", True) else [own[2 * i], own[2 * i + 1]]

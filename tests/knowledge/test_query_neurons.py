@@ -49,7 +49,7 @@ def shares(cache, row, site, layer, head, index, read):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", architectures.DENSE)
+@pytest.mark.parametrize("name", [*architectures.DENSE, *architectures.LATENT])
 def test_query_layers_equal_the_oracle(name):
     cache, value = case(name)
     got = tna.query_layers(cache, value, pos=POS)
@@ -68,7 +68,7 @@ def test_query_layers_equal_the_oracle(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", architectures.DENSE)
+@pytest.mark.parametrize("name", [*architectures.DENSE, *architectures.LATENT])
 def test_query_neurons_equal_the_oracle(name):
     cache, value = case(name)
     got = tna.query_neurons(cache, value, 10_000, pos=POS)

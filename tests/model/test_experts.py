@@ -12,7 +12,7 @@ from tl_neuron_attr.model.stream import Stream
 POS, TARGETS = torch.tensor([6, 4]), torch.tensor([5, 11])
 MODES = [pytest.param(False, id="default"), pytest.param(True, id="compat")]
 NAMES = list(architectures.EXPERTS)
-DENSE_LAYER = {"qwen2_moe": 1, "glm4_moe": 0}
+DENSE_LAYER = {"qwen2_moe": 1}
 SAME_IN_BOTH_MODES = [name for name in NAMES if name != "gpt_oss"]  # TransformerLens 4.3 changes GPT-OSS by folding
 
 

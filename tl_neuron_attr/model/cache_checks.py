@@ -124,7 +124,9 @@ def _hooks_of(stream: Stream, layer: int, sites: tuple[Site, ...]) -> list[str]:
 
 
 def _norms_read_through(stream: Stream, sites: tuple[Site, ...]) -> list[str]:
-    named = [(layer, stream.weights(layer).pre_norm[site]) for layer in range(stream.n_layers) for site in sites]
+    every = [(layer, stream.weights(layer)) for layer in range(stream.n_layers)]
+    named = [(layer, weights.pre_norm[site]) for layer, weights in every for site in sites]
+    named += [(layer, weights.latent_norm) for layer, weights in every if "attn" in sites]
     return [f"blocks.{layer}.{name}" for layer, name in named if name]
 
 

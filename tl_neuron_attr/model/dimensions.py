@@ -39,6 +39,11 @@ def d_head(model: Any, layer: int) -> int:
     return block_weights(model, layer).d_head
 
 
+def head_sizes(model: Any, layer: int) -> tuple[int, int]:
+    """Return the number of attention heads of a layer and of the dimensions of each."""
+    return n_heads(model, layer), d_head(model, layer)
+
+
 def d_mlp(model: Any, layer: int) -> int:
     """Return the number of MLP neurons of a layer, those of all experts of a mixture.
 
@@ -70,7 +75,7 @@ def post_hook(model: Any, layer: int) -> str:
 
 def width(model: Any, site: Site, layer: int) -> int | tuple[int, int]:
     """Return the number of MLP neurons of a layer, or its heads and their dimensions."""
-    return d_mlp(model, layer) if site == "mlp" else (n_heads(model, layer), d_head(model, layer))
+    return d_mlp(model, layer) if site == "mlp" else head_sizes(model, layer)
 
 
 def device_of(model: Any) -> torch.device:

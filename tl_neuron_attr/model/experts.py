@@ -5,31 +5,44 @@ Neuron ``i`` of expert ``e`` writes ``w[e] * act(x)[e, i]`` times row ``i`` of t
 numbered behind the routed ones, its coefficients times its sigmoid gate where it has one.
 
 transformers keeps the experts of a layer as one module with three-dimensional parameters, whose layout its decorator
-``use_experts_implementation`` writes into attributes. They are read here, whatever the model is called.
+``use_experts_implementation`` writes into attributes. They are read here, whatever the model is called. Llama 4 does
+without the decorator, and multiplies what an expert reads, instead of what it computes, with the router's weight.
 """
 
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tl_neuron_attr.model.expert_routing import routed_again
 from tl_neuron_attr.numerics.stacked_rows import StackedRows
 
 
 class Experts:
     """The experts of one layer; weights are looked up in the modules at each use.
 
+    Args:
+        mixture: The module of transformers that holds router and experts.
+        router: The name of the router's module in the layer's MLP; empty where no hook says what it chose.
+        names: The names of the experts, the shared expert and its gate in the mixture; None where there is none.
+
     Attributes:
-        router: The name of the router's module in the layer's MLP.
+        router: The name of the router's module, as above.
         count: The number of routed experts.
         width: The number of neurons of each.
     """
 
-    def __init__(self, routed: Any, router: str, shared: Any = None, shared_gate: Any = None) -> None:
-        self.router, self._routed, self._shared, self._shared_gate = router, routed, shared, shared_gate
-        self.count = len(routed.down_proj)
-        self.width = int(routed.down_proj.shape[1 if routed.is_transposed else 2])
+    def __init__(self, mixture: Any, router: str, names: tuple[str, str | None, str | None]) -> None:
+        self.router, self._mixture, self._names = router, mixture, names
+        modules: list[Any] = [None if name is None else _own(getattr(mixture, name)) for name in names]
+        own, self._shared, self._shared_gate = modules
+        self._weighs_input = not _is_described(own)
+        self._routed: Any = _as_llama4(own) if self._weighs_input else own
+        self.count = len(self._routed.down_proj)
+        self.width = int(self._routed.down_proj.shape[1 if self._routed.is_transposed else 2])
 
     @property
     def gated(self) -> bool:
@@ -38,8 +51,8 @@ class Experts:
 
     @property
     def hooks(self) -> tuple[str, ...]:
-        """What a cache must hold for coefficients: what the MLP read, and what its router returned."""
-        returned = ("hook_out", "hook_expert_weights", "hook_expert_indices")
+        """What a cache must hold for coefficients: what the MLP read, and what its router returned if hooks have it."""
+        returned = ("hook_out", "hook_expert_weights", "hook_expert_indices") if self.router else ()
         return ("mlp.hook_in", *(f"mlp.{self.router}.{hook}" for hook in returned))
 
     @property
@@ -62,19 +75,24 @@ class Experts:
         return self._down(expert) if expert < self.count else _weight(self._shared.down_proj).T
 
     def routing(
-        self, returned: list[Tensor], tokens: tuple[int, int], dtype: torch.dtype
+        self, read: Float[Tensor, "batch pos d_model"], returned: Sequence[Tensor], dtype: torch.dtype
     ) -> Float[Tensor, "batch pos expert"]:
         """Return the router's weight of every expert, zero where it was not routed to.
 
         Args:
+            read: What the MLP read, as the model computed it.
             returned: What the router's hooks cached, in any order: TransformerLens confuses the order of Granite's.
-            tokens: The numbers of prompts and positions.
+                Empty where there are none: the router is then run again.
             dtype: The dtype of scores.
 
         Raises:
             ValueError: If these are no weights and indices of a top-k router.
         """
-        flat = [each.reshape(tokens[0] * tokens[1], -1) for each in returned]
+        experts, shared, _ = self._names
+        if not self.router:
+            again = routed_again(self._mixture, experts, shared, read)
+            return again.to(dtype).unflatten(0, read.shape[:2])
+        flat = [each.reshape(read.shape[0] * read.shape[1], -1) for each in returned]
         indices = next((each for each in flat if not each.is_floating_point()), None)
         weights = flat[1].to(dtype)
         if indices is None or not returned[1].is_floating_point():
@@ -84,7 +102,7 @@ class Experts:
             weights = dense.scatter_(1, indices.long(), weights)
         if weights.shape[1] != self.count:
             raise ValueError(f"router {self.router!r} weighs {weights.shape[1]} experts, the layer has {self.count}")
-        return weights.unflatten(0, tokens)
+        return weights.unflatten(0, read.shape[:2])
 
     def coefficients(
         self, read: Float[Tensor, "place d_model"], routing: Float[Tensor, "place expert"]
@@ -163,7 +181,10 @@ class Experts:
             everywhere = torch.arange(len(read), device=read.device)
             return everywhere, self._shared_activations(read) * self._shared_weight(read)
         rows = (routing[:, expert] != 0).nonzero()[:, 0]
-        return rows, self._activations(expert, read[rows]) * routing[rows, expert, None]
+        weight = routing[rows, expert, None]
+        if self._weighs_input:
+            return rows, self._activations(expert, read[rows] * weight)
+        return rows, self._activations(expert, read[rows]) * weight
 
     def _activations(self, expert: int, read: Float[Tensor, "n d_model"]) -> Float[Tensor, "n width"]:
         own = self._into[expert].to(read.dtype)
@@ -173,10 +194,10 @@ class Experts:
         return self._routed._apply_gate(before) if self.gated else self._routed.act_fn(before)
 
     def _shared_activations(self, read: Float[Tensor, "n d_model"]) -> Float[Tensor, "n width"]:
-        before = _linear(self._shared.up_proj, read)
+        before, act = _linear(self._shared.up_proj, read), _activation(self._shared)
         if not hasattr(self._shared, "gate_proj"):
-            return self._shared.act_fn(before)
-        return self._shared.act_fn(_linear(self._shared.gate_proj, read)) * before
+            return act(before)
+        return act(_linear(self._shared.gate_proj, read)) * before
 
     def _shared_weight(self, read: Float[Tensor, "n d_model"]) -> Float[Tensor, "n 1"] | float:
         return 1.0 if self._shared_gate is None else _linear(self._shared_gate, read).sigmoid()
@@ -188,25 +209,48 @@ def experts_of(mlp: Any) -> Experts | None:
     Args:
         mlp: The MLP of a block of a ``TransformerBridge``, or None.
     """
-    router = str(getattr(mlp, "hook_aliases", {}).get("hook_expert_weights", "")).partition(".")[0]
-    if not router or getattr(mlp, "W_out", None) is not None:
+    if getattr(mlp, "W_out", None) is not None:
         return None
-    inside = [_own(child) for child in _own(mlp).children()]
-    routed = [module for module in inside if _is_stack(module)]
-    shared = [module for module in inside if hasattr(module, "down_proj") and module not in routed]
-    gates = [module for module in inside if isinstance(module, nn.Linear) and module.out_features == 1]
+    router = str(getattr(mlp, "hook_aliases", {}).get("hook_expert_weights", "")).partition(".")[0]
+    mixture = _own(mlp)
+    inside = {name: _own(child) for name, child in mixture.named_children()}
+    routed = [name for name, module in inside.items() if _is_stack(module)]
+    shared = [name for name, module in inside.items() if hasattr(module, "down_proj") and name not in routed]
+    gates = [name for name, module in inside.items() if isinstance(module, nn.Linear) and module.out_features == 1]
     if len(routed) != 1 or len(shared) > 1 or len(gates) > len(shared):
         return None
-    return Experts(routed[0], router, *shared, *gates)
+    names = routed[0], next(iter(shared), None), next(iter(gates), None)
+    return Experts(mixture, router, names)
 
 
 def _is_stack(module: Any) -> bool:
-    """Return whether a module holds experts as transformers' decorator describes them, with nothing after them."""
-    down = getattr(module, "down_proj", None)
-    described = all(hasattr(module, name) for name in ("is_transposed", "is_concatenated", "has_gate", "has_bias"))
-    return (
-        described and isinstance(down, Tensor) and down.ndim == 3 and not getattr(module, "has_post_expert_norm", False)
-    )
+    """Return whether a module holds experts as transformers' decorator describes them, with nothing after them.
+
+    Without a description, whether it is laid out as Llama 4's are.
+    """
+    into, down = (getattr(module, name, None) for name in ("gate_up_proj", "down_proj"))
+    if not (isinstance(down, Tensor) and down.ndim == 3):
+        return False
+    if _is_described(module):
+        return not getattr(module, "has_post_expert_norm", False)
+    e, width, d_model = down.shape
+    return isinstance(into, Tensor) and into.shape == (e, d_model, 2 * width) and hasattr(module, "act_fn")
+
+
+def _is_described(module: Any) -> bool:
+    return all(hasattr(module, name) for name in ("is_transposed", "is_concatenated", "has_gate", "has_bias"))
+
+
+def _as_llama4(module: Any) -> SimpleNamespace:
+    """Return Llama 4's experts with the attributes that transformers' decorator gives to others."""
+
+    def gated(before: Tensor) -> Tensor:
+        gate, up = before.chunk(2, dim=-1)
+        return module.act_fn(gate) * up
+
+    layout = {"is_transposed": True, "is_concatenated": True, "has_gate": True, "has_bias": False}
+    weights = {"gate_up_proj": module.gate_up_proj, "down_proj": module.down_proj}
+    return SimpleNamespace(**layout, **weights, act_fn=module.act_fn, _apply_gate=gated)
 
 
 def _own(module: Any) -> Any:
@@ -227,3 +271,8 @@ def _bias(linear: Any) -> Float[Tensor, "out"] | None:
 def _linear(linear: Any, read: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
     bias = _bias(linear)
     return nn.functional.linear(read, _weight(linear).to(read.dtype), None if bias is None else bias.to(read.dtype))
+
+
+def _activation(mlp: Any) -> Any:
+    """Return an MLP's activation function, which Llama 4 gives another name."""
+    return mlp.act_fn if hasattr(mlp, "act_fn") else mlp.activation_fn

@@ -210,7 +210,8 @@ def multiplier(factor: Float[Tensor, "row *width"]) -> Callable[..., Tensor]:
 
     def multiply(activation: Tensor, hook: Any) -> Tensor:
         _require_batch(factor, activation)
-        return activation * factor[:, None].to(activation.device)
+        own = factor.reshape(len(factor), 1, *activation.shape[2:])  # latent attention's hook_z may have other heads
+        return activation * own.to(activation.device)
 
     return multiply
 
@@ -287,7 +288,7 @@ def _expert_hooks(experts: Experts, factor: Float[Tensor, "row width"]) -> list[
         _require_batch(factor, out)
         batch, pos, _ = out.shape
         read, *returned = (seen[name].to(factor.device) for name in experts.hooks)
-        routing = experts.routing(returned, (batch, pos), out.dtype).flatten(0, 1)
+        routing = experts.routing(read, returned, out.dtype).flatten(0, 1)
         row = torch.arange(batch, device=factor.device).clamp_max(len(factor) - 1).repeat_interleave(pos)
         added = experts.written(read.flatten(0, 1), routing, factor - 1, row)
         return out + added.unflatten(0, (batch, pos)).to(out.device)

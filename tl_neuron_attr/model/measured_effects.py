@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tl_neuron_attr.model.answer_runs import AnswerRuns
-from tl_neuron_attr.model.dimensions import post_hook
+from tl_neuron_attr.model.dimensions import head_sizes, post_hook
 from tl_neuron_attr.model.rerun import KeptRun, require_finite_logits, runs_within
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import Site, score_dtype
@@ -100,7 +100,7 @@ def _of_row(
     found = base.repeat(len(sets), 1)
     with tqdm(total=len(order), desc=progress, unit="run", disable=not progress, delay=2) as bar:
         for group in groups:
-            with model.hooks(fwd_hooks=_removing([sets[i] for i in group], runs.places.pos[which], which)):
+            with model.hooks(fwd_hooks=_removing(model, [sets[i] for i in group], runs.places.pos[which], which)):
                 logits = kept.from_layer(lowest[group[0]], torch.zeros(len(group), dtype=torch.long))
             require_finite_logits(model, logits)
             found[group] = followed(logits)
@@ -109,7 +109,7 @@ def _of_row(
 
 
 def _removing(
-    sets: Sequence[Sequence[NeuronRemoval]], pos: Int[Tensor, "n"], places: Int[Tensor, "n"]
+    model: Any, sets: Sequence[Sequence[NeuronRemoval]], pos: Int[Tensor, "n"], places: Int[Tensor, "n"]
 ) -> list[tuple[str, Callable[..., Tensor]]]:
     """Return the hooks under which row ``i`` of a run lacks the neurons of ``sets[i]``; ``places`` are at ``pos``."""
     by_place: dict[tuple[Site, int], list[tuple[int, NeuronRemoval]]] = {}
@@ -119,7 +119,7 @@ def _removing(
     return [
         (f"blocks.{layer}.mlp.hook_post", _of_mlp(removals))
         if site == "mlp"
-        else (f"blocks.{layer}.attn.hook_z", _of_heads(removals, pos, places))
+        else (f"blocks.{layer}.attn.hook_z", _of_heads(head_sizes(model, layer), removals, pos, places))
         for (site, layer), removals in by_place.items()
     ]
 
@@ -141,10 +141,13 @@ def _of_mlp(removals: Sequence[tuple[int, NeuronRemoval]]) -> Callable[..., Tens
 
 
 def _of_heads(
-    removals: Sequence[tuple[int, NeuronRemoval]], pos: Int[Tensor, "n"], places: Int[Tensor, "n"]
+    sizes: tuple[int, int],
+    removals: Sequence[tuple[int, NeuronRemoval]],
+    pos: Int[Tensor, "n"],
+    places: Int[Tensor, "n"],
 ) -> Callable[..., Tensor]:
-    def replace(z: Tensor, hook: Any) -> Tensor:
-        z = z.clone()
+    def replace(heads: Tensor, hook: Any) -> Tensor:
+        z = heads.clone().reshape(*heads.shape[:2], *sizes)  # latent attention's hook_z may have heads of other sizes
         here, which = pos.to(z.device), places.to(z.device)
         for row, r in removals:
             head, index = (slice(None) if i < 0 else i for i in (r.head, r.index))
@@ -152,7 +155,7 @@ def _of_heads(
                 z[row, :, head, index] = _like(r.value, z)
             else:
                 z[row, here, head, index] -= r.value.to(z)[which] if isinstance(r.value, Tensor) else r.value
-        return z
+        return z.reshape(heads.shape)
 
     return replace
 

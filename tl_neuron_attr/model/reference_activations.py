@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_neuron_attr.model.answer_runs import AnswerRuns
-from tl_neuron_attr.model.dimensions import post_hook
+from tl_neuron_attr.model.dimensions import head_sizes, post_hook
 from tl_neuron_attr.model.hook_points import pattern_hook, resid_pre_hook
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
@@ -44,8 +44,10 @@ def unit_activations(
     found: list[list[Tensor]] = [[] for _ in units]
     for ids in prompts:
         _, cache = model.run_with_cache(ids[None], names_filter=sorted(set(names)))
-        for kept, name, (site, _, head, index) in zip(found, names, units, strict=True):
-            chosen = cache[name][0] if site == "mlp" else cache[name][0][:, _at(head)]
+        for kept, name, (site, layer, head, index) in zip(found, names, units, strict=True):
+            chosen = cache[name][0]
+            if site == "attn":
+                chosen = chosen.reshape(len(chosen), *head_sizes(model, layer))[:, _at(head)]
             kept.append(chosen[..., _at(index)].cpu())
     return _stand_ins([torch.cat(each) for each in found], stand, seed)
 

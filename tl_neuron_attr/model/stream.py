@@ -54,6 +54,7 @@ class Stream:
         self.n_layers = int(self.model.cfg.n_layers)
         self._weights: dict[int, BlockWeights] = {}
         self._fetched: tuple[int, Any] | None = None
+        self._routed: tuple[int, Tensor] | None = None
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -278,6 +279,11 @@ class Stream:
         v = v.permute(0, 1, 3, 2) if self.weights(layer).values_by_head else v.permute(0, 2, 3, 1)
         return v.repeat_interleave(self.weights(layer).n_heads // v.shape[1], dim=1)
 
+    def values_at(self, layer: int, places: Positions) -> Float[Tensor, "batch kv d_head"]:
+        """Return ``v`` at each place, one row per key-value head."""
+        v = self._batch(f"blocks.{layer}.attn.hook_v")
+        return self._picked(v.transpose(1, 2) if self.weights(layer).values_by_head else v, places.row, places.pos)
+
     def mlp_coefficients(self, layer: int, places: Positions) -> Float[Tensor, "batch d_mlp"]:
         """Return the MLP's post-activations (paper 1, Eq. 6); those of an expert times the router's weight of it."""
         experts = self.weights(layer).live_experts
@@ -287,11 +293,23 @@ class Stream:
 
     def routing(self, layer: int, places: Positions) -> Float[Tensor, "batch expert"]:
         """Return the router's weight of every routed expert of a mixture; zero where a token was not routed to it."""
-        experts = self.weights(layer).experts
-        if experts is None:
-            raise ValueError(f"layer {layer} is no mixture of experts, so nothing is routed there")
-        returned = [self._raw(f"blocks.{layer}.{hook}").to(self.device) for hook in experts.hooks[1:]]
-        return experts.routing(returned, self.shape[:2], self.dtype)[places.row, places.pos]
+        return self.routing_everywhere(layer)[places.row, places.pos]
+
+    def routing_everywhere(self, layer: int) -> Float[Tensor, "batch pos expert"]:
+        """Return the router's weight of every routed expert of a mixture at every position.
+
+        Raises:
+            ValueError: If the layer is dense.
+        """
+        if self._routed is None or self._routed[0] != layer:  # kept for one layer, as its fetched weights are
+            experts = self.weights(layer).live_experts
+            if experts is None:
+                raise ValueError(f"layer {layer} is no mixture of experts, so nothing is routed there")
+            names = [f"blocks.{layer}.{hook}" for hook in experts.hooks]
+            read = self._batch(names[0]).to(self.device)
+            returned = [self._raw(name).to(self.device) for name in names[1:]]
+            self._routed = layer, experts.routing(read, returned, self.dtype)
+        return self._routed[1]
 
     def readout(self, places: Positions) -> Readout:
         """Return the readout at each place."""

@@ -33,7 +33,7 @@ def require_values(stream: Stream, layer: int, places: Positions) -> None:
         norm_bias = weights.norm_bias(name)
         read = stream.norm(layer, name, places)(read)
         read = read if norm_bias is None else read + norm_bias.to(stream.dtype)
-    cached = stream.at(f"blocks.{layer}.attn.hook_v", places)
+    cached = stream.values_at(layer, places)
     for head in heads[:: weights.shared_by("v")]:
         projection, bias = weights.projection("v", head)
         W_V, constant = projection.to(stream.dtype), 0.0 if bias is None else bias.to(stream.dtype)
@@ -84,7 +84,7 @@ def cached_pre_activations(
             f"cache lacks {hook}, which shows whether the weights are still those of the run: run_with_cache without "
             f"names_filter, or let names that end in {PRE_ACTIVATIONS} through too"
         )
-    cached = stream.at(hook, places)
+    cached = stream.values_at(layer, places) if which == "v" else stream.at(hook, places)
     if which == "v":
         cached = cached.repeat_interleave(stream.weights(layer).n_heads // cached.shape[1], dim=1).flatten(1)
     return cached[torch.arange(len(index), device=stream.device), index]

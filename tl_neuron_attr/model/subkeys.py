@@ -145,6 +145,9 @@ def subkey_directions(
     keys, biases = weights.subkeys_of(which, index)
     keys = directions = keys.to(stream.dtype)
     constant = own = torch.zeros(len(index)).to(directions) if biases is None else biases.to(stream.dtype)
+    if which == "v" and weights.latent_norm:
+        inner = stream.at(f"blocks.{layer}.{weights.latent_norm}.hook_scale", places)
+        directions, constant = directions / inner, constant / inner[:, 0]
     if name := weights.pre_norm[site]:
         norm, norm_bias = stream.norm(layer, name, places), weights.norm_bias(name)
         if norm_bias is not None:

@@ -14,6 +14,8 @@ from torch import Tensor
 from transformer_lens.model_bridge.generalized_components.block import ParallelBlockBridge
 
 from tl_neuron_attr.model.experts import Experts, experts_of
+from tl_neuron_attr.model.latent_values import LATENT_NORM, has_latent_values, latent_subkeys
+from tl_neuron_attr.model.output_projection import output_projection
 from tl_neuron_attr.model.readable_blocks import fetched, is_at_hand, outline
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.readout import Norm, Readout
@@ -71,12 +73,17 @@ class BlockWeights:
     @cached_property
     def has_attn(self) -> bool:
         """Whether the block has softmax attention: blocks of a hybrid may mix positions otherwise, as a whole."""
-        return getattr(getattr(self.block, "attn", None), "W_O", None) is not None
+        return self._heads is not None
 
     @cached_property
     def values_by_head(self) -> bool:
         """Whether ``hook_v`` has heads before positions, as multi-head latent attention has them (DeepSeek)."""
-        return getattr(getattr(self.block.attn, "hook_v", None), "pos_dim", 1) == 2
+        return self.has_attn and getattr(getattr(self.block.attn, "hook_v", None), "pos_dim", 1) == 2
+
+    @cached_property
+    def latent_norm(self) -> str:
+        """The norm inside latent attention that values pass; empty elsewhere."""
+        return LATENT_NORM if self.values_by_head and has_latent_values(self.block.attn) else ""
 
     @cached_property
     def gate_hooks(self) -> tuple[str, ...]:
@@ -114,17 +121,19 @@ class BlockWeights:
     @property
     def W_O(self) -> Float[Tensor, "head d_head d_model"]:
         """The output projection of each head."""
-        return self.live.attn.W_O
+        found = output_projection(self.live.attn)
+        assert found is not None  # asked for of blocks with attention only
+        return found
 
     @property
     def n_heads(self) -> int:
         """The number of heads; 0 where the block has no softmax attention."""
-        return len(self.block.attn.W_O) if self.has_attn else 0
+        return 0 if self._heads is None else len(self._heads)
 
     @property
     def d_head(self) -> int:
         """The number of dimensions, or attention neurons, of each head."""
-        return self.block.attn.W_O.shape[1] if self.has_attn else 0
+        return 0 if self._heads is None else self._heads.shape[1]
 
     @property
     def d_mlp(self) -> int:
@@ -143,7 +152,16 @@ class BlockWeights:
         return _or_none(self.live.attn, "b_O") if site == "attn" else _or_none(self.live.mlp, "b_out")
 
     def shared_by(self, side: Projected) -> int:
-        """Return how many heads share a projection: 1, or more where queries are grouped."""
+        """Return how many heads share a projection: 1, or more where queries are grouped.
+
+        Raises:
+            ValueError: If the attention is latent, where heads have no such projection.
+        """
+        if self.values_by_head:
+            raise ValueError(
+                "latent attention makes queries, keys and values of a compressed stream, so that its heads have no "
+                f"W_{side.upper()} of their own: scores, query neurons, ablate and verify work, this method does not"
+            )
         return self.n_heads // len(getattr(self.block.attn, f"W_{side.upper()}"))
 
     def projection(self, side: Projected, head: int) -> tuple[Float[Tensor, "d_model d_head"], Tensor | None]:
@@ -152,7 +170,13 @@ class BlockWeights:
         return self._projections(side)[own], None if bias is None else bias.reshape(-1, self.d_head)[own]
 
     def by_head(self, side: Projected) -> Float[Tensor, "head d_model d_head"]:
-        """Return the projection of every head, shared ones repeated (a copy where they are)."""
+        """Return the projection of every head, shared ones repeated (a copy where they are).
+
+        That of values of latent attention is times the scale of its inner norm, :attr:`latent_norm`.
+        """
+        if side == "v" and self.latent_norm:
+            every, _ = self.subkeys_of("v", torch.arange(self.n_heads * self.d_head, device=self.W_O.device))
+            return every.unflatten(0, (self.n_heads, self.d_head)).transpose(1, 2)
         shared = self.shared_by(side)
         return self._projections(side) if shared == 1 else self._projections(side).repeat_interleave(shared, dim=0)
 
@@ -169,14 +193,16 @@ class BlockWeights:
     def subkeys_of(
         self, which: str, index: Int[Tensor, "n"]
     ) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, "n"] | None]:
-        """Return the subkeys of some neurons, one row each, and their biases; see :meth:`keys`."""
+        """Return the subkeys of some neurons, one row each, and their biases; see :meth:`keys`.
+
+        Those of attention neurons of latent attention are times the scale of its inner norm, :attr:`latent_norm`.
+        """
         if which != "v" and (experts := self.live_experts):
             return experts.keys(which, index)
-        if which == "v" and self.values_by_head:
-            raise ValueError(
-                "attention neurons of latent attention have no subkeys: their values are made of a compressed stream; "
-                'ask for query scores of MLP neurons, value_neurons(..., sites="mlp")'
-            )
+        if which == "v" and self.latent_norm:
+            attn = self.live.attn
+            norm = unit_norm(attn.kv_a_layernorm, attn.kv_b_proj.weight.dtype, attn.kv_b_proj.weight[0])
+            return latent_subkeys(attn, index, (self.n_heads, self.d_head), norm.weight)
         keys, biases = self.keys(which)
         return keys[:, index].T, None if biases is None else biases[index]
 
@@ -205,6 +231,11 @@ class BlockWeights:
             raise ValueError(f"layer {layer} has no attention heads; its mixer counts as a whole")
         if head is not None:
             within("head", head, self.n_heads)
+
+    @property
+    def _heads(self) -> Float[Tensor, "head d_head d_model"] | None:
+        """What heads write with, or its outline; None where the block mixes positions otherwise."""
+        return output_projection(getattr(self.block, "attn", None))
 
     def _projections(self, side: Projected) -> Float[Tensor, "kv d_model d_head"]:
         return getattr(self.live.attn, f"W_{side.upper()}")
