@@ -5,6 +5,8 @@ import torch
 
 import tl_neuron_attr as tna
 from tests import architectures
+from tl_neuron_attr.incontext.static_scores import static_scores
+from tl_neuron_attr.model.run import run_at_last
 
 POS = torch.tensor([6, 4])
 NAMES = ["gpt2", "gemma2", "olmo2", "bloom", "gptj", "opt", "qwen2_moe", "qwen3_next", "lfm2"]
@@ -67,3 +69,36 @@ def test_a_batch_with_a_mask_is_run_as_it_is():
     full = model.run_with_cache(tokens, attention_mask=mask)[1]
     little = tna.run(model, tokens, pos=POS, attention_mask=mask)
     assert torch.equal(tna.attribute_heads(little, 5, pos=POS), tna.attribute_heads(full, 5, pos=POS))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "olmo2", "opt", "qwen2_moe"])
+@pytest.mark.filterwarnings("ignore:the model caps its logits")
+def test_a_run_that_unembeds_the_last_position_scores_it_as_a_whole_run_does(name):
+    model, tokens = architectures.build(name), architectures.prompts()
+    whole, full = model.run_with_cache(tokens)
+    shapes = []
+    watch = ("unembed.hook_out", lambda logits, hook: shapes.append(logits.shape[1]))
+    with model.hooks(fwd_hooks=[watch]):
+        logits, little = run_at_last(model, tokens, tna.hooks_needed(model))
+    assert shapes == [1]
+    torch.testing.assert_close(logits, whole[:, -1])
+    for function in (tna.attribute_heads, tna.attribute_mlp_neurons):
+        torch.testing.assert_close(function(little, 5), function(full, 5))
+
+
+def test_scores_at_a_position_that_was_not_unembedded_are_refused():
+    model = architectures.build("llama")
+    _, cache = run_at_last(model, architectures.prompts(), tna.hooks_needed(model))
+    with pytest.raises(ValueError, match="the readout of the final stream is not the model's logits"):
+        tna.attribute_heads(cache, 5, pos=2)
+
+
+@pytest.mark.parametrize("measure", ["static_scores", "attention_shift", "learned_metric", "function_vector"])
+def test_what_is_measured_at_the_last_position_unembeds_it_alone(measure):
+    model, shapes = tna.demo.load(), []
+    prompts = tna.incontext.from_demo(model, tna.demo.in_context(4, 4, counts=(2, 2)))
+    given = {} if measure == "static_scores" else {"heads": [(3, 2)]}
+    function = static_scores if measure == "static_scores" else getattr(tna.incontext, measure)
+    with model.hooks(fwd_hooks=[("unembed.hook_out", lambda logits, hook: shapes.append(logits.shape[1]))]):
+        function(model, prompts, **given)
+    assert shapes and set(shapes) == {1}

@@ -22,6 +22,7 @@ from tl_neuron_attr.incontext.label_values import label_attention, label_logit_d
 from tl_neuron_attr.incontext.variants import reversed_labels
 from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
+from tl_neuron_attr.model.run import run_at_last
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.results.intervals import change_interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table
@@ -142,7 +143,7 @@ def _of_gold(model: Any, prompts: Sequence[IclPrompt], gold: int) -> list[IclPro
 def _measured(model: Any, prompts: Sequence[IclPrompt], heads: Sequence[Head], pair: tuple[int, int]) -> pd.DataFrame:
     """Return the three quantities of each head and label of the pair, one row per prompt."""
     tokens, mask = batch_of(model, prompts).inputs()
-    _, cache = model.run_with_cache(tokens, names_filter=needed_by(("attn",)), **mask)
+    _, cache = run_at_last(model, tokens, needed_by(("attn",)), **mask)
     attention = label_attention(cache, prompts, model=model)
     plain = label_logit_difference(cache, prompts, weighted=False, pair=pair, model=model)
     sequence = torch.tensor([prompt.sequence for prompt in prompts], device=plain.device)

@@ -26,6 +26,7 @@ from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
 from tl_neuron_attr.model.hook_points import resid_post_hook
 from tl_neuron_attr.model.rerun import unembedding_last
+from tl_neuron_attr.model.run import run_at_last
 from tl_neuron_attr.model.scored import checked_stream
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.tokens import prompt_ids
@@ -149,7 +150,7 @@ def function_vector(
     total = torch.zeros(len(heads), dimensions.d_model(model), device=dimensions.device_of(model), dtype=torch.float64)
     for batch in icl_batches(model, prompts, batch_size=batch_size):
         tokens, mask = batch.inputs()
-        _, cache = model.run_with_cache(tokens, names_filter=needed_by(("attn",)), **mask)
+        _, cache = run_at_last(model, tokens, needed_by(("attn",)), **mask)
         stream, places, _ = checked_stream(cache, ("attn",), model=model)
         for layer in {layer for layer, _ in heads}:
             writes = stream.sublayer("attn", layer, places).head_writes().sum((0, 2))

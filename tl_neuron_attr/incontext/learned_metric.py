@@ -25,6 +25,7 @@ from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.label_values import label_attention
 from tl_neuron_attr.incontext.two_towers import label_scores, needed_by_towers
 from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
+from tl_neuron_attr.model.run import run_at_last
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.results.intervals import interval, named_interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table
@@ -131,7 +132,7 @@ def learned_metric(
     measured_batches: list[_BatchMeasures] = []
     for batch in icl_batches(model, prompts, batch_size=batch_size):
         tokens, mask = batch.inputs()
-        _, cache = model.run_with_cache(tokens, names_filter=needed_by_towers, **mask)
+        _, cache = run_at_last(model, tokens, needed_by_towers, **mask)
         measured_batches.append(
             _measure_batch(Stream(cache, model), [prompts[i] for i in batch.indices], chosen, layers)
         )

@@ -19,6 +19,7 @@ from tl_neuron_attr.incontext.icl_batches import icl_batches
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.knowledge.attribution import attribute_heads
 from tl_neuron_attr.model.cache_checks import needed_by
+from tl_neuron_attr.model.run import run_at_last
 from tl_neuron_attr.model.stream import Stream
 
 Followed = Literal["predicted", "gold"]
@@ -55,10 +56,10 @@ def static_scores(
         for batch in icl_batches(model, prompts, batch_size=batch_size):
             chosen = [prompts[i] for i in batch.indices]
             tokens, mask = batch.inputs()
-            logits, cache = model.run_with_cache(tokens, names_filter=needed_by(("attn",)), **mask)
+            logits, cache = run_at_last(model, tokens, needed_by(("attn",)), **mask)
             ids = torch.tensor(chosen[0].label_ids, device=logits.device)
             gold = torch.tensor([prompt.gold for prompt in chosen], device=logits.device)
-            followed = gold if label == "gold" else logits[:, -1][:, ids].argmax(-1)
+            followed = gold if label == "gold" else logits[:, ids].argmax(-1)
             increase = attribute_heads(cache, ids[followed], model=model)
             attention = _to_labels(Stream(cache, model), chosen)
             rows += zip(batch.indices, increase, attention, followed.tolist(), strict=True)

@@ -5,14 +5,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
+from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.hook_points import pattern_hook
 from tl_neuron_attr.model.position_cache import PositionCache
 from tl_neuron_attr.model.positions import Pos, from_start
+from tl_neuron_attr.model.rerun import unembedding_last
 from tl_neuron_attr.numerics.sublayer import SITES, Site
 
 
@@ -100,6 +102,30 @@ def run(
     batch, length = cache["blocks.0.hook_resid_pre"].shape[:2]
     at = places[0].cpu() if places else from_start(pos, batch, length).expand(batch)
     return PositionCache({**cache.cache_dict, **rows}, model, at)
+
+
+@torch.no_grad()
+def run_at_last(
+    model: Any, tokens: Int[Tensor, "batch pos"], wanted: Callable[[str], bool], **forward: Any
+) -> tuple[Float[Tensor, "batch d_vocab"], ActivationCache]:
+    """Return the logits at the last position, the only ones computed, and a cache to score that position with.
+
+    On a large vocabulary the logits of every position take more memory than all else that is cached. The cache shows
+    the last ones at every position (without a copy), so that a score at any other is refused: the stream there does not
+    read out to them.
+
+    Args:
+        model: The model.
+        tokens: The prompts, padded on the left if at all.
+        wanted: Which hooks are cached.
+        **forward: What else the model's forward pass takes.
+    """
+    with unembedding_last(model, tokens):
+        logits, cache = model.run_with_cache(tokens, names_filter=wanted, **forward)
+    shown: dict[str, Tensor] = {**cache.cache_dict}
+    if (name := "unembed.hook_out") in shown:
+        shown[name] = shown[name].expand(-1, tokens.shape[1], -1)
+    return logits[:, 0], ActivationCache(shown, model)
 
 
 @contextmanager
