@@ -38,6 +38,7 @@ def test_a_row_names_the_best_of_each_kind(found):
     assert list(frame["token"]) == list(found.tokens)
     for i, row in enumerate(frame.to_dict("records")):
         assert row["neuron"] == found.neurons[i].labels[0]
+        assert row["neuron_score"] == pytest.approx(float(found.neurons[i].score.max()))
         assert row["head_score"] == pytest.approx(float(found.heads[i].max()))
         assert row["layer_score"] == pytest.approx(
             float(torch.stack([found.layers.attn[i], found.layers.mlp[i]]).max())

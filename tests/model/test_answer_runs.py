@@ -17,6 +17,7 @@ def test_a_single_token_runs_the_prompt_as_it_is_and_an_answer_all_but_its_last(
     assert runs.prompt == (0, 1) and runs.beginnings == (3, 4) and runs.lengths == (5, 4)
     assert runs.places.row.tolist() == [0] * 4 + [0] * 3 + [1, 1]
     assert runs.places.pos.tolist() == [2, 2, 3, 4, 2, 3, 4, 1, 1]
+    assert [runs.places_in(i).tolist() for i in (0, 1)] == [[0, 1, 2, 3, 4, 5, 6], [7, 8]]
 
 
 @torch.no_grad()

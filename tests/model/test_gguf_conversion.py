@@ -1,6 +1,9 @@
 """GGUF files converted: the numbers of the model that was written, or a refusal and nothing in the cache."""
 
 import json
+import shutil
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import gguf
 import pytest
@@ -145,6 +148,15 @@ def test_parts_are_joined_checked_and_later_not_needed(packaged, cache, monkeypa
     assert not (cache / package_key("gemma3-270m") / "model.gguf").exists()
     monkeypatch.setattr(gguf_conversion, "installed_parts", lambda _: pytest.fail("the parts were looked for"))
     assert converted_package("gemma3-270m") == cache / package_key("gemma3-270m")
+
+
+@pytest.mark.parametrize("short", [0, 1])
+def test_room_for_nine_times_the_file_is_asked_for_and_no_more(packaged, cache, monkeypatch, short):
+    """Half a byte a weight becomes four, and the joined file lies beside them."""
+    free = 9 * PACKAGED_MODELS["gemma3-270m"].size - short
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(OSError, match="could not be kept") if short else nullcontext():
+        converted_package("gemma3-270m")
 
 
 def test_other_bytes_than_the_published_are_refused_by_their_checksum(packaged, cache):

@@ -55,6 +55,22 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_read(device, m
         tna.load("demo", device=device)
 
 
+@pytest.mark.parametrize("found", [True, False])
+@pytest.mark.parametrize("asked", [None, "cpu"])
+def test_a_gpu_is_used_where_there_is_one_and_no_device_is_named(found, asked, monkeypatch):
+    chosen = []
+    booted = loading.TransformerBridge.boot_transformers
+
+    def boot(folder, *, device, dtype):
+        chosen.append(device)
+        return booted(folder, device="cpu", dtype=dtype)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: found)
+    monkeypatch.setattr(loading.TransformerBridge, "boot_transformers", boot)
+    tna.load("demo", device=asked)
+    assert chosen == ["cuda" if found and asked is None else "cpu"]
+
+
 def test_an_empty_name_is_no_model(monkeypatch):
     monkeypatch.setattr(loading, "provenance", lambda _: pytest.fail("a folder was looked at"))
     with pytest.raises(ValueError, match="name is empty"):

@@ -9,6 +9,9 @@ import torch
 import tl_neuron_attr as tna
 from tests import architectures
 from tests.model.test_subkeys import CHANGED, POS, asked, module_of
+from tl_neuron_attr.model.positions import Positions
+from tl_neuron_attr.model.stream import Stream
+from tl_neuron_attr.model.subkey_checks import require_values
 
 
 @torch.no_grad()
@@ -33,6 +36,19 @@ def test_weights_changed_since_the_run_are_refused(name, changed):
     for function in (tna.query_layers, lambda c, v, pos: tna.query_neurons(c, v, 5, pos=pos)):
         with pytest.raises(ValueError, match=CHANGED):
             function(cache, value, pos=POS)
+
+
+@torch.no_grad()
+def test_a_change_of_any_one_value_is_seen():
+    """The weights of a value add up with either sign: the size that an error is compared with is of their squares."""
+    model = architectures.build("llama")
+    _, cache = model.run_with_cache(architectures.prompts())
+    weight = module_of(model, 0, "v").original_component.weight
+    for row in range(len(weight)):
+        weight[row].mul_(1.1)
+        with pytest.raises(ValueError, match=rf"L0H\d+D{row % model.cfg.d_head} reads"):
+            require_values(Stream(cache), 0, Positions(torch.arange(2), POS))
+        weight[row].div_(1.1)
 
 
 @torch.no_grad()

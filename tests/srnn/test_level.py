@@ -42,6 +42,8 @@ def calls(level, x):
         (lambda: KerasGRU(3, 4, dtype=torch.float64), 64, False, []),
         (lambda: nn.LSTM(3, 4, batch_first=True, dtype=torch.float64), 1000, True, [1000]),
         (lambda: nn.LSTM(3, 4, batch_first=True, dtype=torch.float64), 1100, True, [512, 512, 76]),
+        (lambda: nn.LSTM(3, 4, batch_first=True, dtype=torch.float64), 1023, True, [1023]),
+        (lambda: nn.LSTM(3, 4, batch_first=True, dtype=torch.float64), 1024, True, [512, 512]),
         (lambda: nn.GRU(3, 4, num_layers=2, batch_first=True, dtype=torch.float64), 5, True, [5]),
     ],
 )
