@@ -29,7 +29,7 @@ import tl_neuron_attr as tna
 from tl_neuron_attr import evaluate, sweep
 from tl_neuron_attr.evaluate import StudyPrompt
 from tl_neuron_attr.evaluate.examine import examine
-from tl_neuron_attr.model.targets import token_id
+from tl_neuron_attr.evaluate.select import AskedPrompt, asked_prompt
 from tl_neuron_attr.model.tokens import prompt_ids
 
 _SHAPES = {"gpt2": {}, "gpt2-6.7b": {"n_embd": 4096, "n_layer": 32, "n_head": 32}}
@@ -86,8 +86,8 @@ def measured(name: str, batch: int, n: int, device: str) -> list[Row]:
 def _stages(model: Any, asked: Sequence[StudyPrompt], batch: int) -> list[tuple[str, tuple[float, float]]]:
     sizes = evaluate.Sizes.fitting(model)
     if batch == 0:
-        pairs = [(p.prompt, token_id(model, p.target, "target")) for p in asked]
-        found = seconds(lambda: [examine(model, p, t, sizes=sizes, seed=0, every_neuron=False) for p, t in pairs])
+        read = [one for p in asked if isinstance(one := asked_prompt(model, p), AskedPrompt)]
+        found = seconds(lambda: [examine(model, one, sizes=sizes, seed=0, every_neuron=False) for one in read])
         return [("scores", found)]
     task = sweep.KnowledgeTask(sizes=sizes, batch_size=batch)
     plan = sweep.plan_study(model, sweep.prompt_items(asked), task=task, out=mkdtemp(), shards=1)

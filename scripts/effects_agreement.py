@@ -179,7 +179,7 @@ def ten_out(model: Any, facts: Sequence[Fact], seed: int, candidates: int) -> pd
         sets = [one.neurons(flat) for flat in picks.values()]
         batch = one.ids[None].expand(len(sets), -1)
         with tna.ablate(model, [each.labels for each in sets]):
-            left = Outcome.of(model(batch)[:, -1], torch.full((len(sets),), one.token)).log_prob
+            left = Outcome.of(model(batch)[:, -1:], torch.full((len(sets), 1), one.token)).log_prob
         rows.append(
             {"nothing": float(one.scored.log_probs()[0, one.token]), **dict(zip(picks, left.tolist(), strict=True))}
         )

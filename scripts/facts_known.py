@@ -4,15 +4,15 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from tl_neuron_attr.evaluate import real_facts, select
-from tl_neuron_attr.evaluate.prompts import KEPT
+from tl_neuron_attr.evaluate.select import KEPT
 
 Fact = tuple[str, int, str]
 
 
 def facts_known(model: Any, n: int) -> list[Fact]:
-    """Return ``n`` prompts that the selection rule of paper 1 keeps, with the answer's token and the type."""
+    """Return ``n`` prompts with answers of one token that paper 1 would select, with that token and the type."""
     known = select(model, [prompt for group in real_facts().values() for prompt in group])
-    known = known[known["status"] == KEPT]
+    known = known[(known["status"] == KEPT) & (known["target_tokens"] == 1)]
     groups = [
         list(zip(group["prompt"], group["target_id"], group["type"], strict=True))
         for _, group in known.groupby("type", sort=False)

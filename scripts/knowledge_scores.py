@@ -58,7 +58,7 @@ def figure_2(model: Any, facts: Sequence[Fact]) -> str:
     for prompt, token, _ in facts:
         _, cache = model.run_with_cache(prompt_ids(model, prompt)[None])
         for score in SEARCHED:
-            layers[score] += best_by_score(cache, token, score, PICKED).layer.flatten().tolist()
+            layers[score] += best_by_score(cache, torch.tensor([[token]]), score, PICKED).layer.flatten().tolist()
     tenths = {
         s: (10 * pd.Series(found) // model.cfg.n_layers).value_counts(normalize=True) for s, found in layers.items()
     }

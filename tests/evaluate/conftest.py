@@ -15,12 +15,16 @@ def model():
 
 @pytest.fixture(scope="session")
 def prompts(model):
-    """Prompts whose targets the model predicts, of two types, and one that is left out."""
+    """Prompts whose targets the model predicts, of two types, one of two tokens and one that is left out."""
     with torch.no_grad():
-        said = [f"w{i} w{i + 3} w{i + 7}" for i in range(0, 40, 5)]
-        best = {t: int(model(t)[0, -1, :93].argmax()) for t in said}
-    found = [StudyPrompt(t, f"w{best[t]}", "xy"[i % 2]) for i, t in enumerate(said)]
-    return by_type([*found, StudyPrompt("w1 w2", "w3 w4", "x")])
+        spoken = [f"w{i} w{i + 3} w{i + 7}" for i in range(0, 40, 5)]
+        best = {t: int(model(t)[0, -1, :93].argmax()) for t in spoken}
+    found = [StudyPrompt(t, f"w{best[t]}", "xy"[i % 2]) for i, t in enumerate(spoken)]
+    text, spoken = "w1 w2", []
+    with torch.no_grad():
+        for _ in range(2):
+            spoken.append(f"w{int(model(' '.join([text, *spoken]))[0, -1, :93].argmax())}")
+    return by_type([*found, StudyPrompt(text, "w3 w4", "x"), StudyPrompt(text, " ".join(spoken), "x")])
 
 
 @pytest.fixture(scope="session")

@@ -7,19 +7,22 @@ import tl_neuron_attr as tna
 from tests import architectures
 from tl_neuron_attr.evaluate import Sizes
 from tl_neuron_attr.evaluate.examine import EXAMINED, examine, measured_outcomes, random_like
+from tl_neuron_attr.evaluate.select import AskedPrompt
 from tl_neuron_attr.model.components import component_lists
+from tl_neuron_attr.model.tokens import prompt_ids
 
 
 def test_all_that_was_examined_is_named(model):
     sizes = Sizes(value_attn=5, value_mlp=5, query=5, shared=5)
-    assert tuple(examine(model, "w1 w4 w8", 5, sizes=sizes, seed=0)) == EXAMINED
+    asked = AskedPrompt(prompt_ids(model, "w1 w4 w8"), (5,))
+    assert tuple(examine(model, asked, sizes=sizes, seed=0)) == EXAMINED
 
 
 def test_outcomes_are_rank_probability_and_log_probability_at_the_last_position(model):
     tokens = architectures.prompts()
     with torch.no_grad():
         probs = model(tokens)[:, -1].double().softmax(-1)
-    for row, (rank, prob, log_prob) in enumerate(measured_outcomes(model, tokens, 5).tolist()):
+    for row, (rank, prob, log_prob) in enumerate(measured_outcomes(model, tokens, torch.tensor([5])).tolist()):
         assert rank == 1 + sum(p > probs[row, 5] for p in probs[row])
         assert prob == pytest.approx(float(probs[row, 5]), rel=1e-4)
         assert log_prob == pytest.approx(float(probs[row, 5].log()), abs=1e-4)
@@ -96,8 +99,8 @@ def test_sizes_fit_the_model(model):
 
 def test_without_every_neuron_the_best_are_the_same_and_only_they_are_summed(model):
     sizes = Sizes(value_attn=5, value_mlp=5, query=30, shared=5)
-    full = examine(model, "w1 w4 w8", 5, sizes=sizes, seed=0, every_neuron=True)
-    lean = examine(model, "w1 w4 w8", 5, sizes=sizes, seed=0, every_neuron=False)
+    asked = AskedPrompt(prompt_ids(model, "w1 w4 w8"), (5,))
+    full, lean = (examine(model, asked, sizes=sizes, seed=0, every_neuron=every) for every in (True, False))
     assert torch.equal(lean["sums"], full["sums"][:, 2:])
     for name in EXAMINED:
         assert name == "sums" or torch.equal(lean[name], full[name])

@@ -32,6 +32,25 @@ def test_outcomes_are_those_of_editing_the_weights_one_prompt_at_a_time(model):
             assert row["rank"].item() == int((log_p > log_p[w]).sum()) + 1
 
 
+def test_of_an_answer_the_neurons_are_the_best_by_sums_over_its_tokens(model):
+    """What is measured is the whole answer's log-probability and its worst token's rank, by plain runs."""
+    methods = ["coefficient", "log_prob_increase"]
+    found = faithfulness(model, PROMPTS[:1], ["w5 w9"], scores=methods, k=3, progress=False)
+    tokens = model.to_tokens(f"{PROMPTS[0]} w5 w9")
+    places = [(p, int(tokens[0, p + 1])) for p in (tokens.shape[1] - 3, tokens.shape[1] - 2)]
+    _, cache = model.run_with_cache(tokens)
+    for method in ("none", *methods):
+        best = []
+        if method != "none":
+            scores = sum(baseline_scores(cache, w, score=method, pos=p)[0] for p, w in places)
+            best = [("mlp", int(j) // 80, int(j) % 80) for j in scores.flatten().topk(3).indices]
+        with edit(model, best), torch.no_grad():
+            log_p = model(tokens)[0].log_softmax(-1)
+        row = found.frame[found.frame.score == method].iloc[0]
+        assert row["log_prob"] == pytest.approx(float(sum(log_p[p, w] for p, w in places)), abs=1e-5)
+        assert row["rank"] == max(1 + int((log_p[p] > log_p[p, w]).sum()) for p, w in places)
+
+
 def test_every_method_is_measured_at_every_count(model):
     found = faithfulness(model, PROMPTS, TARGETS, k=2, curve=(5,), progress=False)
     assert set(found.frame["score"]) == {*METHODS, "none"}
@@ -68,8 +87,12 @@ def test_on_facts_of_the_bundled_model_chosen_neurons_matter_more_than_random_on
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"targets": ["w5"]}, "targets must hold one token a prompt: 4 prompts, 1 targets"),
-        ({"targets": ["w5 w6"] * 4}, r"no target is one token; targets\[0\]='w5 w6' must be one token"),
+        ({"targets": ["w5"]}, "targets must hold one answer per prompt: 4 prompts, 1 targets"),
+        ({"targets": ["w5 zyx"] * 4}, r"no target can be read; targets\[0\]='w5 zyx' is not in the model's vocabulary"),
+        (
+            {"targets": ["w5 w6", *TARGETS[1:]], "own_scores": {"mine": print}},
+            r"own_scores \['mine'\] take one token per prompt, and targets\[0\] is 2, 'w5 w6': leave",
+        ),
         ({"k": 0}, "k must be between 1 and the 240 MLP neurons, got 0"),
         ({"curve": (241,)}, "k must be between 1 and the 240 MLP neurons, got 241"),
         ({"prompts": ["w1", "", "w2", "w3"]}, r"prompts\[1\] is empty"),
@@ -83,7 +106,12 @@ def test_bad_input_is_named(model, change, message):
 
 def test_one_bad_target_is_reported_and_left_out(model):
     whole = faithfulness(model, PROMPTS, TARGETS, k=2, progress=False).frame
-    for bad, said in (("w7 w8", "targets[2]='w7 w8' must be one token"), (10**6, "targets[2] must be a token id")):
+    unfit = " ".join(["w7"] * 62)
+    for bad, said in (
+        ("zyx", "targets[2]='zyx' is not in the model's vocabulary"),
+        (10**6, "targets[2] must hold token ids between 0 and 96, got 1000000"),
+        (unfit, "targets[2]: prompt and answer are 4 + 62 tokens, the model's context 64"),
+    ):
         targets = [*TARGETS[:2], bad, TARGETS[3]]
         with pytest.warns(UserWarning, match="1 of 4 prompts left out; targets"):
             found = faithfulness(model, PROMPTS, targets, k=2, progress=False)

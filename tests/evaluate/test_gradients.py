@@ -6,13 +6,13 @@ from tl_neuron_attr.evaluate.gradients import gradient, integrated_gradients
 from tl_neuron_attr.model.intervene import ablate
 
 STEP = 1e-2  # wide: transformers computes RMSNorm in float32, whatever the model is
-TOKENS, TARGET = architectures.prompts(), torch.tensor([5, 11])
+TOKENS, TARGET = architectures.prompts(), torch.tensor([[5], [11]])
 
 
 def log_p(model, hooks):
     with torch.no_grad():
         logits = model.run_with_hooks(TOKENS, fwd_hooks=hooks)[:, -1]
-    return logits.log_softmax(-1).gather(1, TARGET[:, None])[:, 0]
+    return logits.log_softmax(-1).gather(1, TARGET)[:, 0]
 
 
 def at_last(factor=None, add=None, index=None):
@@ -39,6 +39,29 @@ def test_gradients_equal_finite_differences(name):
         up, down = (log_p(model, [(hook, at_last(add=e, index=index))]) for e in (STEP, -STEP))
         expected = cache[hook][:, -1, index] * (up - down) / (2 * STEP)
         torch.testing.assert_close(scores[:, layer, index], expected, atol=1e-5, rtol=1e-3)
+
+
+def test_of_an_answer_gradients_are_summed_over_the_positions_that_predict_it():
+    """Each is the gradient of the whole answer's log-probability: of the earlier neuron, of both tokens."""
+    model, layer, index = architectures.build("llama"), 1, 40
+    target = torch.tensor([[5, 17], [11, 3]])
+    rows = torch.cat([TOKENS, target[:, :-1]], dim=1)
+    hook = f"blocks.{layer}.mlp.hook_post"
+
+    def moved(pos, add):
+        def at(activation, hook):
+            activation = activation.clone()
+            activation[:, pos, index] += add
+            return activation
+
+        with torch.no_grad():
+            logits = model.run_with_hooks(rows, fwd_hooks=[(hook, at)])[:, -2:]
+        return logits.log_softmax(-1).gather(2, target[..., None]).sum((1, 2))
+
+    _, cache = model.run_with_cache(rows)
+    slopes = [(moved(pos, STEP) - moved(pos, -STEP)) / (2 * STEP) for pos in (-2, -1)]
+    expected = sum(cache[hook][:, pos, index] * slope for pos, slope in zip((-2, -1), slopes, strict=True))
+    torch.testing.assert_close(gradient(model, rows, target)[:, layer, index], expected, atol=1e-5, rtol=1e-3)
 
 
 def test_gradients_need_no_trainable_weights():

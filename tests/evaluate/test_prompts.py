@@ -2,11 +2,9 @@ import json
 import sys
 
 import pytest
-import torch
 
-from tests import architectures
 from tl_neuron_attr import demo
-from tl_neuron_attr.evaluate import StudyPrompt, by_type, facts, read_prompts, select
+from tl_neuron_attr.evaluate import StudyPrompt, by_type, facts, read_prompts
 
 GOOD = {"prompt": "w1 w2", "target": "w3", "type": "a"}
 
@@ -41,7 +39,6 @@ def test_files_without_prompts_are_refused(tmp_path):
         read_prompts(tmp_path / "bad")
 
 
-@torch.no_grad()
 def test_a_dataset_is_read_by_name_and_as_an_object(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
@@ -66,24 +63,6 @@ def test_a_dataset_wants_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match="needs the package datasets: pip install datasets"):
         read_prompts("hf://name")
-
-
-def test_the_selection_rule_is_the_papers():
-    model = architectures.build("gpt2", dtype=torch.float32)
-    texts = [f"w{i} w{i + 1}" for i in range(12)]
-    ranked = {t: [f"w{j}" for j in model(t)[0, -1].argsort(descending=True).tolist() if j < 93] for t in texts}
-    prompts = [
-        StudyPrompt(texts[0], ranked[texts[0]][0], "best"),
-        StudyPrompt(texts[1], ranked[texts[1]][40], "far"),
-        StudyPrompt(texts[2], ranked[texts[2]][2], "rival"),
-        StudyPrompt(texts[3], ranked[texts[2]][1], "rival"),
-        StudyPrompt(texts[4], "w1 w2", "best"),
-    ]
-    found = select(model, prompts)["status"].tolist()
-    assert found[0] == "kept"
-    assert found[1] == "the target is not among the 10 likeliest tokens"
-    assert found[2] == "another target of its type is likelier"
-    assert found[4] == "the target is not one token"
 
 
 def test_prompts_are_grouped_in_order():

@@ -5,7 +5,9 @@ import torch
 
 import tl_neuron_attr as tna
 from tests import architectures
+from tl_neuron_attr.evaluate.select import AskedPrompt
 from tl_neuron_attr.evaluate.specificity import common_numbers, drops, reference_prompts
+from tl_neuron_attr.model.tokens import prompt_ids
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def test_drops_are_those_of_ablating_by_hand(model):
     asked = [("w1 w2 w3", 5), ("w4 w5", 6)]
     with torch.no_grad():
         before = [float(model(text)[0, -1].log_softmax(-1)[w]) for text, w in asked]
-    prompts = [(text, w, p) for (text, w), p in zip(asked, before, strict=True)]
+    prompts = [(AskedPrompt(prompt_ids(model, text), (w,)), p) for (text, w), p in zip(asked, before, strict=True)]
     neurons = {"value": [3, 90, 170], "query": [5, 6]}
     found = drops(model, neurons, {"value": {90}, "query": {5, 6}}, prompts)
     assert found["counts"].tolist() == [3, 2, 2, 0]

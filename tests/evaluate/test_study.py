@@ -25,10 +25,41 @@ def test_cross_outcomes_zero_the_best_heads_of_each_type(model, prompts, study):
     assert row["log_prob"].item() == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_multi_token_targets_are_skipped_counted_and_listed(study):
-    skipped = study.selection[study.selection["status"] == "the target is not one token"]
-    assert skipped["prompt"].tolist() == ["w1 w2"]
-    assert study.kept()["asked"].tolist() == [5, 4] and study.kept()["kept"].tolist()[0] <= 4
+def test_targets_of_several_tokens_are_kept_and_counted(study):
+    kept = study.kept().set_index("type")
+    assert kept["asked"].to_dict() == {"x": 6, "y": 4}
+    assert kept["several_tokens"].to_dict() == {"x": 1, "y": 0}
+    several = study.selection[study.selection["target_tokens"] == 2]
+    assert several["status"].tolist() == ["the target is not among the 10 likeliest tokens", "kept"]
+
+
+def test_a_target_of_several_tokens_is_scored_by_the_chain_rule(model, prompts, study):
+    """Its scores are sums over single tokens of one cache, its outcomes those of plain runs of prompt and answer."""
+    i = int(study.selection.index[(study.selection["target_tokens"] == 2) & (study.selection["status"] == "kept")][0])
+    asked = [p for group in prompts.values() for p in group][i]
+    _, cache = model.run_with_cache(f"{asked.prompt} {asked.target}")
+    tokens = model.to_tokens(f"{asked.prompt} {asked.target}")
+    places = [(p, int(tokens[0, p + 1])) for p in (tokens.shape[1] - 3, tokens.shape[1] - 2)]
+    layers = sum(tna.attribute_layers(cache, token, pos=p).mlp[0] for p, token in places)
+    found = study.layers[(study.layers["prompt"] == i) & (study.layers["site"] == "mlp")]
+    torch.testing.assert_close(torch.tensor(found["score"].to_numpy()), layers.double(), atol=1e-4, rtol=0)
+    heads = sum(tna.attribute_heads(cache, token, pos=p)[0] for p, token in places).flatten().double()
+    found = study.heads[study.heads["prompt"] == i]["score"].to_numpy()
+    torch.testing.assert_close(torch.tensor(found), heads, atol=1e-4, rtol=0)
+
+    best = study.heads[study.heads["type"] == "y"].groupby(["layer", "head"])["score"].mean().nlargest(1).index[0]
+    for frame, zeroed, components in (
+        (study.outcomes, "untouched", []),
+        (study.cross, "y", [tuple(int(x) for x in best)]),
+    ):
+        with tna.ablate(model, components), torch.no_grad():
+            log_p = model(tokens)[0].log_softmax(-1)
+        row = frame[(frame["prompt"] == i) & (frame["zeroed"] == zeroed)].iloc[0]
+        assert row["log_prob"] == pytest.approx(float(sum(log_p[p, token] for p, token in places)), abs=1e-5)
+        assert row["rank"] == max(1 + int((log_p[p] > log_p[p, token]).sum()) for p, token in places)
+    assert study.segments[study.segments["prompt"] == i]["log_prob"].iloc[-1] == pytest.approx(
+        study.outcomes[(study.outcomes["prompt"] == i)]["log_prob"].iloc[0], abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 5, 9, 14, 19])

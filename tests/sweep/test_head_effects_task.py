@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import tl_neuron_attr as tna
 from tl_neuron_attr import sweep
@@ -34,13 +35,29 @@ def test_effects_are_those_of_each_prompt_alone(model, prompts, plan, tmp_path):
 
 
 def test_a_prompt_that_can_t_be_run_says_why(model, tmp_path):
-    prompts = [tna.evaluate.StudyPrompt("3 + 5 =", "8", "sum"), tna.evaluate.StudyPrompt("3 + 5 =", "8 8", "sum")]
+    prompts = [tna.evaluate.StudyPrompt("3 + 5 =", target, "sum") for target in ("8", "zyx")]
     items = sweep.prompt_items(prompts)
     planned = sweep.plan_study(model, items, task=sweep.HeadEffectsTask(), out=tmp_path)
     sweep.run_study(planned, model, progress=False)
     found = next(planned.frames("effects"))
-    assert found["status"].tolist() == ["", "the target is not one token"]
+    assert found["status"].tolist() == ["", "the target is empty or not in the model's vocabulary"]
     assert found["heads"].isna().tolist() == [False, True]
+
+
+def test_an_answer_of_several_tokens_has_its_own_effects(model, tmp_path):
+    prompts = [tna.evaluate.StudyPrompt("Tim Duncan plays the sport of", "basketball .", "sport")]
+    planned = sweep.plan_study(model, sweep.prompt_items(prompts), task=sweep.HeadEffectsTask(), out=tmp_path)
+    sweep.run_study(planned, model, progress=False)
+    found = next(planned.frames("effects")).iloc[0]
+    tokens = model.to_tokens("Tim Duncan plays the sport of basketball .")
+    pos, target = torch.arange(tokens.shape[1] - 3, tokens.shape[1] - 1), tokens[0, -2:]
+    with torch.no_grad():
+        before = model(tokens)[0, pos].log_softmax(-1).gather(1, target[:, None]).sum()
+        with tna.ablate(model, [(3, 6)]):
+            after = model(tokens)[0, pos].log_softmax(-1).gather(1, target[:, None]).sum()
+    assert found["log_prob"] == pytest.approx(float(before), abs=1e-4)
+    change = found["heads"].reshape(found["layers"], -1)[3, 6]
+    assert change == pytest.approx(float(after - before), abs=1e-4) and change < -0.01
 
 
 def test_a_batch_of_none_is_refused():

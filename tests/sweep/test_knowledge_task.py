@@ -13,9 +13,17 @@ from tl_neuron_attr.evaluate import StudyPrompt
 def both(model, facts, prompts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     task = sweep.KnowledgeTask(sizes=SIZES, batch_size=3)
-    planned = sweep.plan_study(model, sweep.prompt_items(prompts), task=task, out=folder, shards=4)
+    several = [StudyPrompt(p.prompt, f"{p.target} .", "several") for p in facts["sport"]]
+    asked = facts | {"several": several}
+    planned = sweep.plan_study(model, sweep.prompt_items([*prompts, *several]), task=task, out=folder, shards=4)
     sweep.run_study(planned, model, progress=False)
-    return planned, sweep.merge_study(folder), evaluate.knowledge_study(model, facts, sizes=SIZES, progress=False)
+    return planned, sweep.merge_study(folder), evaluate.knowledge_study(model, asked, sizes=SIZES, progress=False)
+
+
+def test_answers_of_several_tokens_are_kept_and_counted(both):
+    _, tables, study = both
+    pd.testing.assert_frame_equal(tables["kept"], study.kept(), check_dtype=False)
+    assert tables["kept"].set_index("type")["several_tokens"].to_dict().pop("several") >= 3
 
 
 def rows(planned):
@@ -64,13 +72,14 @@ def test_scores_do_not_depend_on_the_batch(model, prompts, both, tmp_path):
     alone = sweep.plan_study(model, sweep.prompt_items(prompts), task=task, out=tmp_path, shards=1)
     sweep.run_study(alone, model, progress=False)
     for column in ("heads", "layers_mlp", "log_prob"):
-        np.testing.assert_allclose(np.stack(rows(alone)[column]), np.stack(rows(planned)[column]), atol=1e-5)
+        batched = rows(planned)[column][: len(prompts)]
+        np.testing.assert_allclose(np.stack(rows(alone)[column]), np.stack(batched), atol=1e-5)
 
 
 def test_prompts_left_out_say_why(model, tmp_path):
     prompts = [
         StudyPrompt("Tim Duncan plays the sport of", "basketball", "sport"),
-        StudyPrompt("Tim Duncan plays the sport of", "basket ball", "sport"),
+        StudyPrompt("Tim Duncan plays the sport of", "zyx", "sport"),
         StudyPrompt("3 + 5 =", "basketball", "sum"),
         StudyPrompt("half \ud83d", "basketball", "sport"),
     ]
@@ -78,12 +87,12 @@ def test_prompts_left_out_say_why(model, tmp_path):
     sweep.run_study(planned, model, progress=False)
     found = rows(planned)["status"].tolist()
     assert found[0] == "kept"
-    assert "not one token" in found[1]
+    assert "not in the model's vocabulary" in found[1]
     assert "not among the 10 likeliest" in found[2]
     assert "half a character" in found[3]
     kept = sweep.merge_study(tmp_path)["kept"].set_index("type")
-    assert kept.loc["sport"].tolist() == [3, 1]
-    assert kept.loc["sum"].tolist() == [1, 0]
+    assert kept.loc["sport"].tolist() == [3, 1, 0]
+    assert kept.loc["sum"].tolist() == [1, 0, 0]
 
 
 def test_a_batch_of_none_is_refused():

@@ -5,10 +5,11 @@ from tl_neuron_attr.evaluate.examine import Sizes
 from tl_neuron_attr.evaluate.faithfulness import Faithfulness, faithfulness
 from tl_neuron_attr.evaluate.important_neurons import ImportantNeurons, important_neurons
 from tl_neuron_attr.evaluate.method_scores import METHODS
-from tl_neuron_attr.evaluate.prompts import PromptFile, StudyPrompt, by_type, read_prompts, select
+from tl_neuron_attr.evaluate.prompts import PromptFile, StudyPrompt, by_type, read_prompts
 from tl_neuron_attr.evaluate.prompts import study_facts as facts
 from tl_neuron_attr.evaluate.relations import first_tokens, read_relations, real_facts
 from tl_neuron_attr.evaluate.results import KnowledgeStudy
+from tl_neuron_attr.evaluate.select import select
 from tl_neuron_attr.evaluate.study import knowledge_study
 from tl_neuron_attr.evaluate.verify import Verified, verify
 from tl_neuron_attr.evaluate.verify_components import VerifiedComponents, verify_components

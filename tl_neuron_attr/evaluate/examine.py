@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_neuron_attr.evaluate.outcome import Outcome
+from tl_neuron_attr.evaluate.select import AskedPrompt
 from tl_neuron_attr.knowledge.attribution import (
     attribute_attn_neurons,
     attribute_heads,
@@ -18,11 +19,11 @@ from tl_neuron_attr.knowledge.attribution import (
 from tl_neuron_attr.knowledge.query_neurons import query_layers, query_neurons
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.model import dimensions
+from tl_neuron_attr.model.batches import predicting
 from tl_neuron_attr.model.components import Component, component_lists
 from tl_neuron_attr.model.intervene import ablate
-from tl_neuron_attr.model.scored import scored
+from tl_neuron_attr.model.scored import scored_predictions
 from tl_neuron_attr.model.scored_cache import ScoredCache
-from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.numerics.flat_index import best_of
 from tl_neuron_attr.numerics.sublayer import Site
 from tl_neuron_attr.results.neurons import Neurons
@@ -98,17 +99,15 @@ class Sizes:
 
 
 @torch.no_grad()
-def examine(
-    model: Any, prompt: str, target: int, *, sizes: Sizes, seed: int, every_neuron: bool = True
-) -> dict[str, Tensor]:
+def examine(model: Any, asked: AskedPrompt, *, sizes: Sizes, seed: int, every_neuron: bool = True) -> dict[str, Tensor]:
     """Return scores, sums, best neurons and outcomes of one prompt; ``seed`` draws its random neurons.
 
     Without ``every_neuron``, only the best neurons are scored and summed.
     """
-    tokens = prompt_ids(model, prompt)[None]
+    tokens, target = asked.tokens[None], asked.target
     logits, cache = model.run_with_cache(tokens)
     sizes = sizes.capped(model, tokens.shape[1])
-    q = scored(cache, target)
+    q = scored_predictions(cache, target[None])
     direct = layers_and_heads(q)
     best_mlp = _best(q, "mlp", max(sizes.value_mlp, sizes.query, SUMMED))
     best_attn = _best(q, "attn", max(sizes.value_attn, SUMMED))
@@ -157,8 +156,10 @@ def zeroed_sets(
     return sets
 
 
-def measured_outcomes(model: Any, tokens: Int[Tensor, "batch pos"], target: int) -> Float[Tensor, "batch 3"]:
-    """Return rank, probability and log-probability of the target as the model is now."""
+def measured_outcomes(
+    model: Any, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, "token"]
+) -> Float[Tensor, "batch 3"]:
+    """Return rank, probability and log-probability of the target, which rows predict at their end, by the model now."""
     return _measured(model(tokens), target)
 
 
@@ -182,17 +183,18 @@ def _flat(model: Any, neurons: Neurons) -> Int[Tensor, "k"]:
 
 
 def _segments(q: ScoredCache) -> Float[Tensor, "point"]:
-    """Return ``log p(w)`` along the straight line from the first stream to the last, readout frozen."""
+    """Return ``log p`` of the answer along the straight line from the first stream to the last, readout frozen."""
     first, last = q.stream.base("attn", 0, q.places)[:, None], q.stream.final(q.places)[:, None]
     steps = torch.linspace(0, 1, SEGMENTS + 1).to(first)[:, None]
     points = q.readout.logits(first + steps * (last - first))
-    return q.readout.finish(points)[0, :, int(q.target[0])]
+    each = q.readout.finish(points)[torch.arange(len(points)), :, q.target]
+    return each.sum(0)
 
 
 def _outcomes(
     model: Any,
     tokens: Int[Tensor, "1 pos"],
-    target: int,
+    target: Int[Tensor, "token"],
     logits: Float[Tensor, "1 pos d_vocab"],
     value_attn: Neurons,
     value_mlp: Neurons,
@@ -225,8 +227,8 @@ def _drawn(widths: Sequence[int], n: int, rng: torch.Generator) -> list[tuple[in
     return list(zip(layer.tolist(), (drawn - (ends - torch.tensor(widths))[layer]).tolist(), strict=True))
 
 
-def _measured(logits: Float[Tensor, "batch pos d_vocab"], target: int) -> Float[Tensor, "batch 3"]:
-    found = Outcome.of(logits[:, -1], torch.full((len(logits),), target, device=logits.device))
+def _measured(logits: Float[Tensor, "batch pos d_vocab"], target: Int[Tensor, "token"]) -> Float[Tensor, "batch 3"]:
+    found = Outcome.of(predicting(logits, target), target.expand(len(logits), -1).to(logits.device))
     return torch.stack([found.rank.float(), found.prob.float(), found.log_prob.float()], dim=1)
 
 

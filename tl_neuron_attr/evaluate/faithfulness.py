@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,9 +23,11 @@ from tl_neuron_attr.evaluate.method_scores import (
 )
 from tl_neuron_attr.evaluate.outcome import METRICS, Outcome
 from tl_neuron_attr.model import dimensions
-from tl_neuron_attr.model.batches import Batch, batches
+from tl_neuron_attr.model.answer_tokens import Answer, require_room
+from tl_neuron_attr.model.batches import AnswerBatch, answer_batches
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.model.targets import token_id
+from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.results.intervals import interval, named_interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
@@ -103,7 +105,7 @@ class Faithfulness(PrintsAsTable):
 def faithfulness(
     model: Any,
     prompts: Sequence[str],
-    targets: Sequence[int | str],
+    targets: Sequence[int | str | Answer],
     *,
     scores: Sequence[Method] = METHODS,
     k: int = 10,
@@ -113,16 +115,17 @@ def faithfulness(
     seed: int = 0,
     progress: bool = True,
 ) -> Faithfulness:
-    """Zero each method's ``k`` best MLP neurons in each prompt, and measure the target token's rank and probability.
+    """Zero each method's ``k`` best MLP neurons in each prompt, and measure the target's rank and probability.
 
     Neurons are chosen over all layers and zeroed at every position, as setting their parameters to zero would (paper 1,
     section 4.1). The paper's claim is that its score lowers all three metrics most.
 
     Args:
         model: The model.
-        prompts: The prompts; the answer is the next token.
-        targets: One token per prompt: an id, or a string that is one token. A prompt whose target is neither is left
-            out.
+        prompts: The prompts; the answer follows.
+        targets: One answer per prompt: a token id, or a string or :class:`~tl_neuron_attr.Answer` of one or several
+            tokens. Of several, log-probabilities and scores are sums over the tokens, and the rank is that of the worst
+            token. A prompt whose target the model has no tokens for is left out.
         scores: The methods; all of :data:`METHODS` by default. ``"random"`` draws neurons that are active.
         k: How many neurons of the table.
         curve: Further numbers of neurons to measure.
@@ -132,12 +135,12 @@ def faithfulness(
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If prompts and targets differ in number, a prompt is empty, no target is one token, or a number of
+        ValueError: If prompts and targets differ in number, a prompt is empty, no target can be read, or a number of
             neurons is not between 1 and all there are, or a score of your own has the name of another, another shape
-            than one score per neuron, or scores that are NaN.
+            than one score per neuron, or scores that are NaN, or meets a target of several tokens.
 
     Warns:
-        UserWarning: Naming targets that are not one token; they are in ``.problems``.
+        UserWarning: Naming targets that cannot be read; they are in ``.problems``.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -148,69 +151,83 @@ def faithfulness(
         'log_prob_increase'
     """
     if len(prompts) != len(targets):
-        raise ValueError(f"targets must hold one token a prompt: {len(prompts)} prompts, {len(targets)} targets")
+        raise ValueError(f"targets must hold one answer per prompt: {len(prompts)} prompts, {len(targets)} targets")
     counts = sorted({k, *curve})
     _require_counts(model, counts)
     methods = named_methods(scores, own_scores or {})
-    ids, problems = _token_ids(model, targets)
+    if "" in prompts:
+        raise ValueError(f"prompts[{list(prompts).index('')}] is empty")
+    ids = [prompt_ids(model, prompt) for prompt in prompts]
+    answers, problems = _answers(model, ids, targets)
+    _require_single(answers, own_scores or {})
+    places, asked = list(answers), [ids[i] for i in answers]
     frames: list[pd.DataFrame] = []
-    with tqdm(total=len(ids), desc="faithfulness", unit="prompt", disable=not progress) as bar:
-        for each in batches(model, [prompts[i] for i in ids], batch_size=batch_size):
-            batch = Batch([list(ids)[at] for at in each.indices], each.tokens)
-            target = torch.tensor([ids[i] for i in batch.indices], device=batch.tokens.device)
-            frames += _of_batch(model, batch, target, methods, counts, seed)
+    with tqdm(total=len(answers), desc="faithfulness", unit="prompt", disable=not progress) as bar:
+        for each in answer_batches(asked, [a.tokens for a in answers.values()], batch_size=batch_size):
+            batch = AnswerBatch([places[at] for at in each.indices], each.tokens, each.target)
+            frames += _of_batch(model, batch, methods, counts, seed)
             bar.update(len(batch.indices))
     frame = pd.concat(frames).sort_values(["prompt", "k", "score"], ignore_index=True)
     return Faithfulness(frame, k, problems)
 
 
-def _token_ids(model: Any, targets: Sequence[int | str]) -> tuple[dict[int, int], tuple[str, ...]]:
-    """Return the token of each target that is one, by its place, and what is wrong with the others.
+def _answers(
+    model: Any, prompts: Sequence[Int[Tensor, "_"]], targets: Sequence[int | str | Answer]
+) -> tuple[dict[int, Answer], tuple[str, ...]]:
+    """Return each target that can be read as an answer, by its place, and what is wrong with the others.
 
     Raises:
-        ValueError: If none is one token.
+        ValueError: If none can be read.
     """
-    ids: dict[int, int] = {}
+    found: dict[int, Answer] = {}
     problems: list[str] = []
-    d_vocab = dimensions.d_vocab(model)
-    for i, target in enumerate(targets):
+    for i, (ids, target) in enumerate(zip(prompts, targets, strict=True)):
+        name = f"targets[{i}]"
+        given = (token_id(model, target, name),) if isinstance(target, int) else target
         try:
-            token = token_id(model, target, f"targets[{i}]")
-        except ValueError as error:
-            problems.append(str(error))
+            answer = Answer.of(model, given, name)
+            require_room(model, len(ids), answer)
+        except (ValueError, IndexError) as error:
+            problems.append(why if (why := str(error)).startswith(name) else f"{name}: {why}")
         else:
-            if 0 <= token < d_vocab:
-                ids[i] = token
-            else:
-                problems.append(f"targets[{i}] must be a token id between 0 and {d_vocab - 1}, got {token}")
-    if problems and not ids:
-        raise ValueError(f"no target is one token; {problems[0]}")
+            found[i] = answer
+    if problems and not found:
+        raise ValueError(f"no target can be read; {problems[0]}")
     if problems:
         warnings.warn(f"{len(problems)} of {len(targets)} prompts left out; {problems[0]}", stacklevel=4)
-    return ids, tuple(problems)
+    return found, tuple(problems)
+
+
+def _require_single(answers: Mapping[int, Answer], own: Mapping[str, OwnScore]) -> None:
+    """Refuse scores of the user's, which take one target id per prompt, where an answer is of several tokens."""
+    for i, answer in answers.items():
+        if own and len(answer) > 1:
+            raise ValueError(
+                f"own_scores {list(own)} take one token per prompt, and targets[{i}] is {len(answer)}, "
+                f"{answer.text!r}: leave out own_scores, or give targets of one token"
+            )
 
 
 def _of_batch(
     model: Any,
-    batch: Batch,
-    target: Int[Tensor, "batch"],
+    batch: AnswerBatch,
     methods: Mapping[str, AnyMethod],
     counts: Sequence[int],
     seed: int,
 ) -> list[pd.DataFrame]:
     with torch.no_grad():
         logits, cache = model.run_with_cache(batch.tokens)
-    frames = [_frame(batch, UNTOUCHED, 0, logits, target)]
+    frames = [_frame(batch, UNTOUCHED, 0, logits)]
     for name, method in methods.items():
-        ranked = best_by_method(model, cache, batch, target, method, max(counts), seed)
+        ranked = best_by_method(model, cache, batch, method, max(counts), seed)
         for k in counts:
             with ablate(model, ranked.top(k)), torch.no_grad():
-                frames.append(_frame(batch, name, k, model(batch.tokens), target))
+                frames.append(_frame(batch, name, k, model(batch.tokens)))
     return frames
 
 
-def _frame(batch: Batch, method: str, k: int, logits: Tensor, target: Int[Tensor, "batch"]) -> pd.DataFrame:
-    frame = Outcome.of(logits[:, -1], target).frame()
+def _frame(batch: AnswerBatch, method: str, k: int, logits: Float[Tensor, "batch pos d_vocab"]) -> pd.DataFrame:
+    frame = Outcome.of(batch.predicting(logits), batch.target).frame()
     return frame.assign(prompt=batch.indices, score=method, k=k)
 
 

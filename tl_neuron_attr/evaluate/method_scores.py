@@ -12,7 +12,8 @@ from tl_neuron_attr.evaluate.best_by_score import SEARCHED, best_by_score
 from tl_neuron_attr.evaluate.gradients import gradient, integrated_gradients
 from tl_neuron_attr.knowledge.baselines import SCORES, Score, baseline_scores
 from tl_neuron_attr.model import dimensions
-from tl_neuron_attr.model.batches import Batch
+from tl_neuron_attr.model.batches import AnswerBatch
+from tl_neuron_attr.model.scored import scored_predictions
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.results.neurons import Neurons
 
@@ -23,7 +24,7 @@ METHODS: tuple[Method, ...] = (*SCORES, "gradient", "integrated_gradients", "ran
 
 OwnScore = Callable[[Any, ActivationCache, Tensor, Tensor], Any]
 """A score of your own: of the model, a cache, its tokens (``batch pos``) and one target id per prompt, every MLP
-neuron's score, ``Float["batch layer d_mlp"]``, higher for more important."""
+neuron's score, ``Float["batch layer d_mlp"]``, higher for more important; for targets of one token."""
 
 AnyMethod = Method | OwnScore
 
@@ -35,24 +36,23 @@ def method_scores(
     model: Any,
     cache: ActivationCache,
     tokens: Int[Tensor, "batch pos"],
-    target: Int[Tensor, "batch"],
+    target: Int[Tensor, "batch token"],
     method: AnyMethod,
 ) -> Float[Tensor, "batch layer d_mlp"]:
     """Return every MLP neuron's score by one of :data:`METHODS` but ``"random"``, which needs a generator."""
     if callable(method):
-        return _own_scores(method, model, cache, tokens, target)
+        return _own_scores(method, model, cache, tokens, target[:, 0])
     if method == "gradient":
         return gradient(model, tokens, target)
     if method == "integrated_gradients":
         return integrated_gradients(model, tokens, target)
-    return baseline_scores(cache, target, score=cast(Score, method))
+    return baseline_scores(scored_predictions(cache, target), score=cast(Score, method))
 
 
 def best_by_method(
     model: Any,
     cache: ActivationCache,
-    batch: Batch,
-    target: Int[Tensor, "batch"],
+    batch: AnswerBatch,
     method: AnyMethod,
     k: int,
     seed: int,
@@ -62,12 +62,12 @@ def best_by_method(
     post = torch.stack([stream.mlp_coefficients(layer, stream.last) for layer in range(stream.n_layers)], dim=1)
     for searched in SEARCHED:
         if method == searched:
-            return best_by_score(cache, target, searched, k)
+            return best_by_score(cache, batch.target, searched, k)
     if method == "random":
         scores = torch.stack([_noise(post[0].shape, i, seed) for i in batch.indices]).to(post)
         scores = scores.masked_fill(post == 0, -1.0)
     else:
-        scores = method_scores(model, cache, batch.tokens, target, method)
+        scores = method_scores(model, cache, batch.tokens, batch.target, method)
     best = scores.flatten(1).topk(k)
     layer, index = best.indices // post.shape[2], best.indices % post.shape[2]
     coefficient = post.flatten(1).gather(1, best.indices)

@@ -1,4 +1,4 @@
-"""How well a model predicts the right token."""
+"""How well a model predicts the right token, or all tokens of the right answer."""
 
 from dataclasses import dataclass
 
@@ -14,24 +14,30 @@ METRICS = ("reciprocal_rank", "prob", "log_prob")
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of each prompt's target token: its rank in the whole vocabulary, probability and log-probability in nats."""
+    """Of each prompt's target: its rank in the whole vocabulary, probability and log-probability in nats.
+
+    The rank of an answer of several tokens is that of its worst token: at 1 the whole answer is what the model says
+    when it takes the likeliest token each time. Its probability is the product of its tokens'.
+    """
 
     rank: Int[Tensor, "batch"]
     prob: Float[Tensor, "batch"]
     log_prob: Float[Tensor, "batch"]
 
     @classmethod
-    def of(cls, logits: Float[Tensor, "batch d_vocab"], target: Int[Tensor, "batch"]) -> "Outcome":
-        """Return the outcome of logits at the position scored.
+    def of(cls, logits: Float[Tensor, "batch token d_vocab"], target: Int[Tensor, "batch token"]) -> "Outcome":
+        """Return the outcome of the logits that predict each token of the target.
 
         Examples:
             >>> import torch
-            >>> Outcome.of(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([2])).rank
+            >>> logits = torch.tensor([[[1.0, 3.0, 2.0], [3.0, 1.0, 2.0]]])
+            >>> Outcome.of(logits, torch.tensor([[2, 0]])).rank  # the second token, then the first
             tensor([2])
         """
         log_probs = logits.to(score_dtype(logits.dtype)).log_softmax(-1)
-        chosen = log_probs.gather(1, target[:, None])
-        return cls((log_probs > chosen).sum(1) + 1, chosen[:, 0].exp(), chosen[:, 0])
+        chosen = log_probs.gather(2, target[..., None])
+        log_prob = chosen[..., 0].sum(1)
+        return cls(((log_probs > chosen).sum(2) + 1).amax(1), log_prob.exp(), log_prob)
 
     def frame(self) -> pd.DataFrame:
         """Return one row per prompt: rank, reciprocal rank (its mean is the MRR), prob, log_prob."""

@@ -1,33 +1,20 @@
-"""The prompts of a knowledge study, from a file, and which of them a model knows well enough."""
+"""The prompts of a knowledge study, from a file or of the bundled model's world."""
 
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.demo import knowledge
 from tl_neuron_attr.demo.hashing import fraction
-from tl_neuron_attr.model.batches import of_tokens
-from tl_neuron_attr.model.targets import token_id
-from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.results.rows import HUB, STDIN, Row, read_rows, unwritable
-from tl_neuron_attr.results.token_text import encodable
-
-KEPT = "kept"
-TOP = 10
-"""The target must be among this many likeliest tokens (paper 1, section 4.1)."""
 
 
 @dataclass(frozen=True)
 class StudyPrompt:
-    """A prompt, the token that answers it, and the type of knowledge it asks for: one line of a study's file."""
+    """A prompt, what answers it, and the type of knowledge it asks for: one line of a study's file."""
 
     prompt: str
     target: str
@@ -153,63 +140,3 @@ def study_facts(kinds: Sequence[str] = knowledge.KINDS, *, per_type: int = 20) -
         mixed = sorted(knowledge.facts(kind, split="held_out"), key=lambda fact: fraction("study", fact.text))
         found[kind] = [StudyPrompt(fact.text, fact.answer, kind) for fact in mixed[:per_type]]
     return found
-
-
-@typechecked
-@torch.no_grad()
-def select(model: Any, prompts: Sequence[StudyPrompt], *, batch_size: int = 32) -> pd.DataFrame:
-    """Apply the selection rule of paper 1, section 4.1, and say why each other prompt is left out.
-
-    A prompt is kept if its target is one token, among the model's ten likeliest, and likelier than every other target
-    of its type.
-
-    Returns:
-        One row per prompt: ``prompt``, ``target``, ``type``, ``target_id`` (-1 if it is not one token), ``status``:
-        ``"kept"`` or why not. Half characters (lone surrogates) are shown by their escape.
-    """
-    read = [asked_ids(model, p) for p in prompts]
-    targets: dict[str, set[int]] = {}
-    for prompt, (token, _, _) in zip(prompts, read, strict=True):
-        if token is not None:
-            targets.setdefault(prompt.type, set()).add(token)
-    status = [problem for *_, problem in read]
-    asked = [i for i, (_, tokens, _) in enumerate(read) if tokens is not None]
-    for batch in of_tokens([t for _, t, _ in read if t is not None], batch_size=batch_size):
-        logits = model(batch.tokens)[:, -1]
-        for i, row in zip((asked[at] for at in batch.indices), logits, strict=True):
-            token = read[i][0]
-            if token is not None:
-                status[i] = selection_status(row, token, targets[prompts[i].type])
-    rows: list[Mapping[str, Any]] = [
-        {
-            **{name: encodable(text) for name, text in asdict(prompt).items()},
-            "target_id": -1 if token is None else token,
-            "status": found,
-        }
-        for prompt, (token, _, _), found in zip(prompts, read, status, strict=True)
-    ]
-    return pd.DataFrame(rows)
-
-
-def asked_ids(model: Any, prompt: StudyPrompt) -> tuple[int | None, Int[Tensor, "pos"] | None, str]:
-    """Return the target's id and the prompt's, each None where it can't be asked for, and why."""
-    for text in (prompt.prompt, prompt.target):
-        if problem := unwritable(text):
-            return None, None, problem
-    try:
-        tokens = prompt_ids(model, prompt.prompt)
-    except ValueError as error:
-        return None, None, str(error)
-    try:
-        return token_id(model, prompt.target, "target"), tokens, ""
-    except ValueError:
-        return None, None, "the target is not one token"
-
-
-def selection_status(logits: Float[Tensor, "d_vocab"], token: int, targets: set[int]) -> str:
-    """Return ``"kept"``, or why the selection rule of paper 1, section 4.1, leaves a prompt out."""
-    if int((logits > logits[token]).sum()) >= TOP:
-        return f"the target is not among the {TOP} likeliest tokens"
-    if any(bool(logits[other] >= logits[token]) for other in targets - {token}):
-        return "another target of its type is likelier"
-    return KEPT

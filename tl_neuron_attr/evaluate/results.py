@@ -9,7 +9,7 @@ import pandas as pd
 
 from tl_neuron_attr.evaluate.examine import CONDITIONS
 from tl_neuron_attr.evaluate.outcome import METRICS
-from tl_neuron_attr.evaluate.prompts import KEPT
+from tl_neuron_attr.evaluate.select import KEPT
 from tl_neuron_attr.results import storage
 from tl_neuron_attr.results.intervals import interval, named_interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table
@@ -20,7 +20,8 @@ class KnowledgeStudy(PrintsAsTable):
     """A study of where types of knowledge live. Scores in nats; ``prompt`` numbers the rows of ``selection``.
 
     Attributes:
-        selection: Every prompt and whether it was kept: ``prompt``, ``target``, ``type``, ``target_id``, ``status``.
+        selection: Every prompt and whether it was kept: ``prompt``, ``target``, ``type``, ``target_id``,
+            ``target_tokens``, ``status``.
         layers: ``prompt``, ``type``, ``site``, ``layer``, ``score``.
         heads: ``prompt``, ``type``, ``layer``, ``head``, ``score``.
         sums: ``prompt``, ``type``, ``site``, ``neurons`` (``all``, ``positive``, ``top100``, ``top200``), ``score``.
@@ -48,9 +49,11 @@ class KnowledgeStudy(PrintsAsTable):
     sizes: pd.DataFrame
 
     def kept(self) -> pd.DataFrame:
-        """Return the yield of the selection rule: prompts asked and kept, by type."""
-        grouped = self.selection.assign(kept=self.selection["status"] == KEPT).groupby("type", sort=False)["kept"]
-        return grouped.agg(asked="count", kept="sum").reset_index()
+        """Return the yield of the selection rule, by type: prompts asked, kept, kept with several tokens to say."""
+        kept = self.selection["status"] == KEPT
+        marked = self.selection.assign(kept=kept, several=kept & (self.selection["target_tokens"] > 1))
+        counts = {"asked": ("kept", "count"), "kept": ("kept", "sum"), "several_tokens": ("several", "sum")}
+        return marked.groupby("type", sort=False).agg(**counts).reset_index()
 
     def layer_sums(self) -> pd.DataFrame:
         """Return Table 3: summed layer scores by type and site, mean over prompts and its 95 % interval."""
@@ -216,7 +219,7 @@ def read_frame(path: Path, name: str) -> pd.DataFrame:
 _OUTCOMES = ("prompt", "type", "zeroed", "rank", "reciprocal_rank", "prob", "log_prob")
 
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "selection": ("prompt", "target", "type", "target_id", "status"),
+    "selection": ("prompt", "target", "type", "target_id", "target_tokens", "status"),
     "layers": ("prompt", "type", "site", "layer", "score"),
     "heads": ("prompt", "type", "layer", "head", "score"),
     "sums": ("prompt", "type", "site", "neurons", "score"),

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from tl_neuron_attr.evaluate.examine import measured_outcomes, widest_mlp
+from tl_neuron_attr.evaluate.select import AskedPrompt
 from tl_neuron_attr.model.components import Component
 from tl_neuron_attr.model.intervene import ablate
-from tl_neuron_attr.model.tokens import prompt_ids
 
 LISTS = ("value", "query")
 OTHERS = 5
@@ -58,7 +58,7 @@ def drops(
     model: Any,
     neurons: Mapping[str, Sequence[int]],
     common: Mapping[str, set[int]],
-    prompts: Sequence[tuple[str, int, float]],
+    prompts: Sequence[tuple[AskedPrompt, float]],
 ) -> dict[str, Tensor]:
     """Return what zeroing each kind's neurons, all of them and those not common, takes from each prompt, in nats.
 
@@ -66,7 +66,7 @@ def drops(
         model: The model.
         neurons: By kind, the MLP neurons, numbered through the layers.
         common: By kind, the neurons common to most prompts.
-        prompts: The prompts, their own first, with the token that answers each and its untouched log-probability.
+        prompts: The prompts with their answers, the neurons' own first, and each answer's untouched log-probability.
     """
     width = widest_mlp(model)
     sets = [chosen for kind in LISTS for chosen in (neurons[kind], [n for n in neurons[kind] if n not in common[kind]])]
@@ -74,9 +74,9 @@ def drops(
     some = [at for at, chosen in enumerate(sets) if chosen]
     components: list[list[Component]] = [[("mlp", *divmod(n, width)) for n in sets[at]] for at in some]
     with ablate(model, components):
-        for j, (prompt, target, before) in enumerate(prompts):
-            tokens = prompt_ids(model, prompt)[None].expand(len(some), -1)
-            found[some, j] = before - measured_outcomes(model, tokens, target)[:, _LOG_PROB].cpu()
+        for j, (asked, before) in enumerate(prompts):
+            tokens = asked.tokens[None].expand(len(some), -1)
+            found[some, j] = before - measured_outcomes(model, tokens, asked.target)[:, _LOG_PROB].cpu()
     return {"drops": found, "counts": torch.tensor([len(chosen) for chosen in sets])}
 
 

@@ -8,19 +8,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from tqdm import tqdm
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.evaluate.examine import CONDITIONS, EXAMINED, Sizes, examine, measured_outcomes, widest_mlp
-from tl_neuron_attr.evaluate.prompts import KEPT, StudyPrompt, select, unnamed
+from tl_neuron_attr.evaluate.prompts import StudyPrompt, unnamed
 from tl_neuron_attr.evaluate.results import KnowledgeStudy
+from tl_neuron_attr.evaluate.select import KEPT, AskedPrompt, asked_prompt, select
 from tl_neuron_attr.evaluate.specificity import LISTS, common_numbers, drops, reference_prompts
 from tl_neuron_attr.evaluate.study_folder import Record, StudyFolder
 from tl_neuron_attr.evaluate.tidy import tidy
 from tl_neuron_attr.model.components import Component
 from tl_neuron_attr.model.intervene import ablate
-from tl_neuron_attr.model.tokens import prompt_ids
 
 
 @typechecked
@@ -39,7 +40,8 @@ def knowledge_study(
 
     Every kept prompt (:func:`~tl_neuron_attr.evaluate.select`) is scored in full, its value neurons, its query neurons
     and as many random ones are zeroed; then the best heads of each type are zeroed on every prompt, and each prompt's
-    neurons on prompts of other types, with and without the neurons that are common to most prompts.
+    neurons on prompts of other types, with and without the neurons that are common to most prompts. Of a target of
+    several tokens, scores and log-probabilities are sums over its tokens, and its rank is that of its worst token.
 
     Args:
         model: The model.
@@ -76,19 +78,19 @@ def knowledge_study(
         raise ValueError(f"no prompt is kept by the selection rule: {counts}")
 
     if progress:
-        tqdm.write(_selected(selection["status"].tolist()), file=sys.stderr)
+        tqdm.write(_selected(selection), file=sys.stderr)
     recorded = partial(_recorded, folder, progress)
+    asked = {i: _asked(model, prompts[i]) for i in kept}
 
     def score(i: int) -> Record:
-        target = int(selection["target_id"][i])
-        return examine(model, prompts[i].prompt, target, sizes=sizes, seed=seed + i, every_neuron=every_neuron)
+        return examine(model, asked[i], sizes=sizes, seed=seed + i, every_neuron=every_neuron)
 
     records = recorded("prompts", kept, score, EXAMINED, "scoring prompts")
     types = [prompts[i].type for i in kept]
     best = {t: _best_heads([records[i] for i in kept if prompts[i].type == t], sizes) for t in dict.fromkeys(types)}
 
     def zero_heads(i: int) -> Record:
-        return _without_heads(model, prompts[i].prompt, int(selection["target_id"][i]), records[i], best)
+        return _without_heads(model, asked[i], records[i], best)
 
     cross = recorded("cross", kept, zero_heads, ("outcomes",), "zeroing heads")
     others = reference_prompts({i: prompts[i].type for i in kept})
@@ -97,8 +99,7 @@ def knowledge_study(
     def zero_elsewhere(i: int) -> Record:
         lists = {kind: records[i][f"{kind}_neurons"].tolist() for kind in LISTS}
         lists["value"] = lists["value"][: sizes.value_mlp]
-        asked = [(prompts[j].prompt, int(selection["target_id"][j]), _log_prob(records[j])) for j in (i, *others[i])]
-        return drops(model, lists, common, asked)
+        return drops(model, lists, common, [(asked[j], _log_prob(records[j])) for j in (i, *others[i])])
 
     with_others = [i for i in kept if others[i]]
     specific = recorded("specific", with_others, zero_elsewhere, ("counts", "drops"), "zeroing elsewhere")
@@ -127,11 +128,21 @@ def _recorded(
     return {i: found[i] for i in prompts}
 
 
-def _selected(status: Sequence[str]) -> str:
+def _selected(selection: pd.DataFrame) -> str:
     """Return how many prompts are kept, and how many are left out for which reason."""
-    left_out = Counter(each for each in status if each != KEPT)
+    kept = selection["status"] == KEPT
+    left_out = Counter(selection["status"][~kept])
     reasons = "".join(f"; {count} left out: {reason}" for reason, count in left_out.most_common())
-    return f"{status.count(KEPT)} of {len(status)} prompts kept{reasons}"
+    several = int((kept & (selection["target_tokens"] > 1)).sum())
+    answers = f", {several} with answers of several tokens" if several else ""
+    return f"{int(kept.sum())} of {len(selection)} prompts kept{answers}{reasons}"
+
+
+def _asked(model: Any, prompt: StudyPrompt) -> AskedPrompt:
+    """Return a prompt that was kept, as token ids."""
+    asked = asked_prompt(model, prompt)
+    assert isinstance(asked, AskedPrompt), asked
+    return asked
 
 
 def _best_heads(records: Sequence[Record], sizes: Sizes) -> list[Component]:
@@ -140,10 +151,9 @@ def _best_heads(records: Sequence[Record], sizes: Sizes) -> list[Component]:
     return [divmod(i, mean.shape[1]) for i in sizes.best_heads(mean.flatten())]
 
 
-def _without_heads(model: Any, prompt: str, target: int, record: Record, best: Mapping[str, list[Component]]) -> Record:
-    tokens = prompt_ids(model, prompt)[None]
+def _without_heads(model: Any, asked: AskedPrompt, record: Record, best: Mapping[str, list[Component]]) -> Record:
     with ablate(model, list(best.values())):
-        found = measured_outcomes(model, tokens.expand(len(best), -1), target)
+        found = measured_outcomes(model, asked.tokens.expand(len(best), -1), asked.target)
     untouched = record["outcomes"][CONDITIONS.index("untouched")]
     return {"outcomes": torch.cat([untouched[None], found])}
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_neuron_attr.model.answer_places import PlacedAnswer, placed_sums
-from tl_neuron_attr.model.answer_tokens import Answer, AnyOf
+from tl_neuron_attr.model.answer_tokens import Answer, AnyOf, require_room
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.targets import Target, per_prompt
 from tl_neuron_attr.numerics.answer_sums import AnswerSums
@@ -150,10 +150,5 @@ def _together(model: Any, ids: Int[Tensor, "_"], answer: Answer, kept: int) -> I
     Raises:
         ValueError: If prompt and answer are longer than the model's context.
     """
-    context = getattr(model.cfg, "n_ctx", None)
-    if context and len(ids) + len(answer) > context:
-        raise ValueError(
-            f"prompt and answer are {len(ids)} + {len(answer)} tokens, the model's context {context}: "
-            f"{answer.text[:40]!r}"
-        )
+    require_room(model, len(ids), answer)
     return torch.cat([ids, torch.tensor(answer.tokens[:kept], device=ids.device)])

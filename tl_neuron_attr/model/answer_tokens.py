@@ -122,6 +122,20 @@ def any_of(*answers: str | int | Answer) -> AnyOf:
     return AnyOf(answers)
 
 
+def require_room(model: Any, length: int, answer: Answer) -> None:
+    """Refuse an answer that does not fit behind a prompt of ``length`` tokens.
+
+    Raises:
+        ValueError: If prompt and answer are longer than the model's context.
+    """
+    context = getattr(model.cfg, "n_ctx", None)
+    if context and length + len(answer) > context:
+        raise ValueError(
+            f"prompt and answer are {length} + {len(answer)} tokens, the model's context {context}: "
+            f"{answer.text[:40]!r}"
+        )
+
+
 def _encoded(model: Any, text: str, name: str) -> tuple[int, ...]:
     if model.tokenizer is None:
         raise ValueError(f"{name}={text!r} is a string and the model has no tokenizer: pass token ids")

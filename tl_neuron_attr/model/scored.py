@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 from typing_extensions import Unpack
@@ -13,6 +14,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model import additive_checks
 from tl_neuron_attr.model.answer_places import PlacedAnswer, in_cache, places_of
 from tl_neuron_attr.model.answer_runs import AnswerRuns
+from tl_neuron_attr.model.answer_tokens import Answer
 from tl_neuron_attr.model.cache_checks import needed_by, require_sites
 from tl_neuron_attr.model.padding_checks import last_real_positions, require_real_positions
 from tl_neuron_attr.model.positions import Pos, Positions
@@ -105,6 +107,21 @@ def scored_runs(model: Any, runs: AnswerRuns, sites: Sequence[Site], *, max_byte
     stream = Stream(cache, model)
     require_sites(stream, tuple(sites))
     return _of_sums(stream, runs.places, runs.target, runs.sums, max_bytes, batched=True)
+
+
+def scored_predictions(cache: ActivationCache, target: Int[Tensor, "batch token"]) -> ScoredCache:
+    """Return what is scored of answers whose last token each row of a cache predicts at its end.
+
+    Raises:
+        ValueError: As :func:`scored`.
+    """
+    if target.shape[1] == 1:
+        return scored(cache, target[:, 0])
+    stream = Stream(cache)
+    require_sites(stream, ())
+    start = stream.shape[1] - target.shape[1]
+    placed = [PlacedAnswer(Answer(tuple(ids)), row, 1, row, start) for row, ids in enumerate(target.tolist())]
+    return scored_answers(stream, placed, MAX_BYTES, batched=True)
 
 
 def _of_sums(

@@ -46,12 +46,12 @@ class HeadEffectsTask:
 
     def rows(self, stage: str, model: Any, shard: Shard, known: Mapping[str, Any]) -> pd.DataFrame:
         """Return one row per prompt: ``log_prob`` untouched and ``heads``, its change in nats with each head zeroed."""
-        lines = shard.items[["type", "target_id", "problem"]].rename(columns={"problem": "status"})
+        lines = shard.items[["type", "target_id", "target_tokens", "problem"]].rename(columns={"problem": "status"})
         found: dict[int, dict[str, Any]] = {}
         for batch in prompt_batches(model, shard.items, batch_size=self.batch_size):
-            effects = head_effects(model, batch.tokens, batch.target, progress=False)
+            effects = head_effects(model, batch.prompts, batch.answers, progress=False)
             change = effects.log_prob - effects.base_log_prob[:, None, None]
-            for i, item in enumerate(batch.items):
+            for i, item in enumerate(batch.indices):
                 heads = change[i].flatten().cpu().numpy().astype(np.float32)
                 found[item] = {"log_prob": float(effects.base_log_prob[i]), "heads": heads, "layers": len(change[i])}
         columns = {

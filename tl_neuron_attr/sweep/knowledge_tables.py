@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from tl_neuron_attr.evaluate.examine import CONDITIONS, Sizes
 from tl_neuron_attr.evaluate.outcome import METRICS
-from tl_neuron_attr.evaluate.prompts import KEPT
 from tl_neuron_attr.evaluate.results import decreases_of_means
+from tl_neuron_attr.evaluate.select import KEPT
 from tl_neuron_attr.sweep.shard_task import Frames
 
 _Numbers = NDArray[np.float64]
@@ -62,10 +62,11 @@ def knowledge_tables(frames: Frames, sizes: Sizes) -> dict[str, pd.DataFrame]:
     """Return the tables of paper 1, section 4, by name.
 
     Means have ``_low`` and ``_high``, 1.96 standard errors away: what a bootstrap tends to with many prompts.
-    ``kept``: prompts asked and kept, by type. ``statuses``: how many prompts were kept, or why not. ``layer_sums``
-    (Table 3), ``layers`` (Table 4), ``heads`` (Table 10), ``query_layers`` (Tables 6 and 14): scores in nats.
-    ``outcomes`` and ``decreases`` (Tables 7 and 13), ``cross`` (Table 11): what zeroing costs. ``shared`` (Table 8):
-    neurons among the best of more than half of a type's prompts; ``depth`` (Figure 8): query neurons by layer.
+    ``kept``: prompts asked, kept, and kept with an answer of several tokens, by type. ``statuses``: how many prompts
+    were kept, or why not. ``layer_sums`` (Table 3), ``layers`` (Table 4), ``heads`` (Table 10), ``query_layers``
+    (Tables 6 and 14): scores in nats. ``outcomes`` and ``decreases`` (Tables 7 and 13), ``cross`` (Table 11): what
+    zeroing costs. ``shared`` (Table 8): neurons among the best of more than half of a type's prompts; ``depth`` (Figure
+    8): query neurons by layer.
     """
     sums, counts, statuses = Sums(), _Counts(sizes.shared), _Statuses()
     for frame in frames("scores"):
@@ -98,11 +99,12 @@ class _Statuses:
     """How many prompts of each type were kept, or why not."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, str], int] = {}
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._several: Counter[str] = Counter()
 
     def add(self, frame: pd.DataFrame) -> None:
-        for kind, status in zip(frame["type"], frame["status"], strict=True):
-            self._counts[kind, status] = self._counts.get((kind, status), 0) + 1
+        self._counts.update(zip(frame["type"], frame["status"], strict=True))
+        self._several.update(frame["type"][(frame["status"] == KEPT) & (frame["target_tokens"] > 1)])
 
     def counted(self) -> pd.DataFrame:
         return pd.DataFrame([(*key, n) for key, n in self._counts.items()], columns=["type", "status", "prompts"])
@@ -111,7 +113,8 @@ class _Statuses:
         counted = self.counted()
         chosen = counted["prompts"].where(counted["status"] == KEPT, 0)
         grouped = counted.assign(kept=chosen).groupby("type", sort=False)
-        return grouped.agg(asked=("prompts", "sum"), kept=("kept", "sum")).reset_index()
+        found = grouped.agg(asked=("prompts", "sum"), kept=("kept", "sum")).reset_index()
+        return found.assign(several_tokens=[self._several[kind] for kind in found["type"]])
 
 
 class _Counts:

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from tl_neuron_attr.evaluate.examine import Sizes, layers_and_heads, layers_queried, zeroed_sets
 from tl_neuron_attr.evaluate.outcome import Outcome
-from tl_neuron_attr.evaluate.prompts import KEPT, selection_status
+from tl_neuron_attr.evaluate.select import KEPT, selection_status
 from tl_neuron_attr.knowledge.query_neurons import query_neurons
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.model import dimensions
+from tl_neuron_attr.model.batches import predicting
 from tl_neuron_attr.model.components import Component
 from tl_neuron_attr.model.intervene import ablate
-from tl_neuron_attr.model.scored import scored
+from tl_neuron_attr.model.scored import scored_predictions
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.sweep.knowledge_tables import Sums, knowledge_tables
 from tl_neuron_attr.sweep.prompt_batches import PromptBatch, prompt_batches
@@ -83,7 +84,7 @@ class KnowledgeTask:
             items = items.loc[shard.before["item"][shard.before["status"] == KEPT]]
         for batch in prompt_batches(model, items, batch_size=self.batch_size):
             made = _cross(model, batch, known) if shard.before is not None else self._scores(model, batch, known)
-            found |= dict(zip(batch.items, made, strict=True))
+            found |= dict(zip(batch.indices, made, strict=True))
         return pd.DataFrame([found[int(item)] for item in items.index], columns=None if found else ["item", "type"])
 
     def tables(self, frames: Frames) -> dict[str, pd.DataFrame]:
@@ -92,24 +93,30 @@ class KnowledgeTask:
 
     def _scores(self, model: Any, batch: PromptBatch, known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         logits, cache = model.run_with_cache(batch.tokens)
-        rivals = [set(known["targets"][kind]) for kind in batch.types]
+        logits = batch.predicting(logits)
+        rivals = {kind: [tuple(target) for target in known["targets"][kind]] for kind in set(batch.types)}
         statuses = [
-            selection_status(row, int(target), others)
-            for row, target, others in zip(logits[:, -1], batch.target, rivals, strict=True)
+            selection_status(row, tuple(answer), rivals[kind])
+            for row, answer, kind in zip(logits, batch.target.tolist(), batch.types, strict=True)
         ]
         kept = [i for i, status in enumerate(statuses) if status == KEPT]
-        measured = iter(self._measured(model, batch, logits[:, -1], cache, kept) if kept else [])
+        measured = iter(self._measured(model, batch, logits, cache, kept) if kept else [])
         for i, status in enumerate(statuses):
             yield {**batch.row(i), "status": status, **(next(measured) if status == KEPT else {})}
 
     def _measured(
-        self, model: Any, batch: PromptBatch, last: Float[Tensor, "batch d_vocab"], cache: Any, kept: Sequence[int]
+        self,
+        model: Any,
+        batch: PromptBatch,
+        logits: Float[Tensor, "batch token d_vocab"],
+        cache: Any,
+        kept: Sequence[int],
     ) -> list[dict[str, Any]]:
         """Return what is measured on the kept prompts of a batch."""
-        at = torch.tensor(kept, device=last.device)
+        at = torch.tensor(kept, device=logits.device)
         tokens, target = batch.tokens[at], batch.target[at]
         sizes = self.sizes.capped(model, tokens.shape[1])
-        q = scored(cache, batch.target).select(at)
+        q = scored_predictions(cache, batch.target).select(at)
         mlp = value_neurons(q, k=max(sizes.value_mlp, sizes.query), sites=("mlp",), text=False)
         attn = value_neurons(q, k=sizes.value_attn, sites=("attn",), text=False)
         feeding = query_neurons(q, attn, sizes.query, sites=("mlp",), text=False)
@@ -122,41 +129,42 @@ class KnowledgeTask:
             **_places("value", mlp.top(min(sizes.query, len(mlp)))),
             **_places("query", feeding),
         }
-        generators = [torch.Generator().manual_seed(self.seed + batch.items[i]) for i in kept]
+        generators = [torch.Generator().manual_seed(self.seed + batch.indices[i]) for i in kept]
         by_condition = zip(*zeroed_sets(model, attn, value_mlp, feeding, generators), strict=True)
-        found = [Outcome.of(last[at], target), *(_without(model, tokens, target, list(s)) for s in by_condition)]
+        found = [Outcome.of(logits[at], target), *(_without(model, tokens, target, list(s)) for s in by_condition)]
         columns |= _of_outcomes(found)
         return _records(columns)
 
 
-def _targets(shards: Iterable[pd.DataFrame]) -> dict[str, list[int]]:
-    found: dict[str, set[int]] = {}
+def _targets(shards: Iterable[pd.DataFrame]) -> dict[str, list[list[int]]]:
+    found: dict[str, set[tuple[int, ...]]] = {}
     for frame in shards:
-        for kind, target in zip(frame["type"], frame["target_id"], strict=True):
-            found.setdefault(str(kind), set()).update([int(target)] if target >= 0 else [])
-    return {kind: sorted(ids) for kind, ids in found.items()}
+        for kind, answer in zip(frame["type"], frame["target_ids"], strict=True):
+            found.setdefault(str(kind), set()).update([tuple(map(int, answer))] if len(answer) else [])
+    return {kind: [list(answer) for answer in sorted(answers)] for kind, answers in found.items()}
 
 
 def _left_out(items: pd.DataFrame, item: Any) -> dict[str, Any]:
     """Return the row of a prompt that could not be run: what it is, and why."""
     line = items.loc[item]
-    return {"item": int(item), "type": line["type"], "target_id": int(line["target_id"]), "status": line["problem"]}
+    tokens = {name: int(line[name]) for name in ("target_id", "target_tokens")}
+    return {"item": int(item), "type": line["type"], **tokens, "status": line["problem"]}
 
 
 def _cross(model: Any, batch: PromptBatch, known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield, of every prompt, the outcomes untouched and without the best heads of each type."""
     width = dimensions.n_heads(model, 0)
     sets: list[list[Component]] = [[], *([divmod(i, width) for i in heads] for heads in known["heads"].values())]
-    found = [_without(model, batch.tokens, batch.target, [heads] * len(batch.items)) for heads in sets]
+    found = [_without(model, batch.tokens, batch.target, [heads] * len(batch.indices)) for heads in sets]
     for i, record in enumerate(_records(_of_outcomes(found))):
         yield {**batch.row(i), **record}
 
 
 def _without(
-    model: Any, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, "batch"], lists: list[list[Component]]
+    model: Any, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, "batch token"], lists: list[list[Component]]
 ) -> Outcome:
     with ablate(model, lists):
-        return Outcome.of(model(tokens)[:, -1], target)
+        return Outcome.of(predicting(model(tokens), target), target)
 
 
 def _of_outcomes(found: Sequence[Outcome]) -> dict[str, Tensor]:

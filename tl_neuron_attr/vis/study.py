@@ -7,8 +7,8 @@ from markupsafe import Markup
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.evaluate import Faithfulness, KnowledgeStudy
-from tl_neuron_attr.evaluate.prompts import KEPT
 from tl_neuron_attr.evaluate.results import best_by_type
+from tl_neuron_attr.evaluate.select import KEPT
 from tl_neuron_attr.results.table import Table
 from tl_neuron_attr.vis.charts import ATTN, MLP
 from tl_neuron_attr.vis.plots import grouped_bars, lines, matrix
@@ -17,6 +17,7 @@ from tl_neuron_attr.vis.view import View
 
 _BEST = 10
 """Heads and layers listed of each type, as in the paper's Tables 4 and 10."""
+_YIELD = "prompts asked, kept by the selection rule, and of these with an answer of several tokens"
 _LISTED = 40
 """The most left-out prompts that are listed; all are counted."""
 
@@ -65,7 +66,7 @@ def study(found: KnowledgeStudy, *, name: str = "") -> View:
     body = render(
         "study.html.j2",
         name=name,
-        kept=_html(found.kept(), "prompts asked, and kept by the selection rule"),
+        kept=_html(found.kept(), _YIELD),
         reasons=[],
         left_out=left_out.head(_LISTED).to_dict("records"),
         n_left_out=len(left_out),
@@ -102,7 +103,7 @@ def merged_study(tables: Mapping[str, pd.DataFrame], *, name: str = "") -> View:
     body = render(
         "study.html.j2",
         name=name,
-        kept=_html(tables["kept"], "prompts asked, and kept by the selection rule"),
+        kept=_html(tables["kept"], _YIELD),
         reasons=left_out.to_dict("records"),
         left_out=[],
         neuron_sums="",
