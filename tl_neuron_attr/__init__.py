@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tl_neuron_attr.knowledge.logit_flow import LogitFlow, logit_flow
     from tl_neuron_attr.knowledge.moved_tokens import moved_tokens
     from tl_neuron_attr.knowledge.query_neurons import query_layers, query_neurons
+    from tl_neuron_attr.knowledge.router_scores import RouterScores, router_scores
     from tl_neuron_attr.knowledge.value_neurons import value_neurons
     from tl_neuron_attr.knowledge.vocabulary import position_tokens, top_tokens, transformed_tokens
     from tl_neuron_attr.model.answer import answer
@@ -84,6 +85,8 @@ _HOME = {
     "MovedTokens": "results.probability_moved",
     "Neurons": "results.neurons",
     "TokenLists": "results.token_lists",
+    "RouterScores": "knowledge.router_scores",
+    "router_scores": "knowledge.router_scores",
     "value_neurons": "knowledge.value_neurons",
     "position_tokens": "knowledge.vocabulary",
     "top_tokens": "knowledge.vocabulary",
@@ -104,6 +107,7 @@ __all__ = [
     "MovedTokens",
     "NeuronComparison",
     "Neurons",
+    "RouterScores",
     "ScoredCache",
     "TokenLists",
     "ablate",
@@ -135,6 +139,7 @@ __all__ = [
     "position_tokens",
     "query_layers",
     "query_neurons",
+    "router_scores",
     "run",
     "scored",
     "srnn",

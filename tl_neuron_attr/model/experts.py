@@ -104,6 +104,14 @@ class Experts:
             raise ValueError(f"router {self.router!r} weighs {weights.shape[1]} experts, the layer has {self.count}")
         return weights.unflatten(0, read.shape[:2])
 
+    def router_weight(self) -> tuple[Float[Tensor, "expert d_model"], Float[Tensor, "expert"] | None] | None:
+        """Return what the router multiplies the stream with, and its bias; None if it is not one linear map."""
+        inside = tuple(f"{name}." for name in self._names if name is not None)
+        own = {name: weight for name, weight in self._mixture.named_parameters() if not name.startswith(inside)}
+        shape = self.count, self.directions().shape[1]
+        found = [name for name, weight in own.items() if weight.shape == shape]
+        return (own[found[0]], own.get(found[0].removesuffix("weight") + "bias")) if len(found) == 1 else None
+
     def coefficients(
         self, read: Float[Tensor, "place d_model"], routing: Float[Tensor, "place expert"]
     ) -> Float[Tensor, "place neuron"]:

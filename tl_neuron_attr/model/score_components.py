@@ -44,17 +44,25 @@ def _by_component(
     stream: Stream, side: attention_scores.QueryOrKey, layer: int, head: int, places: Positions, heads: bool
 ) -> tuple[tuple[str, ...], Float[Tensor, "component batch d_head"]]:
     """Return what each component before the layer, and the biases, contribute to the head's queries or keys."""
-    named: list[tuple[str, Tensor]] = []
-    for depth, written in components(stream, places):
-        if depth >= depth_of("attn", layer):
-            break
-        earlier, is_mlp = divmod(depth, 2)
-        if heads and depth >= 0 and not is_mlp:
-            named += _by_head(stream, earlier, places)
-        else:
-            named.append(("embed" if depth < 0 else f"L{earlier} {'mlp' if is_mlp else 'attn'}", written))
+    named = named_components(stream, places, depth_of("attn", layer), heads=heads)
     vectors = attention_scores.project(stream, side, layer, head, places, torch.stack([vector for _, vector in named]))
     return (*(name for name, _ in named), "bias"), vectors
+
+
+def named_components(
+    stream: Stream, places: Positions, depth: int, *, heads: bool
+) -> list[tuple[str, Float[Tensor, "batch d_model"]]]:
+    """Return the name and the write of every component below a depth; with ``heads``, attention head by head."""
+    named: list[tuple[str, Tensor]] = []
+    for own, written in components(stream, places):
+        if own >= depth:
+            break
+        layer, is_mlp = divmod(own, 2)
+        if heads and own >= 0 and not is_mlp and stream.weights(layer).has_attn:
+            named += _by_head(stream, layer, places)
+        else:
+            named.append(("embed" if own < 0 else f"L{layer} {'mlp' if is_mlp else 'attn'}", written))
+    return named
 
 
 def _by_head(stream: Stream, layer: int, places: Positions) -> Sequence[tuple[str, Float[Tensor, "batch d_model"]]]:
