@@ -68,6 +68,7 @@ def calls(r: SimpleNamespace) -> dict[str, dict[str, Any]]:
         "baseline_scores": scored,
         "compare_neurons": {**scored, "other": r.cache},
         "head_effects": {**run, **heads, **quiet},
+        "key_tokens": {"cache_or_model": r.model, "neurons": r.value},
         "keep": {"model": r.model, "components": [("mlp", 1, 1)], "layers": [1]},
         "position_tokens": {"cache": r.cache, "layer": 1},
         "query_layers": {"cache": r.cache, "value": r.value},

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tl_neuron_attr.knowledge.common_neurons import common_neurons
     from tl_neuron_attr.knowledge.explain import Explanation, explain
     from tl_neuron_attr.knowledge.flow import Flow, trace
+    from tl_neuron_attr.knowledge.key_tokens import key_tokens
     from tl_neuron_attr.knowledge.logit_flow import LogitFlow, logit_flow
     from tl_neuron_attr.knowledge.moved_tokens import moved_tokens
     from tl_neuron_attr.knowledge.query_neurons import query_layers, query_neurons
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from tl_neuron_attr.model.scored import scored
     from tl_neuron_attr.model.scored_cache import ScoredCache
     from tl_neuron_attr.results.common import CommonNeurons
+    from tl_neuron_attr.results.key_token_lists import KeyTokens
     from tl_neuron_attr.results.layer_scores import LayerScores
     from tl_neuron_attr.results.neurons import Neurons
     from tl_neuron_attr.results.probability_moved import MovedTokens
@@ -80,6 +82,8 @@ _HOME = {
     "scored": "model.scored",
     "query_layers": "knowledge.query_neurons",
     "query_neurons": "knowledge.query_neurons",
+    "KeyTokens": "results.key_token_lists",
+    "key_tokens": "knowledge.key_tokens",
     "LayerScores": "results.layer_scores",
     "moved_tokens": "knowledge.moved_tokens",
     "MovedTokens": "results.probability_moved",
@@ -102,6 +106,7 @@ __all__ = [
     "Explanation",
     "Flow",
     "HeadEffects",
+    "KeyTokens",
     "LayerScores",
     "LogitFlow",
     "MovedTokens",
@@ -133,6 +138,7 @@ __all__ = [
     "hooks_needed",
     "incontext",
     "keep",
+    "key_tokens",
     "load",
     "logit_flow",
     "moved_tokens",

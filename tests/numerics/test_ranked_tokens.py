@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tl_neuron_attr.numerics import ranked_tokens as module
-from tl_neuron_attr.numerics.ranked_tokens import ranked_tokens
+from tl_neuron_attr.numerics.ranked_tokens import ranked_embeddings, ranked_tokens
 from tl_neuron_attr.numerics.readout import Norm, Readout
 
 
@@ -38,3 +38,27 @@ def test_the_token_followed_is_never_above_itself(dtype):
     vectors = readout.W_U.T[:40] * 3  # each promotes its own token most
     ranks = [int(ranked_tokens(readout, vectors[i : i + 1], 3, token=i).rank) for i in range(40)]
     assert ranks == [1] * 40
+
+
+@pytest.mark.parametrize("centred", [True, False, None])
+def test_embeddings_are_ranked_by_what_is_left_of_them_behind_the_norm(monkeypatch, centred):
+    monkeypatch.setattr(module, "_CHUNK", 0)
+    monkeypatch.setattr(module, "_NARROWEST", 7)
+    torch.manual_seed(0)
+    W_E, keys = torch.randn(50, 8).double() * torch.rand(50, 1).double(), torch.randn(3, 8).double()
+    keys = keys - keys.mean(1, keepdim=True) if centred else keys
+    normed = {
+        True: torch.nn.functional.layer_norm(W_E, (8,), eps=0),
+        False: torch.nn.functional.rms_norm(W_E, (8,), eps=0),
+        None: W_E,
+    }[centred]
+    order = (normed @ keys.T).T.sort(dim=1, descending=True).indices
+    most, least = ranked_embeddings(W_E, keys, 5, centred=centred)
+    assert torch.equal(most, order[:, :5])
+    assert torch.equal(least, order.flip(1)[:, :5])
+
+
+def test_a_token_without_an_embedding_fits_nothing():
+    W_E = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    most, least = ranked_embeddings(W_E, torch.tensor([[1.0, 0.0]]), 9, centred=False)
+    assert (most.tolist(), least.tolist()) == ([[1, 0, 2]], [[2, 0, 1]])

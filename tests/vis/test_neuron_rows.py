@@ -49,8 +49,15 @@ def test_promoted_and_suppressed_tokens_and_the_targets_rank():
     for row, up, down, ranking in zip(rows, lists.promoted, lists.suppressed, everything.promoted, strict=True):
         assert (row.promoted.tokens, row.suppressed.tokens) == (up, down)
         assert ranking[row.target_rank - 1].strip() == TARGET.strip()
+    assert [row.switched_on_by.tokens for row in rows] == list(tna.key_tokens(cache, neurons, k=12).on)
     assert [row.rank for row in rows] == [1, 2, 3, 4, 5]
     assert rows[0].share == 1.0 and rows[0].effect is None and not rows[0].disagrees
+
+
+def test_no_tokens_switch_a_neuron_on_where_the_architecture_hides_them():
+    _, cache = architectures.run("bloom", batch=1)
+    _, rows = rows_of(cache, 5, [], k=3)
+    assert [row.switched_on_by for row in rows] == [None] * 3
 
 
 def test_chunks_change_nothing(monkeypatch):

@@ -16,8 +16,8 @@ def test_hostile_text_comes_back_and_opens_no_element():
 
 
 def test_records_hold_all_digits_and_null_for_none():
-    mlp = NeuronRow(1, "L3N7", "mlp", -1, "", 0.123456789, 1.5, 1.0, None, TOKENS, TOKENS, 7, ((" Rome", 0.25),))
-    attn = NeuronRow(2, "L3H1D2@4", "attn", 4, " city", -0.5, 0.5, 0.3, -0.1, TOKENS, TOKENS, 9)
+    mlp = NeuronRow(1, "L3N7", "mlp", -1, "", 0.123456789, 1.5, 1.0, None, None, TOKENS, TOKENS, 7, ((" Rome", 0.25),))
+    attn = NeuronRow(2, "L3H1D2@4", "attn", 4, " city", -0.5, 0.5, 0.3, -0.1, TOKENS, TOKENS, TOKENS, 9)
     head = HeadRow(3, 1, 0.75, 4, " city", 0.7, 0.9, TOKENS, 3)
     first, second, third = records([mlp, attn, head])
     assert first["activation"] == 0.123456789 and first["source"] is None and "effect" not in first

@@ -58,7 +58,7 @@ def top_tokens(cache_or_model: Any, neurons: Neurons, k: int = 10, *, readable: 
         >>> len(tna.top_tokens(cache, value, k=5).promoted[0])
         5
     """
-    model = _model(cache_or_model)
+    model = model_of(cache_or_model)
     words = ReadableTokens(model) if readable else None
     return _lists(model, signed_directions(model, neurons), tuple(neurons.flat_labels), k, words)
 
@@ -92,7 +92,7 @@ def transformed_tokens(
         >>> len(transformed_tokens(cache, query, 3, 0, k=5).promoted)
         2
     """
-    model = _model(cache_or_model)
+    model = model_of(cache_or_model)
     moved = through_head(model, signed_directions(model, neurons), layer, head)
     through = head_name(layer, head)
     return _lists(model, moved, tuple(f"{label} through {through}" for label in neurons.flat_labels), k)
@@ -212,6 +212,18 @@ def prompt_tokens(model: Any, ids: Int[Tensor, "batch pos"]) -> tuple[tuple[str,
     return tuple(_texts(model, ids))
 
 
+def model_of(cache_or_model: Any) -> Any:
+    """Return the model, or that of a cache.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    model = cache_or_model.model if isinstance(cache_or_model, ActivationCache) else cache_or_model
+    if not hasattr(model, "cfg"):
+        raise TypeError(f"cache_or_model must be an ActivationCache or a model, got a {type(model).__name__}")
+    return model
+
+
 def _lists(
     model: Any,
     vectors: Float[Tensor, "n d_model"],
@@ -242,13 +254,6 @@ def _logits(model: Any, vectors: Float[Tensor, "n d_model"]) -> Iterator[Float[T
     """Yield the logits of vectors, some at a time, by the final norm's weight and the unembedding."""
     readout = unembedding(model, score_dtype(dimensions.dtype_of(model)))
     yield from (readout.project(part) for part in vectors.split(_CHUNK))
-
-
-def _model(cache_or_model: Any) -> Any:
-    model = cache_or_model.model if isinstance(cache_or_model, ActivationCache) else cache_or_model
-    if not hasattr(model, "cfg"):
-        raise TypeError(f"cache_or_model must be an ActivationCache or a model, got a {type(model).__name__}")
-    return model
 
 
 def _texts(model: Any, ids: Int[Tensor, "n k"]) -> list[tuple[str, ...]]:

@@ -71,6 +71,38 @@ def ranked_tokens(readout: Readout, vectors: Float[Tensor, "n d_model"], k: int,
     return RankedTokens(highest.tokens, lowest.tokens, above.long() + 1)
 
 
+@torch.no_grad()
+def ranked_embeddings(
+    W_E: Float[Tensor, "d_vocab d_model"], keys: Float[Tensor, "n d_model"], k: int, *, centred: bool | None
+) -> tuple[Int[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """Return the ``k`` tokens whose embedding, alone in the stream, a key fits most, and the ``k`` it fits least.
+
+    Args:
+        W_E: The embeddings.
+        keys: Keys behind the norm in front of the neurons, its scale left out.
+        k: How many tokens of each end.
+        centred: Whether that norm subtracts the mean; None where there is no norm, so that long embeddings fit more.
+
+    Examples:
+        >>> W_E = torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, -9.0]])
+        >>> most, least = ranked_embeddings(W_E, torch.tensor([[1.0, 0.0]]), 1, centred=False)
+        >>> most.tolist(), least.tolist()  # 3/5, 1 and 0: the norm makes all of one length
+        ([[1]], [[2]])
+    """
+    k = min(k, len(W_E))
+    highest, lowest = (HighestSoFar(len(keys), k, keys) for _ in range(2))
+    width = max(_NARROWEST, _CHUNK // max(1, len(keys)))
+    for start in range(0, len(W_E), width):
+        rows = W_E[start : start + width].to(keys)
+        fits = keys @ rows.T
+        if centred is not None:
+            length = (rows - rows.mean(1, keepdim=True) if centred else rows).norm(dim=1)
+            fits /= length.clamp_min(torch.finfo(length.dtype).tiny)  # a token without an embedding fits nothing
+        for found, values in ((highest, fits), (lowest, -fits)):
+            found.take(values, values.amax(1), start)
+    return highest.tokens, lowest.tokens
+
+
 class HighestSoFar:
     """The highest entries of rows whose columns come a chunk at a time.
 

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_neuron_attr.knowledge.token_words import TokenWords, WordList
+from tl_neuron_attr.knowledge.key_tokens import key_token_ids
+from tl_neuron_attr.knowledge.token_words import LISTED, TokenWords, WordList
 from tl_neuron_attr.knowledge.vocabulary import signed_directions
 from tl_neuron_attr.model.neuron_writes import neuron_writes
 from tl_neuron_attr.model.scored_cache import ScoredCache
@@ -41,6 +42,7 @@ class NeuronRow:
         score: Its score, in nats.
         share: The score's size relative to the largest of the table.
         effect: What taking it out costs, in nats, where it was measured.
+        switched_on_by: The tokens whose embeddings switch it on most; None where the architecture hides them.
         promoted: The tokens it promotes most.
         suppressed: The tokens it lowers most.
         target_rank: The target's place among all tokens for this neuron, 1 for the one it promotes most; of an answer,
@@ -58,6 +60,7 @@ class NeuronRow:
     score: float
     share: float
     effect: float | None
+    switched_on_by: WordList | None
     promoted: WordList
     suppressed: WordList
     target_rank: int
@@ -126,6 +129,7 @@ def _rows(
     by_target = [words.ranked(directions, target) for target in q.target.unique().tolist()]
     ranked, ranks = by_target[0], [min(each.rank for each in one) for one in zip(*by_target, strict=True)]
     changes = _changes(q, neurons, [token for token, _ in answers]) if answers else torch.zeros(len(neurons), 0)
+    keys = _keys(q, neurons, words)
     effects = [None] * len(neurons) if neurons.effect is None else neurons.effect.tolist()
     return [
         NeuronRow(
@@ -138,6 +142,7 @@ def _rows(
             score=float(neurons.score[i]),
             share=abs(float(neurons.score[i])) / largest,
             effect=effects[i],
+            switched_on_by=keys[i],
             promoted=ranked[i].promoted,
             suppressed=ranked[i].suppressed,
             target_rank=ranks[i],
@@ -145,6 +150,20 @@ def _rows(
         )
         for i, name in enumerate(neurons.flat_labels)
     ]
+
+
+def _keys(q: ScoredCache, neurons: Neurons, words: TokenWords) -> list[WordList | None]:
+    """Return the tokens that switch each neuron on, where the architecture shows them."""
+    found: list[WordList | None] = [None] * len(neurons)
+    for site in range(len(SITES)):
+        mine = (neurons.site == site).nonzero()[:, 0].tolist()
+        try:
+            ids = key_token_ids(q.stream.model, neurons.pick(mine), LISTED)[0].tolist() if mine else []
+        except ValueError:  # latent attention, or no plain embeddings: the rest of the row needs none
+            continue
+        for i, row in zip(mine, ids, strict=True):
+            found[i] = words.listed(row)
+    return found
 
 
 @torch.no_grad()
