@@ -26,8 +26,9 @@ def key_tokens(cache_or_model: Any, neurons: Neurons, k: int = 10) -> KeyTokens:
 
     Tokens are ranked by the pre-activation that the neuron would have if the stream held the token's embedding alone,
     through the norm in front of it (paper 1, Eq. 6), without positions and biases. Of a gated MLP neuron the gate is
-    taken, which opens or shuts; an attention neuron has the sign of its coefficient. Keys of deep layers respond less
-    to embeddings than to what earlier layers wrote: :func:`~tl_neuron_attr.query_neurons` says what that was.
+    taken, which opens or shuts; an attention neuron has the sign of its coefficient, and of latent attention the scale
+    of the inner norm, each token's own, is left out. Keys of deep layers respond less to embeddings than to what
+    earlier layers wrote: :func:`~tl_neuron_attr.query_neurons` says what that was.
 
     Args:
         cache_or_model: An ``ActivationCache``, or the model.
@@ -35,8 +36,8 @@ def key_tokens(cache_or_model: Any, neurons: Neurons, k: int = 10) -> KeyTokens:
         k: How many tokens.
 
     Raises:
-        ValueError: If ``k`` is not between 1 and the size of the vocabulary, the model's stream does not begin with
-            its embeddings (BLOOM, OPT-350M), or a neuron is of latent attention.
+        ValueError: If ``k`` is not between 1 and the size of the vocabulary, or the model's stream does not begin with
+            its embeddings (BLOOM, OPT-350M).
         IndexError: If a neuron is not of this model.
 
     Examples:

@@ -30,10 +30,10 @@ def stream_keys(model: Any, neurons: Neurons) -> StreamKeys:
     """Return the subkey of each neuron.
 
     Of a gated MLP neuron it is the gate's: the gate opens or shuts, the other projection gives sign and size. An
-    attention neuron is linear, so its key is negated where its coefficient is negative.
+    attention neuron is linear, so its key is negated where its coefficient is negative. Keys of latent attention leave
+    out the scale of its inner norm too.
 
     Raises:
-        ValueError: If a neuron is of latent attention, whose values are made of a compressed stream.
         IndexError: If a neuron is not of this model.
     """
     at = zip(*(neurons.flat(name) for name in ("site", "layer", "head", "index", "coefficient")), strict=True)

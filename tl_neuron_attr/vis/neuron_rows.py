@@ -154,16 +154,11 @@ def _rows(
 
 def _keys(q: ScoredCache, neurons: Neurons, words: TokenWords) -> list[WordList | None]:
     """Return the tokens that switch each neuron on, where the architecture shows them."""
-    found: list[WordList | None] = [None] * len(neurons)
-    for site in range(len(SITES)):
-        mine = (neurons.site == site).nonzero()[:, 0].tolist()
-        try:
-            ids = key_token_ids(q.stream.model, neurons.pick(mine), LISTED)[0].tolist() if mine else []
-        except ValueError:  # latent attention, or no plain embeddings: the rest of the row needs none
-            continue
-        for i, row in zip(mine, ids, strict=True):
-            found[i] = words.listed(row)
-    return found
+    try:
+        ids, _ = key_token_ids(q.stream.model, neurons, LISTED)
+    except ValueError:  # the stream does not begin with the embeddings: the rest of the row needs none
+        return [None] * len(neurons)
+    return [words.listed(row) for row in ids.tolist()]
 
 
 @torch.no_grad()
