@@ -62,6 +62,8 @@ def test_a_damaged_shard_is_repaired(run, tmp_path):
         (("--out", "OUT", "--shard", "1"), "give --shards too"),
         (("--out", "OUT", "--shards", "1", "--shard", "1"), "shard must lie between 0 and 0, got 1"),
         (("--out", "OUT", "--shards", "0"), "--shards"),
+        (("--out", "OUT", "--zeroed", "3"), "--zeroed is of --task faithfulness, not of knowledge"),
+        (("--out", "OUT", "--task", "head-effects", "--value-mlp", "3"), "--value-mlp is of --task knowledge"),
         (("--out", "OUT", "--shards", "2", "--runner", "pool", "--shard", "0"), "leave out --shard"),
         (("--out", "nosuchstore://b/s", "--shards", "2"), "can't be opened"),
         (("merge", "OUT"), "holds no study"),
@@ -80,3 +82,13 @@ def test_prompts_come_from_parquet_and_from_stdin(run, tmp_path, monkeypatch):
         code, out, _ = run("study", "--prompts", source, "--out", str(tmp_path / name), "--shards", "1")
         assert code == 0 and "1 of 1" in out
     assert (tmp_path / "a/items.parquet").read_bytes() == (tmp_path / "b/items.parquet").read_bytes()
+
+
+def test_faithfulness_and_head_effects_are_studies_in_shards(run, tmp_path):
+    given = ("--per-type", "1", "--batch-size", "4", "--out")
+    code, out, _ = run("study", "--task", "faithfulness", "--zeroed", "3", *given, str(tmp_path / "a"))
+    assert code == 0 and "methods" in out
+    table = pd.read_parquet(tmp_path / "a" / "tables" / "methods.parquet")
+    assert set(table["k"]) == {0, 3} and {"none", "log_prob_increase", "random"} < set(table["score"])
+    assert run("study", "--task", "head-effects", *given, str(tmp_path / "b"), "--shards", "2")[0] == 0
+    assert len(list((tmp_path / "b" / "effects").glob("part*"))) == 2

@@ -10,6 +10,7 @@ from tl_neuron_attr.sweep.shard_task import ShardTask
 
 TASKS = [
     sweep.KnowledgeTask(sizes=SIZES, seed=3, batch_size=2),
+    sweep.FaithfulnessTask(scores=("gradient", "random"), counts=(5, 2), seed=1),
     sweep.HeadEffectsTask(batch_size=5),
     sweep.CatalogueTask(top=7, batch_size=2, window=4),
 ]

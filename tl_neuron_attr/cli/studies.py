@@ -3,7 +3,7 @@
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +13,8 @@ from tl_neuron_attr.cli.output import note, ready_folder, show, write_page
 from tl_neuron_attr.cli.sharded_study import merge, repair, run_sharded, shard_options
 
 if TYPE_CHECKING:
-    from tl_neuron_attr.evaluate import StudyPrompt
+    from tl_neuron_attr.evaluate import Sizes, StudyPrompt
+    from tl_neuron_attr.sweep.shard_task import ShardTask
 
 _SIZES = {
     "value_attn": "attention value neurons zeroed",
@@ -22,6 +23,8 @@ _SIZES = {
     "shared": "best neurons of a prompt among which shared ones are counted",
     "heads": "share of all heads zeroed for other types",
 }
+_KNOWLEDGE = "knowledge"
+_TASKS = (_KNOWLEDGE, "faithfulness", "head-effects")
 _FITTING = "what fits the model"
 
 
@@ -47,8 +50,17 @@ def study_command() -> click.Command:
                 show_default="none; needed unless merging",
                 help="folder of the results, or with --shards a URL; an unfinished study goes on there",
             ),
-            *shard_options("one study, not cut"),
-            option("--stage", show_default="all, in order", help="run this stage only: scores, then cross"),
+            option(
+                "--task",
+                type=click.Choice(_TASKS),
+                default=_KNOWLEDGE,
+                help="what is measured; faithfulness and head-effects are always in shards",
+            ),
+            count_option(
+                "--zeroed", multiple=True, show_default="10", help="of faithfulness: how many neurons; may be repeated"
+            ),
+            *shard_options("one study, not cut; one per 256 prompts of another task"),
+            option("--stage", show_default="all, in order", help="of knowledge, run one: scores, then cross"),
             option("--seed", type=int, default=0, help="of the random neurons"),
             count_option("--per-type", show_default="all", help="at most so many prompts of each type"),
             *sizes,
@@ -59,6 +71,7 @@ def study_command() -> click.Command:
             "tl-neuron-attr study --out study --per-type 5",
             "tl-neuron-attr study --prompts facts.jsonl --model smollm2-135m --out study",
             "tl-neuron-attr study --prompts facts.parquet --model smollm2-135m --out study --shards 40 --runner pool",
+            "tl-neuron-attr study --task faithfulness --prompts facts.jsonl --zeroed 10 --zeroed 100 --out faithful",
             "tl-neuron-attr study merge study",
         ],
         when_stopped="the prompts done so far are kept in {out}: the same command goes on there",
@@ -91,7 +104,8 @@ def _study(args: Namespace) -> int:
         return _finished(args)
     if args.out is None:
         raise click.UsageError("--out is missing: name the folder of the results")
-    sharded = args.shards is not None
+    sharded = args.shards is not None or args.task != _KNOWLEDGE
+    _require_options_of_task(args, sharded)
     if not sharded:
         args.out = Path(args.out)
     if "://" not in str(args.out):
@@ -99,20 +113,49 @@ def _study(args: Namespace) -> int:
     prompts = _prompts(args)
     model = load_model(args)
     limited = {kind: group[: args.per_type] for kind, group in prompts.items()}
-    given = {name: getattr(args, name) for name in _SIZES if getattr(args, name) is not None}
-    sizes = replace(evaluate.Sizes.fitting(model), **given)
     if sharded:
         from tl_neuron_attr import sweep
 
-        task = sweep.KnowledgeTask(sizes=sizes, seed=args.seed, batch_size=args.batch_size)
         items = sweep.prompt_items([prompt for group in limited.values() for prompt in group])
-        return run_sharded(args, model, items, task)
-    if args.shard is not None or args.stage is not None or args.runner != "loop":
-        raise click.UsageError("--shard, --stage and --runner are of a study in shards: give --shards too")
-    found = evaluate.knowledge_study(model, limited, sizes=sizes, out=args.out, progress=not args.quiet)
+        return run_sharded(args, model, items, _task(args, model))
+    found = evaluate.knowledge_study(model, limited, sizes=_sizes(args, model), out=args.out, progress=not args.quiet)
     show(found)
     write_page(args, page(found, name=model.cfg.model_name), args.out / "study.html")
     return 0
+
+
+def _require_options_of_task(args: Namespace, sharded: bool) -> None:
+    """Refuse options that the task would ignore.
+
+    Raises:
+        click.UsageError: Naming them.
+    """
+    if not sharded and (args.shard is not None or args.stage is not None or args.runner != "loop"):
+        raise click.UsageError("--shard, --stage and --runner are of a study in shards: give --shards too")
+    if args.task != "faithfulness" and args.zeroed:
+        raise click.UsageError(f"--zeroed is of --task faithfulness, not of {args.task}")
+    if args.task != _KNOWLEDGE and (given := [name for name in _SIZES if getattr(args, name) is not None]):
+        raise click.UsageError(f"--{given[0].replace('_', '-')} is of --task {_KNOWLEDGE}, not of {args.task}")
+
+
+def _task(args: Namespace, model: Any) -> "ShardTask":
+    """Return what is measured in shards."""
+    from tl_neuron_attr import sweep
+
+    if args.task == "faithfulness":
+        counts = tuple(args.zeroed) or (10,)
+        return sweep.FaithfulnessTask(counts=counts, seed=args.seed, batch_size=args.batch_size)
+    if args.task == "head-effects":
+        return sweep.HeadEffectsTask(batch_size=args.batch_size)
+    return sweep.KnowledgeTask(sizes=_sizes(args, model), seed=args.seed, batch_size=args.batch_size)
+
+
+def _sizes(args: Namespace, model: Any) -> "Sizes":
+    """Return the sizes of a knowledge study: those given, else what fits the model."""
+    from tl_neuron_attr import evaluate
+
+    given = {name: getattr(args, name) for name in _SIZES if getattr(args, name) is not None}
+    return replace(evaluate.Sizes.fitting(model), **given)
 
 
 def _finished(args: Namespace) -> int:

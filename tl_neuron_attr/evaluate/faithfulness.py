@@ -1,13 +1,13 @@
 """Do the neurons a method picks matter? Zero them and see what is left of the answer (paper 1, section 4.1)."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -153,7 +153,7 @@ def faithfulness(
     if len(prompts) != len(targets):
         raise ValueError(f"targets must hold one answer per prompt: {len(prompts)} prompts, {len(targets)} targets")
     counts = sorted({k, *curve})
-    _require_counts(model, counts)
+    require_neurons(model, counts)
     methods = named_methods(scores, own_scores or {})
     if "" in prompts:
         raise ValueError(f"prompts[{list(prompts).index('')}] is empty")
@@ -165,7 +165,10 @@ def faithfulness(
     with tqdm(total=len(answers), desc="faithfulness", unit="prompt", disable=not progress) as bar:
         for each in answer_batches(asked, [a.tokens for a in answers.values()], batch_size=batch_size):
             batch = AnswerBatch([places[at] for at in each.indices], each.tokens, each.target)
-            frames += _of_batch(model, batch, methods, counts, seed)
+            frames += [
+                outcome.frame().assign(prompt=batch.indices, score=name, k=zeroed)
+                for name, zeroed, outcome in outcomes_by_method(model, batch, methods, counts, seed)
+            ]
             bar.update(len(batch.indices))
     frame = pd.concat(frames).sort_values(["prompt", "k", "score"], ignore_index=True)
     return Faithfulness(frame, k, problems)
@@ -208,30 +211,31 @@ def _require_single(answers: Mapping[int, Answer], own: Mapping[str, OwnScore]) 
             )
 
 
-def _of_batch(
+def outcomes_by_method(
     model: Any,
     batch: AnswerBatch,
     methods: Mapping[str, AnyMethod],
     counts: Sequence[int],
     seed: int,
-) -> list[pd.DataFrame]:
+) -> Iterator[tuple[str, int, Outcome]]:
+    """Yield what is left of the answers untouched, then by method and by number of neurons zeroed, smallest first."""
     with torch.no_grad():
         logits, cache = model.run_with_cache(batch.tokens)
-    frames = [_frame(batch, UNTOUCHED, 0, logits)]
+    yield UNTOUCHED, 0, Outcome.of(batch.predicting(logits), batch.target)
     for name, method in methods.items():
         ranked = best_by_method(model, cache, batch, method, max(counts), seed)
         for k in counts:
             with ablate(model, ranked.top(k)), torch.no_grad():
-                frames.append(_frame(batch, name, k, model(batch.tokens)))
-    return frames
+                left = Outcome.of(batch.predicting(model(batch.tokens)), batch.target)
+            yield name, k, left
 
 
-def _frame(batch: AnswerBatch, method: str, k: int, logits: Float[Tensor, "batch pos d_vocab"]) -> pd.DataFrame:
-    frame = Outcome.of(batch.predicting(logits), batch.target).frame()
-    return frame.assign(prompt=batch.indices, score=method, k=k)
+def require_neurons(model: Any, counts: Sequence[int]) -> None:
+    """Refuse a number of neurons that the model does not have.
 
-
-def _require_counts(model: Any, counts: Sequence[int]) -> None:
+    Raises:
+        ValueError: Naming how many there are.
+    """
     available = sum(dimensions.d_mlp(model, layer) for layer in range(model.cfg.n_layers))
     for k in counts:
         if not 1 <= k <= available:

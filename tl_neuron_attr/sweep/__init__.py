@@ -2,6 +2,7 @@
 
 from tl_neuron_attr.sweep.catalogue_task import CatalogueTask, corpus_items
 from tl_neuron_attr.sweep.corpus import Corpus, read_catalogue, read_corpus
+from tl_neuron_attr.sweep.faithfulness_task import FaithfulnessTask
 from tl_neuron_attr.sweep.head_effects_task import HeadEffectsTask
 from tl_neuron_attr.sweep.knowledge_task import KnowledgeTask
 from tl_neuron_attr.sweep.plan import Plan, open_plan, plan_study
@@ -14,6 +15,7 @@ from tl_neuron_attr.sweep.worker_pool import run_in_pool
 __all__ = [
     "CatalogueTask",
     "Corpus",
+    "FaithfulnessTask",
     "HeadEffectsTask",
     "Items",
     "KnowledgeTask",

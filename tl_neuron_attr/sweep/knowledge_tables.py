@@ -68,15 +68,15 @@ def knowledge_tables(frames: Frames, sizes: Sizes) -> dict[str, pd.DataFrame]:
     zeroing costs. ``shared`` (Table 8): neurons among the best of more than half of a type's prompts; ``depth`` (Figure
     8): query neurons by layer.
     """
-    sums, counts, statuses = Sums(), _Counts(sizes.shared), _Statuses()
+    sums, counts, statuses = Sums(), _Counts(sizes.shared), Statuses()
     for frame in frames("scores"):
         statuses.add(frame)
-        derived = _derived(frame)
+        derived = measured_rows(frame)
         sums.add(derived, (*_SCORES, "site_sums", *METRICS))
         counts.add(frame)
     cross = Sums()
     for frame in frames("cross"):
-        cross.add(_derived(frame), METRICS)
+        cross.add(measured_rows(frame), METRICS)
     outcomes = _outcomes(sums, CONDITIONS)
     crossed = _outcomes(cross, (CONDITIONS[0], *sums.means("heads")))
     return {
@@ -95,7 +95,7 @@ def knowledge_tables(frames: Frames, sizes: Sizes) -> dict[str, pd.DataFrame]:
     }
 
 
-class _Statuses:
+class Statuses:
     """How many prompts of each type were kept, or why not."""
 
     def __init__(self) -> None:
@@ -103,13 +103,16 @@ class _Statuses:
         self._several: Counter[str] = Counter()
 
     def add(self, frame: pd.DataFrame) -> None:
+        """Add the rows of a shard."""
         self._counts.update(zip(frame["type"], frame["status"], strict=True))
         self._several.update(frame["type"][(frame["status"] == KEPT) & (frame["target_tokens"] > 1)])
 
     def counted(self) -> pd.DataFrame:
+        """Return how many prompts there are of each type and status."""
         return pd.DataFrame([(*key, n) for key, n in self._counts.items()], columns=["type", "status", "prompts"])
 
     def kept(self) -> pd.DataFrame:
+        """Return how many prompts of each type were asked, and kept."""
         counted = self.counted()
         chosen = counted["prompts"].where(counted["status"] == KEPT, 0)
         grouped = counted.assign(kept=chosen).groupby("type", sort=False)
@@ -164,7 +167,7 @@ def _numbered(frame: pd.DataFrame, of: str) -> list[NDArray[np.int64]]:
     return [np.asarray(layer, np.int64) * _WIDEST + np.asarray(index, np.int64) for layer, index in columns]
 
 
-def _derived(frame: pd.DataFrame) -> pd.DataFrame:
+def measured_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that hold outcomes, with what is averaged but not stored."""
     measured = frame[frame["rank"].notna()] if "rank" in frame else frame.head(0)
     found = measured.assign(reciprocal_rank=[1 / np.asarray(rank, float) for rank in measured.get("rank", [])])
@@ -174,7 +177,7 @@ def _derived(frame: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def _mean_rows(sums: Sums, column: str) -> Iterator[dict[str, Any]]:
+def mean_rows(sums: Sums, column: str) -> Iterator[dict[str, Any]]:
     """Yield ``type``, ``at``, and a mean with its interval for every number of a list column."""
     errors = sums.errors(column)
     for kind, means in sums.means(column).items():
@@ -187,13 +190,13 @@ def _by_site(sums: Sums, name: str) -> pd.DataFrame:
     rows = [
         {"site": site, "layer": row.pop("at"), **row}
         for site in ("attn", "mlp")
-        for row in _mean_rows(sums, f"{name}_{site}")
+        for row in mean_rows(sums, f"{name}_{site}")
     ]
     return pd.DataFrame(rows, columns=["type", "site", "layer", *_SCORE])
 
 
 def _layer_sums(sums: Sums) -> pd.DataFrame:
-    rows = [{"site": ("attn", "mlp")[row.pop("at")], **row} for row in _mean_rows(sums, "site_sums")]
+    rows = [{"site": ("attn", "mlp")[row.pop("at")], **row} for row in mean_rows(sums, "site_sums")]
     return pd.DataFrame(rows, columns=["type", "site", *_SCORE])
 
 
@@ -201,7 +204,7 @@ def head_table(sums: Sums, layers: int) -> pd.DataFrame:
     """Return the mean score of every head by type, in nats, with its interval."""
     heads = {kind: len(means) // layers for kind, means in sums.means("heads").items()}
     rows: list[dict[str, Any]] = []
-    for row in _mean_rows(sums, "heads"):
+    for row in mean_rows(sums, "heads"):
         layer, head = divmod(row.pop("at"), heads[row["type"]])
         rows.append({"layer": layer, "head": head, **row})
     return pd.DataFrame(rows, columns=["type", "layer", "head", *_SCORE])

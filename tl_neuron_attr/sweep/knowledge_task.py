@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -23,9 +22,8 @@ from tl_neuron_attr.model.scored import scored_predictions
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.sweep.knowledge_tables import Sums, knowledge_tables
 from tl_neuron_attr.sweep.prompt_batches import PromptBatch, prompt_batches
+from tl_neuron_attr.sweep.prompt_rows import left_out_rows, outcome_columns, prompt_records
 from tl_neuron_attr.sweep.shard_task import Frames, Shard
-
-_OUTCOME = ("rank", "prob", "log_prob")
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class KnowledgeTask:
         found: dict[int, dict[str, Any]] = {}
         items = shard.items
         if shard.before is None:
-            found = {int(item): _left_out(items, item) for item in items.index}
+            found = left_out_rows(items)
         else:
             items = items.loc[shard.before["item"][shard.before["status"] == KEPT]]
         for batch in prompt_batches(model, items, batch_size=self.batch_size):
@@ -132,8 +130,8 @@ class KnowledgeTask:
         generators = [torch.Generator().manual_seed(self.seed + batch.indices[i]) for i in kept]
         by_condition = zip(*zeroed_sets(model, attn, value_mlp, feeding, generators), strict=True)
         found = [Outcome.of(logits[at], target), *(_without(model, tokens, target, list(s)) for s in by_condition)]
-        columns |= _of_outcomes(found)
-        return _records(columns)
+        columns |= outcome_columns(found)
+        return prompt_records(columns)
 
 
 def _targets(shards: Iterable[pd.DataFrame]) -> dict[str, list[list[int]]]:
@@ -144,19 +142,12 @@ def _targets(shards: Iterable[pd.DataFrame]) -> dict[str, list[list[int]]]:
     return {kind: [list(answer) for answer in sorted(answers)] for kind, answers in found.items()}
 
 
-def _left_out(items: pd.DataFrame, item: Any) -> dict[str, Any]:
-    """Return the row of a prompt that could not be run: what it is, and why."""
-    line = items.loc[item]
-    tokens = {name: int(line[name]) for name in ("target_id", "target_tokens")}
-    return {"item": int(item), "type": line["type"], **tokens, "status": line["problem"]}
-
-
 def _cross(model: Any, batch: PromptBatch, known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield, of every prompt, the outcomes untouched and without the best heads of each type."""
     width = dimensions.n_heads(model, 0)
     sets: list[list[Component]] = [[], *([divmod(i, width) for i in heads] for heads in known["heads"].values())]
     found = [_without(model, batch.tokens, batch.target, [heads] * len(batch.indices)) for heads in sets]
-    for i, record in enumerate(_records(_of_outcomes(found))):
+    for i, record in enumerate(prompt_records(outcome_columns(found))):
         yield {**batch.row(i), **record}
 
 
@@ -167,18 +158,5 @@ def _without(
         return Outcome.of(predicting(model(tokens), target), target)
 
 
-def _of_outcomes(found: Sequence[Outcome]) -> dict[str, Tensor]:
-    """Return rank, probability and log-probability by condition, one row per prompt."""
-    return {of: torch.stack([getattr(one, of).float() for one in found], dim=1) for of in _OUTCOME}
-
-
 def _places(name: str, neurons: Neurons) -> dict[str, Tensor]:
     return {f"{name}_layer": neurons.layer, f"{name}_index": neurons.index, f"{name}_score": neurons.score}
-
-
-def _records(columns: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """Return one record per prompt, each value a list of numbers of 32 bits: what a row of Parquet holds."""
-    arrays = {name: column.cpu().numpy() for name, column in columns.items()}
-    n = len(next(iter(arrays.values())))
-    small = {name: v.astype(np.float32 if v.dtype.kind == "f" else np.int32) for name, v in arrays.items()}
-    return [{name: column[i] for name, column in small.items()} for i in range(n)]
