@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tl_neuron_attr.evaluate.faithfulness import outcomes_by_method, require_neurons
-from tl_neuron_attr.evaluate.method_scores import METHODS, UNTOUCHED, Method
+from tl_neuron_attr.evaluate.method_scores import METHODS, UNTOUCHED, AnyMethod, Method
 from tl_neuron_attr.evaluate.outcome import METRICS
 from tl_neuron_attr.sweep.knowledge_tables import Statuses, Sums, mean_rows, measured_rows
 from tl_neuron_attr.sweep.prompt_batches import prompt_batches
@@ -73,7 +73,7 @@ class FaithfulnessTask:
         """
         require_neurons(model, self.counts)
         found = left_out_rows(shard.items)
-        methods = {method: method for method in self.scores}
+        methods: dict[str, AnyMethod] = {method: method for method in self.scores}
         for batch in prompt_batches(model, shard.items, batch_size=self.batch_size):
             left = outcomes_by_method(model, batch, methods, self.counts, self.seed)
             records = prompt_records(outcome_columns([outcome for *_, outcome in left]))
