@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -6,6 +8,7 @@ from tests import architectures
 from tl_neuron_attr import cna
 from tl_neuron_attr.cna import Case
 from tl_neuron_attr.cna.coefficients import sizes
+from tl_neuron_attr.cna.random_adapter import random_adapter
 
 CASES = [Case(tuple(row.tolist()), 5 + i) for i, row in enumerate(architectures.prompts(3))]
 
@@ -113,3 +116,27 @@ def test_tokenizers_that_do_not_share_a_token_are_refused():
 def with_other_words(tokenizer) -> PreTrainedTokenizerFast:
     words = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str().replace('"w', '"v'))
     return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+
+
+def test_a_random_change_of_the_same_size_stands_beside_an_adapter():
+    model = architectures.build("llama")
+    adapter = cna.train_lora(model, CASES, layer=0, learning_rate=2e-2, epochs=2, progress=False)
+    found = cna.coefficient_increase(model, {"mine": adapter, "model": model}, CASES, ks=[5], progress=False)
+    alone = {"drawn": random_adapter(adapter)}
+    expected = cna.coefficient_increase(model, alone, CASES, ks=[5], control=False, progress=False)
+    mine, other = found.frame.to_dict("records")
+    assert mine["control"] == pytest.approx(expected.wide().loc["drawn", 5]) and mine["control"] != mine["increase"]
+    assert math.isnan(other["control"]) and expected.frame["control"].isna().all()
+    assert [row[0] for row in found.table().rows] == ["mine", "mine, random change", "model"]
+    assert found.accuracy["mine, random change"] == expected.accuracy["drawn"]
+
+
+def test_only_the_layers_named_are_searched_and_against_the_contrast():
+    model, other = architectures.build("llama"), perturbed("llama")
+    found = cna.coefficient_increase(model, {"o": other}, CASES[:1], ks=[3], layers=[2], contrast=7, progress=False)
+    tokens = torch.tensor([CASES[0].tokens])
+    caches = [each.run_with_cache(tokens)[1] for each in (model, other)]
+    top = cna.changed_neurons(*caches, CASES[0].answer, 3, layers=[2], largest=False, contrast=7)[0]
+    before, after = (cache["blocks.2.mlp.hook_post"][0, -1, top.index] for cache in caches)
+    size, old, new = sizes(before[None], after[None]).tolist()
+    assert found.wide().loc["o", 3] == pytest.approx((new - old) / size)

@@ -136,9 +136,31 @@ def test_bad_input_is_named():
         cna.mask_keep_coef(model, cases, (1, 4))
     with pytest.raises(IndexError, match="layers must lie between 0 and 2, got 3"):
         cna.mask_keep_coef(model, cases, HEAD, layers=[3])
-    with pytest.raises(ValueError, match="k must be between 1 and the 240 mlp neurons, got 241"):
-        cna.mask_keep_coef(model, cases, HEAD, ks=[241], progress=False)
+    with pytest.raises(ValueError, match="k must be between 1 and the 160 mlp neurons, got 161"):
+        cna.mask_keep_coef(model, cases, HEAD, ks=[161], progress=False)
     with pytest.raises(ValueError, match="cases is empty"):
         cna.mask_keep_coef(model, [], HEAD)
     with pytest.raises(ValueError, match="the untouched model answers none of them"):
         cna.mask_keep_coef(model, [cases[1]], HEAD, ks=[2], progress=False)
+
+
+def test_layers_and_contrast_choose_the_neurons():
+    model = architectures.build("llama")
+    case = said(model)[0]
+    tokens = torch.tensor([case.tokens])
+    _, cache = model.run_with_cache(tokens)
+    with tna.ablate(model, [HEAD]):
+        _, other = model.run_with_cache(tokens)
+    expected = cna.changed_neurons(cache, other, case.answer, 6, layers=[2], contrast=7)[0]
+    found = cna.feature_predicting(model, tokens, case.answer, head=HEAD, k=6, layers=[2], contrast=7)
+    assert found.neurons.labels == expected.labels
+    after = [float(other["blocks.2.mlp.hook_post"][0, -1, i]) for i in expected.index.tolist()]
+    assert found.other_coefficient.tolist() == pytest.approx(after)
+    assert found.neurons.labels != cna.feature_predicting(model, tokens, case.answer, head=HEAD, k=6).neurons.labels
+    assert found.top(2).neurons.labels == expected.labels[:2] and len(found.top(2).other_coefficient) == 2
+    cases = [case]
+    row = cna.mask_keep_coef(model, cases, HEAD, ks=[6], layers=[2], contrast=7, progress=False).frame.iloc[0]
+    drop = coefficient_drop(found.neurons.coefficient, found.other_coefficient)
+    assert row["coef"] == pytest.approx(float(drop), abs=1e-6)
+    with pytest.raises(ValueError, match="contrast must hold one token for each of the 1 prompts, got 2"):
+        cna.mask_keep_coef(model, cases, HEAD, ks=[2], contrast=[7, 8], progress=False)

@@ -6,7 +6,7 @@ import torch
 import tl_neuron_attr as tna
 from tests import architectures
 from tl_neuron_attr.cna import Case
-from tl_neuron_attr.cna.paired_runs import paired_comparisons, plain, zeroing
+from tl_neuron_attr.cna.paired_runs import paired_changes, paired_comparisons, plain, zeroing
 
 HEAD = (1, 2)
 LENGTHS = (5, 7, 5, 4, 7, 5)
@@ -54,3 +54,21 @@ def test_a_zeroed_run_leaves_the_model_as_it_was(model, cases):
 def test_no_case_is_refused(model):
     with pytest.raises(ValueError, match="cases is empty"):
         next(paired_comparisons(plain(model), plain(model), [], batch_size=2, what="test", progress=False))
+
+
+def test_the_most_changed_neurons_are_those_of_each_case_compared_whole(model, cases):
+    runs, contrast = (plain(model), zeroing(model, [HEAD])), torch.arange(20, 26)
+    options = {"batch_size": 2, "what": "test", "progress": False}
+    seen = []
+    for changed in paired_changes(*runs, cases, 6, contrast=contrast, **options):
+        for row, i in enumerate(changed.indices):
+            ids = torch.tensor([cases[i].tokens])
+            caches = [model.run_with_cache(ids)[1], zeroing(model, [HEAD])(ids)]
+            whole = tna.compare_neurons(*caches, cases[i].answer, contrast=int(contrast[i]))
+            expected = whole.top(6)
+            assert changed.neurons[row].labels == expected.labels and changed.answers[row] == cases[i].answer
+            torch.testing.assert_close(changed.coefficient[row], whole.coefficient[0])
+            own = changed.other_coefficients(changed.neurons)[row]
+            torch.testing.assert_close(own, whole.other_coefficients(expected)[0])
+        seen += changed.indices
+    assert sorted(seen) == list(range(len(cases)))

@@ -111,3 +111,20 @@ def test_bad_input_is_named():
         cna.root_masking(model, said(model), HEAD, ks=[5, 1])
     with pytest.raises(IndexError, match="must lie between 0 and 2, got 3"):
         cna.root_masking(model, said(model), (3, 0))
+
+
+def test_the_root_is_of_the_layers_searched():
+    model = architectures.build("llama")
+    cases = said(model, 2)
+    found = cna.root_masking(model, cases, HEAD, ks=[4], layers=[2], progress=False)
+    assert found.frame["root"].tolist() == [0.0]  # no neuron of the last layer is above another
+    whole = cna.root_masking(model, cases, HEAD, ks=[4], contrast=[7, 8], progress=False)
+    lost = []
+    for case, contrast in zip(cases, [7, 8], strict=True):
+        top = cna.feature_predicting(model, torch.tensor(case.tokens), case.answer, head=HEAD, k=4, contrast=contrast)
+        named = [("mlp", *at) for at in zip(top.neurons.layer.tolist(), top.neurons.index.tolist(), strict=True)]
+        root = min(named, key=lambda n: n[1])  # the first of the lowest layer: they are sorted by change
+        _, before, after = changes(model, case, [root])
+        pairs = [(float(before[n[1:]]), float(after[n[1:]])) for n in named if n != root]
+        lost.append(sum(b - a if b > 0 else a - b for b, a in pairs) / sum(abs(b) for b, _ in pairs))
+    assert whole.frame["root"][0] == pytest.approx(sum(lost) / 2, abs=1e-5)

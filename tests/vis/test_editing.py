@@ -1,3 +1,4 @@
+import math
 import re
 from xml.etree import ElementTree
 
@@ -42,6 +43,7 @@ def test_coefficient_bars_are_the_table():
             "before": 1.0,
             "after": 1.0,
             "increase": [0.1, 0.2, -0.3, 0.4],
+            "control": math.nan,
         }
     )
     found = cna.CoefficientIncrease(frame, {"original": 0.5, "a": 0.75, "b": 1.0}, 8)

@@ -36,6 +36,7 @@ from tl_neuron_attr.cna.neuron_comparison import NeuronComparison
 from tl_neuron_attr.cna.prediction_enhancing import PredictionEnhancing, RootMasking, prediction_enhancing, root_masking
 from tl_neuron_attr.cna.pruning import Removal, prune_mlp
 from tl_neuron_attr.cna.pruning_experiment import PruningExperiment, amplified, pruning_experiment
+from tl_neuron_attr.cna.random_adapter import random_adapter
 from tl_neuron_attr.cna.whole_answers import WholeAnswers, whole_answers
 
 __all__ = [
@@ -87,6 +88,7 @@ __all__ = [
     "prompt_cases",
     "prune_mlp",
     "pruning_experiment",
+    "random_adapter",
     "root_masking",
     "safe_neurons",
     "save_checkpoint",

@@ -9,6 +9,10 @@ by comparative neuron analysis. Their coefficients are compared along the sign t
     increase = sum (c_other - c_original) sign(c_other) / sum |c_original|
 
 over the ``k`` neurons and all cases (our reading; the paper gives the mean increase without its formula).
+
+Neurons chosen because they rose will show a rise, whatever was changed: an adapter that taught nothing shows one too.
+So a random change of the same matrices and the same size stands beside each adapter
+(:func:`~tl_neuron_attr.cna.random_adapter.random_adapter`), its neurons chosen in the same way.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,8 +31,9 @@ from tl_neuron_attr.cna.arithmetic_cases import Case, require_cases
 from tl_neuron_attr.cna.compare_neurons import require_shared
 from tl_neuron_attr.cna.lora import Adapter
 from tl_neuron_attr.cna.neuron_comparison import NeuronComparison
-from tl_neuron_attr.cna.paired_runs import Run, paired_comparisons, plain
-from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.cna.paired_runs import Run, paired_changes, paired_comparisons, plain
+from tl_neuron_attr.cna.random_adapter import random_adapter
+from tl_neuron_attr.model.targets import Target, one_each
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 _KS = (50, 30, 20, 10)
@@ -43,8 +48,10 @@ class CoefficientIncrease(PrintsAsTable):
 
     Attributes:
         frame: One row per model and number of neurons: ``model``, ``k``, ``before`` and ``after`` (mean sizes of the
-            coefficients, counted along their sign in the other model), ``increase`` (a share).
-        accuracy: The share of cases answered, by model, ``"original"`` first.
+            coefficients, counted along their sign in the other model), ``increase`` (a share), ``control`` (the
+            increase under a random change as large as the adapter; NaN for what is no adapter).
+        accuracy: The share of cases answered, by model, ``"original"`` first; of a control as
+            ``"NAME, random change"``.
         cases: How many cases.
     """
 
@@ -58,15 +65,20 @@ class CoefficientIncrease(PrintsAsTable):
         return wide.reindex(index=self.frame["model"].drop_duplicates(), columns=self.frame["k"].drop_duplicates())
 
     def table(self) -> Table:
-        """Return Table 10, and each model's accuracy."""
+        """Return Table 10 and each model's accuracy, under each adapter's row that of its control."""
         wide = self.wide()
-        rows = [
-            (name, f"{100 * self.accuracy[str(name)]:.1f} %", *(f"{100 * x:+.1f} %" for x in line))
-            for name, line in zip(wide.index, wide.to_numpy().tolist(), strict=True)
-        ]
+        controls = self.frame.pivot(index="model", columns="k", values="control").reindex_like(wide)
+        rows: list[tuple[str, ...]] = []
+        for name, line, control in zip(wide.index, wide.to_numpy().tolist(), controls.to_numpy().tolist(), strict=True):
+            rows.append(self._row(str(name), line))
+            if control_name(str(name)) in self.accuracy:
+                rows.append(self._row(control_name(str(name)), control))
         headings = ("model", "accuracy", *(f"top {k}" for k in wide.columns))
         original = f"accuracy of the original {100 * self.accuracy[ORIGINAL]:.1f} %"
         return Table(headings, rows, f"coefficient increase; {self.cases} cases, {original}")
+
+    def _row(self, name: str, increases: Sequence[float]) -> tuple[str, ...]:
+        return (name, f"{100 * self.accuracy[name]:.1f} %", *(f"{100 * x:+.1f} %" for x in increases))
 
 
 @typechecked
@@ -77,22 +89,33 @@ def coefficient_increase(
     cases: Sequence[Case],
     *,
     ks: Sequence[int] = _KS,
+    layers: Sequence[int] | None = None,
+    contrast: Target | None = None,
+    control: bool = True,
     batch_size: int = 64,
+    seed: int = 0,
     progress: bool = True,
 ) -> CoefficientIncrease:
-    """Compare fine-tuned models with the original, neuron by neuron (paper 3, Table 10).
+    """Compare fine-tuned models with the original, neuron by neuron (paper 3, Table 10), beside a random change.
+
+    An increase that is no larger than its control's says nothing of what was learned.
 
     Args:
         model: The original model.
         others: By name, adapters of it, or models of the same shape: any fine-tune of your own.
         cases: The cases.
         ks: The numbers of neurons.
+        layers: The layers searched; all by default.
+        contrast: If given, neurons are compared by ``log p(answer) - log p(contrast)``: a token, or one for each case.
+        control: Whether each adapter is compared with a random one, which doubles the cost. Models have no control.
         batch_size: Cases run together.
+        seed: Of the random changes.
         progress: Whether to show a progress bar.
 
     Raises:
         ValueError: If there is no case or no other model, a ``k`` is out of range, models are not of one shape, or two
             tokenizers do not share a token of the cases.
+        IndexError: If a layer is out of range or named twice.
 
     Examples:
         >>> from tl_neuron_attr import cna, demo
@@ -108,22 +131,52 @@ def coefficient_increase(
         raise ValueError("others is empty: give at least one adapter or model")
     _require_tokens_shared(model, others, cases)
     accuracy = {ORIGINAL: share_answered(model, cases)}
+    options: dict[str, Any] = {
+        "layers": layers,
+        "contrast": None if contrast is None else one_each(model, contrast, len(cases), "contrast"),
+        "batch_size": batch_size,
+        "progress": progress,
+    }
     rows: list[dict[str, float | int | str]] = []
     for name, other in others.items():
         accuracy[name] = share_answered(model, cases, other)
-        sums = {k: torch.zeros(3, dtype=torch.float64) for k in ks}
-        for *_, comparison in paired_comparisons(
-            plain(model), run_of(model, other), cases, batch_size=batch_size, what=name, progress=progress
-        ):
-            best = used_more(comparison, max(ks))
-            for k in ks:
-                top = best.top(k)
-                sums[k] += sizes(top.coefficient, comparison.other_coefficients(top)).cpu()
+        sums, chance = _summed_sizes(model, other, cases, ks, what=name, **options), dict.fromkeys(ks, float("nan"))
+        if control and isinstance(other, Adapter):
+            drawn, named = random_adapter(other, seed), control_name(name)
+            accuracy[named] = share_answered(model, cases, drawn)
+            of_drawn = _summed_sizes(model, drawn, cases, ks, what=named, **options)
+            chance = {k: _increase(*total.tolist()) for k, total in of_drawn.items()}
         for k, (size, before, after) in ((k, total.tolist()) for k, total in sums.items()):
-            n = k * len(cases)
-            increase = (after - before) / size if size else float("nan")
-            rows.append({"model": name, "k": k, "before": before / n, "after": after / n, "increase": increase})
+            means = {"before": before / (k * len(cases)), "after": after / (k * len(cases))}
+            row = {"model": name, "k": k, **means, "increase": _increase(size, before, after), "control": chance[k]}
+            rows.append(row)
     return CoefficientIncrease(pd.DataFrame(rows), accuracy, len(cases))
+
+
+def control_name(name: str) -> str:
+    """Return what the random change beside an adapter is called.
+
+    Examples:
+        >>> control_name("layer 2")
+        'layer 2, random change'
+    """
+    return f"{name}, random change"
+
+
+def _summed_sizes(
+    model: Any, other: Any, cases: Sequence[Case], ks: Sequence[int], **options: Any
+) -> dict[int, Float[Tensor, "3"]]:
+    """Return :func:`sizes` summed over cases, of the neurons that the other model uses more."""
+    sums = {k: torch.zeros(3, dtype=torch.float64) for k in ks}
+    for changed in paired_changes(plain(model), run_of(model, other), cases, max(ks), largest=False, **options):
+        for k in ks:
+            top = changed.neurons.top(k)
+            sums[k] += sizes(top.coefficient, changed.other_coefficients(top)).cpu()
+    return sums
+
+
+def _increase(size: float, before: float, after: float) -> float:
+    return (after - before) / size if size else float("nan")
 
 
 @typechecked
@@ -153,14 +206,9 @@ def neuron_coefficients(model: Any, others: Mapping[str, Any], case: Case, *, k:
     for name, other in others.items():
         runs = paired_comparisons(plain(model), run_of(model, other), [case], batch_size=1, what=name, progress=False)
         found[name] = next(comparison for *_, comparison in runs)
-    best = used_more(NeuronComparison.joined(list(found.values())).summed(), k)
+    best = NeuronComparison.joined(list(found.values())).summed().top(k, largest=False)
     columns = {name: comparison.summed().other_coefficients(best).tolist() for name, comparison in found.items()}
     return pd.DataFrame({"neuron": best.labels, ORIGINAL: best.coefficient.tolist(), **columns})
-
-
-def used_more(comparison: NeuronComparison, k: int) -> Neurons:
-    """Return the ``k`` neurons that raise the answer more in the other run."""
-    return comparison.top(k, largest=False)
 
 
 def run_of(model: Any, other: Any) -> Run:

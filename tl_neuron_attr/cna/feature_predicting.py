@@ -1,29 +1,31 @@
 """Feature predicting: the head that matters, and the deep MLP neurons it switches on (paper 3, stage c)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.arithmetic_cases import Case
-from tl_neuron_attr.cna.compare_neurons import compare_neurons
+from tl_neuron_attr.cna.changed_neurons import changed_neurons
 from tl_neuron_attr.cna.head_effects import HeadEffects, head_effects
-from tl_neuron_attr.cna.neuron_comparison import NeuronComparison
-from tl_neuron_attr.cna.paired_runs import paired_comparisons, plain, zeroing
+from tl_neuron_attr.cna.neuron_comparison import SHOWN_NEURONS
+from tl_neuron_attr.cna.paired_runs import mlp_coefficients, paired_changes, plain, zeroing
 from tl_neuron_attr.cna.selection import random_neurons
-from tl_neuron_attr.model.components import Head, NamedHead, required_head
+from tl_neuron_attr.model.components import Head, NamedHead, head_name, required_head
 from tl_neuron_attr.model.intervene import ablate, keep
-from tl_neuron_attr.model.targets import Target
+from tl_neuron_attr.model.rerun import unembedding_last
+from tl_neuron_attr.model.targets import Target, one_each
 from tl_neuron_attr.model.tokens import Tokens, one_prompt
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
+from tl_neuron_attr.results.token_lists import listed
 
 KS = (99, 50, 30, 20, 10)
 """The numbers of neurons of the paper's tables."""
@@ -36,20 +38,30 @@ class FeaturePredicting(PrintsAsTable):
     Attributes:
         head: The head.
         effects: What zeroing each head leaves of the prediction.
-        comparison: Every MLP neuron untouched, and with the head zeroed.
-        neurons: Those of the largest change.
+        neurons: The MLP neurons whose increase of the answer falls most, by how much (``score``, in nats).
+        other_coefficient: Their coefficients with the head zeroed.
     """
 
     head: Head
     effects: HeadEffects
-    comparison: NeuronComparison
     neurons: Neurons
+    other_coefficient: Float[Tensor, "k"]
 
     def table(self) -> Table:
         """Return the neurons of the largest change (paper 3, Table 4)."""
-        table = self.comparison.table()
-        left = f"L{self.head[0]}H{self.head[1]} zeroed: probability {float(self.effects.base_prob):.4f}"
-        return Table(table.headings, table.rows[: len(self.neurons)], f"{left} -> {float(self.left):.4f}; in nats")
+        rows = [
+            (rank, r["neuron"], r["score"], r["coefficient"], other, listed(r.get("promoted", [])))
+            for rank, (r, other) in enumerate(
+                zip(self.neurons.to_frame().to_dict("records"), self.other_coefficient.tolist(), strict=True), 1
+            )
+        ]
+        left = f"{head_name(*self.head)} zeroed: probability {float(self.effects.base_prob):.4f}"
+        headings = ("rank", "neuron", "change", "coefficient", "with the head zeroed", "promotes")
+        return Table(headings, rows[:SHOWN_NEURONS], f"{left} -> {float(self.left):.4f}; change in nats")
+
+    def top(self, k: int) -> "FeaturePredicting":
+        """Return the first ``k`` neurons only."""
+        return replace(self, neurons=self.neurons.top(k), other_coefficient=self.other_coefficient[:k])
 
     @property
     def left(self) -> Float[Tensor, ""]:
@@ -66,11 +78,14 @@ def feature_predicting(
     *,
     head: NamedHead | None = None,
     k: int = 20,
+    layers: Sequence[int] | None = None,
+    contrast: Target | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> FeaturePredicting:
     """Return the head whose zeroing lowers a prediction most, and the MLP neurons whose increase it takes away.
 
-    The neurons are those of paper 3, Table 4.
+    The neurons are those of paper 3, Table 4, found by :func:`~tl_neuron_attr.cna.changed_neurons`: exact, and without
+    scoring every neuron.
 
     Args:
         model: The model.
@@ -78,11 +93,14 @@ def feature_predicting(
         target: The token followed.
         head: The head; by default the one whose zeroing lowers log p(target) most.
         k: How many neurons.
+        layers: The layers searched; from the head's layer upwards by default, as it changes no other.
+        contrast: If given, neurons' increases are of ``log p(target) - log p(contrast)``; the head is still the one
+            whose zeroing lowers log p(target) most.
         max_bytes: A cap on the working set.
 
     Raises:
         ValueError: If there are several prompts, the target is not one token, or ``k`` is out of range.
-        IndexError: If the head is out of range.
+        IndexError: If the head or a layer is out of range.
 
     Examples:
         >>> from tl_neuron_attr import cna, demo
@@ -94,8 +112,25 @@ def feature_predicting(
     asked = None if head is None else [required_head(model, head)]
     effects = head_effects(model, ids[0], target, heads=asked, max_bytes=max_bytes, progress=False)
     chosen = asked[0] if asked else effects.ranked()[0]
-    comparison = compare_neurons(plain(model)(ids), zeroing(model, [chosen])(ids), target, max_bytes=max_bytes).summed()
-    return FeaturePredicting(chosen, effects, comparison, comparison.top(k))
+    return predicting_through(model, ids, target, effects, chosen, k, layers, contrast, max_bytes)
+
+
+def predicting_through(
+    model: Any,
+    ids: Int[Tensor, "1 pos"],
+    target: Target,
+    effects: HeadEffects,
+    head: Head,
+    k: int,
+    layers: Sequence[int] | None,
+    contrast: Target | None,
+    max_bytes: int,
+) -> FeaturePredicting:
+    """Return the ``k`` neurons that a head of known effect switches on; arguments as in :func:`feature_predicting`."""
+    searched = range(head[0], model.cfg.n_layers) if layers is None else layers
+    cache, other = plain(model)(ids), zeroing(model, [head])(ids)
+    neurons = changed_neurons(cache, other, target, k, layers=searched, contrast=contrast, max_bytes=max_bytes)[0]
+    return FeaturePredicting(head, effects, neurons, mlp_coefficients(other)[0, neurons.layer, neurons.index])
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -136,6 +171,7 @@ def mask_keep_coef(
     *,
     ks: Sequence[int] = KS,
     layers: Sequence[int] | None = None,
+    contrast: Target | None = None,
     batch_size: int = 64,
     seed: int = 0,
     progress: bool = True,
@@ -158,14 +194,16 @@ def mask_keep_coef(
         cases: The cases.
         head: The head.
         ks: The numbers of neurons.
-        layers: The deep layers; from the head's layer upwards by default, as in the paper.
+        layers: The deep layers, whose neurons are compared, kept and drawn; from the head's layer upwards by default,
+            as in the paper.
+        contrast: If given, neurons are compared by ``log p(answer) - log p(contrast)``: a token, or one for each case.
         batch_size: Cases run together.
         seed: Of the random neurons.
         progress: Whether to show a progress bar.
 
     Raises:
         ValueError: If there is no case, the untouched model answers none, or a ``k`` is out of range.
-        IndexError: If the head or a layer is out of range.
+        IndexError: If the head or a layer is out of range, or a layer is named twice.
 
     Examples:
         >>> from tl_neuron_attr import cna, demo
@@ -182,21 +220,30 @@ def mask_keep_coef(
     allowed = torch.tensor([layer in deep for layer in range(model.cfg.n_layers)])[:, None]
     right: dict[str, list[Bool[Tensor, "case"]]] = {}
     lost: dict[int, list[Float[Tensor, "case"]]] = {k: [] for k in ks}
-    runs = paired_comparisons(
-        plain(model), zeroing(model, [head]), cases, batch_size=batch_size, what="mask and keep", progress=progress
+    runs = paired_changes(
+        plain(model),
+        zeroing(model, [head]),
+        cases,
+        max(ks),
+        layers=deep,
+        contrast=None if contrast is None else one_each(model, contrast, len(cases), "contrast"),
+        batch_size=batch_size,
+        what="mask and keep",
+        progress=progress,
     )
-    for indices, tokens, answers, comparison in runs:
+    for changed in runs:
 
-        def note(name: str, tokens: Tensor = tokens, answers: Tensor = answers) -> None:
-            right.setdefault(name, []).append(model(tokens)[:, -1].argmax(-1) == answers)
+        def note(name: str, tokens: Tensor = changed.tokens, answers: Tensor = changed.answers) -> None:
+            with unembedding_last(model, tokens):
+                right.setdefault(name, []).append(model(tokens)[:, 0].argmax(-1) == answers)
 
         note("untouched")
         with ablate(model, [head]):
             note("head")
-        best, drawn = comparison.top(max(ks)), random_neurons(comparison, allowed, max(ks), indices, seed)
+        drawn = random_neurons(changed.coefficient, allowed, max(ks), changed.indices, seed)
         for k in ks:
-            top = best.top(k)
-            lost[k].append(coefficient_drop(top.coefficient, comparison.other_coefficients(top)))
+            top = changed.neurons.top(k)
+            lost[k].append(coefficient_drop(top.coefficient, changed.other_coefficients(top)))
             with ablate(model, top):
                 note(f"mask {k}")
             with keep(model, top, layers=deep):

@@ -18,15 +18,14 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.arithmetic_cases import Case
 from tl_neuron_attr.cna.feature_predicting import KS, coefficient_drop
-from tl_neuron_attr.cna.neuron_comparison import NeuronComparison
-from tl_neuron_attr.cna.paired_runs import paired_comparisons, plain, zeroing
+from tl_neuron_attr.cna.paired_runs import ChangedCases, mlp_coefficients, paired_changes, plain, zeroing
 from tl_neuron_attr.cna.selection import only_prompt, random_neurons, roots, selected
 from tl_neuron_attr.model.components import NamedHead, component_lists, required_head
 from tl_neuron_attr.model.neuron_writes import neuron_writes
 from tl_neuron_attr.model.positions import Pos, Positions
 from tl_neuron_attr.model.scored import checked_stream
-from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.subkeys import key_weights, subkey_directions
+from tl_neuron_attr.model.targets import Target, one_each
 from tl_neuron_attr.model.weights import BlockWeights
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
@@ -170,6 +169,8 @@ def root_masking(
     head: NamedHead,
     *,
     ks: Sequence[int] = KS,
+    layers: Sequence[int] | None = None,
+    contrast: Target | None = None,
     batch_size: int = 64,
     seed: int = 0,
     progress: bool = True,
@@ -185,13 +186,15 @@ def root_masking(
         cases: The cases.
         head: The head whose zeroing changes the neurons most.
         ks: The numbers of neurons, at least two.
+        layers: The layers searched; from the head's layer upwards by default, as it changes no other.
+        contrast: If given, neurons are compared by ``log p(answer) - log p(contrast)``: a token, or one for each case.
         batch_size: Cases run together.
         seed: Of the random neurons.
         progress: Whether to show a progress bar.
 
     Raises:
         ValueError: If there is no case, or a ``k`` is out of range.
-        IndexError: If the head is out of range.
+        IndexError: If the head or a layer is out of range.
 
     Examples:
         >>> from tl_neuron_attr import cna, demo
@@ -204,18 +207,25 @@ def root_masking(
     if min(ks) < 2:
         raise ValueError(f"ks must be at least 2, so that there are others than the root, got {min(ks)}")
     lost: dict[str, list[Tensor]] = {}
-    runs = paired_comparisons(
-        plain(model), zeroing(model, [head]), cases, batch_size=batch_size, what="root masking", progress=progress
+    runs = paired_changes(
+        plain(model),
+        zeroing(model, [head]),
+        cases,
+        max(ks),
+        layers=range(head[0], model.cfg.n_layers) if layers is None else layers,
+        contrast=None if contrast is None else one_each(model, contrast, len(cases), "contrast"),
+        batch_size=batch_size,
+        what="root masking",
+        progress=progress,
     )
-    for indices, tokens, _, comparison in runs:
-        best = comparison.top(max(ks))
+    for changed in runs:
         for k in ks:
-            top = best.top(k)
+            top = changed.neurons.top(k)
             root = selected(top, roots(top)[:, None])
-            control = random_neurons(comparison, _beside(root, top, comparison), 1, indices, seed)
+            control = random_neurons(changed.coefficient, _beside(root, top, changed), 1, changed.indices, seed)
             for name, zeroed in (("root", root), ("random", control)):
-                after = zeroing(model, zeroed)(tokens)
-                lost.setdefault(f"{name} {k}", []).append(_lost_by_others(comparison, after, top, root))
+                after = zeroing(model, zeroed)(changed.tokens)
+                lost.setdefault(f"{name} {k}", []).append(_lost_by_others(after, top, root))
     mean = {name: float(torch.cat(shares).mean()) for name, shares in lost.items()}
     rows = [{"k": k, "root": mean[f"root {k}"], "random": mean[f"random {k}"]} for k in ks]
     return RootMasking(pd.DataFrame(rows), len(cases))
@@ -227,9 +237,9 @@ def subkey_names(weights: BlockWeights) -> dict[str, str]:
     return {"gate": "gate", "up": "in"} if len(which) == 2 else {"key": which[0]}
 
 
-def _beside(root: Neurons, top: Neurons, comparison: NeuronComparison) -> Bool[Tensor, "case layer neuron"]:
+def _beside(root: Neurons, top: Neurons, changed: ChangedCases) -> Bool[Tensor, "case layer neuron"]:
     """Return which neurons lie in each root's layer and not among ``top``."""
-    shape = comparison.coefficient.shape
+    shape = changed.coefficient.shape
     allowed = torch.zeros(shape, dtype=torch.bool)
     case = torch.arange(shape[0])[:, None]
     allowed[case, root.layer] = True
@@ -237,12 +247,9 @@ def _beside(root: Neurons, top: Neurons, comparison: NeuronComparison) -> Bool[T
     return allowed
 
 
-def _lost_by_others(
-    comparison: NeuronComparison, after: ActivationCache, top: Neurons, root: Neurons
-) -> Float[Tensor, "case"]:
+def _lost_by_others(after: ActivationCache, top: Neurons, root: Neurons) -> Float[Tensor, "case"]:
     """Return the share that the coefficients of all but the root lost."""
-    stream = Stream(after)
-    post = torch.stack([stream.mlp_coefficients(layer, stream.last) for layer in range(stream.n_layers)], dim=1)
+    post = mlp_coefficients(after)
     case = torch.arange(len(post))[:, None]
     others = (top.layer != root.layer) | (top.index != root.index)
     return coefficient_drop(top.coefficient * others, post[case, top.layer, top.index] * others)

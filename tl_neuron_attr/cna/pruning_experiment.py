@@ -17,9 +17,9 @@ from typing_extensions import Unpack
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.answered import answered
 from tl_neuron_attr.cna.arithmetic_cases import Case, require_cases
-from tl_neuron_attr.cna.coefficients import run_of, used_more
+from tl_neuron_attr.cna.coefficients import run_of
 from tl_neuron_attr.cna.lora import Adapter, Training, require_training, train_lora
-from tl_neuron_attr.cna.paired_runs import paired_comparisons, plain
+from tl_neuron_attr.cna.paired_runs import paired_changes, plain
 from tl_neuron_attr.cna.pruning import kept_by_layer, prune_mlp
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import MlpNeuron
@@ -164,11 +164,17 @@ def amplified(
     if not isinstance(other, Adapter) and not hasattr(other, "cfg"):
         raise TypeError(f"other must be an adapter of model or a model of the same shape, got {type(other).__name__}")
     found: set[MlpNeuron] = set()
-    runs = paired_comparisons(
-        plain(model), run_of(model, other), cases, batch_size=batch_size, what="neurons used more", progress=progress
+    runs = paired_changes(
+        plain(model),
+        run_of(model, other),
+        cases,
+        top,
+        largest=False,
+        batch_size=batch_size,
+        what="neurons used more",
+        progress=progress,
     )
-    for *_, comparison in runs:
-        best = used_more(comparison, top)
+    for best in (changed.neurons for changed in runs):
         found |= {("mlp", la, i) for la, i in zip(best.flat("layer"), best.flat("index"), strict=True)}
     return kept_by_layer(model, sorted(found), layers)
 

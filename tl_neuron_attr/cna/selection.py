@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_neuron_attr.cna.neuron_comparison import NeuronComparison
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.results.neurons import Neurons
 
@@ -24,25 +23,29 @@ def roots(neurons: Neurons) -> Int[Tensor, "case"]:
 
 
 def random_neurons(
-    comparison: NeuronComparison, allowed: Bool[Tensor, "*allowed"], k: int, indices: Sequence[int], seed: int
+    coefficient: Float[Tensor, "case layer neuron"],
+    allowed: Bool[Tensor, "*allowed"],
+    k: int,
+    indices: Sequence[int],
+    seed: int,
 ) -> Neurons:
     """Return ``k`` random active MLP neurons of each case out of those allowed; the draw depends on the case only.
 
     Args:
-        comparison: The neurons of a batch of cases.
+        coefficient: Those of the MLP neurons of a batch of cases; 0 where a neuron is not active.
         allowed: Which of them may be drawn, of a shape that broadcasts to theirs.
         k: How many.
         indices: The number of each case among all.
         seed: Of the draw.
     """
-    active = (comparison.coefficient != 0) & allowed
+    active = (coefficient != 0) & allowed
     drawn = [_uniform(active.shape[1:], seed * 1_000_003 + i) for i in indices]
     best = torch.stack(drawn).where(active, -1).flatten(1).topk(k)
     width = active.shape[2]
     return Neurons.of_mlp(
         best.indices // width,
         best.indices % width,
-        coefficient=comparison.coefficient.flatten(1).gather(1, best.indices),
+        coefficient=coefficient.flatten(1).gather(1, best.indices),
         score=best.values,
     )
 
