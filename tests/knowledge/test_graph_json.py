@@ -8,7 +8,7 @@ import pytest
 import tl_neuron_attr as tna
 from tl_neuron_attr import demo
 from tl_neuron_attr.knowledge.flow import ANSWER, Flow
-from tl_neuron_attr.knowledge.graph_json import HEAD_FEATURES
+from tl_neuron_attr.knowledge.graph_json import HEAD_FEATURES, graph_json
 
 FIELDS = {
     "node_id": str, "feature": int, "layer": str, "ctx_idx": int, "feature_type": str, "token_prob": float,
@@ -60,6 +60,25 @@ def test_kinds_stand_where_the_front_end_draws_them(flow, written):
     prob = float(demo.load()(PROMPT)[0, -1].softmax(-1)[demo.load().to_single_token(" basketball")])
     assert logit["token_prob"] == pytest.approx(prob, rel=1e-4) and "basketball" in logit["clerp"]
     assert {node["layer"] for node in written["nodes"] if node["feature_type"] == "embedding"} == {"E"}
+
+
+def test_a_neuron_that_is_value_and_query_neuron_is_one_node_with_the_links_of_both():
+    graph = nx.DiGraph(tokens=("a", "b"), pos=1, n_layers=4, prob=0.5)
+    graph.add_node(ANSWER, kind="answer", layer=4, pos=-1, text="", word="")
+    graph.add_node("L1N7", kind="value", layer=1, pos=-1, text="", word="")
+    graph.add_node("L2N3", kind="value", layer=2, pos=-1, text="", word="")
+    graph.add_node("@0", kind="position", layer=-1, pos=0, text="a", word="")
+    for pos in (0, 1):
+        graph.add_node(f"L1N7@{pos}", kind="query", layer=1, pos=pos, text="", word="")
+    weights = [("L1N7", ANSWER, 1.0), ("L2N3", ANSWER, 2.0), ("L1N7@1", "L2N3", 0.5), ("L1N7@0", "L2N3", 0.25)]
+    graph.add_weighted_edges_from([*weights, ("@0", "L1N7", 0.125), ("@0", "L1N7@1", 4.0)])
+    written = graph_json(graph, " x", "slug")
+    assert [node["node_id"] for node in written["nodes"]] == ["5_0_1", "1_7_1", "2_3_1", "E_0_0", "1_7_0"]
+    assert [node["clerp"] for node in written["nodes"]][1] == "L1N7"
+    assert {(link["source"], link["target"]): link["weight"] for link in written["links"]} == {
+        ("1_7_1", "5_0_1"): 1.0, ("2_3_1", "5_0_1"): 2.0, ("1_7_1", "2_3_1"): 0.5, ("1_7_0", "2_3_1"): 0.25,
+        ("E_0_0", "1_7_1"): 4.125,
+    }  # fmt: skip
 
 
 def test_a_graph_from_elsewhere_is_refused_and_nothing_is_written(tmp_path):

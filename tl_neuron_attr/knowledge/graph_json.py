@@ -1,10 +1,12 @@
 """A flow in the attribution-graph schema of circuit-tracer, whose front end then draws it.
 
 That schema knows features, embeddings and logits. Neurons and heads are features of their layer, at the position they
-stand at; a head's number is counted from :data:`HEAD_FEATURES`, so that it is no neuron's.
+stand at; a head's number is counted from :data:`HEAD_FEATURES`, so that it is no neuron's. An id may stand there once,
+so a neuron that is a value neuron and a query neuron of the position scored is one feature, with the links of both.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +34,13 @@ def graph_json(graph: "nx.DiGraph[str]", answer: str, slug: str) -> dict[str, ob
     """
     tokens = [str(token) for token in graph.graph["tokens"]]
     nodes = {name: _node(graph, str(name), data, answer) for name, data in graph.nodes(data=True)}
+    ids = {name: str(node["node_id"]) for name, node in nodes.items()}
+    by_id: dict[str, dict[str, object]] = {}
+    for name, node in nodes.items():
+        by_id.setdefault(ids[name], node)  # value neurons come first
+    links: Counter[tuple[str, str]] = Counter()
+    for a, b, weight in graph.edges(data="weight"):
+        links[ids[a], ids[b]] += weight
     return {
         "metadata": {
             "slug": slug,
@@ -43,11 +52,8 @@ def graph_json(graph: "nx.DiGraph[str]", answer: str, slug: str) -> dict[str, ob
             "schema_version": 1,
         },
         "qParams": {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""},
-        "nodes": list(nodes.values()),
-        "links": [
-            {"source": nodes[a]["node_id"], "target": nodes[b]["node_id"], "weight": weight}
-            for a, b, weight in graph.edges(data="weight")
-        ],
+        "nodes": list(by_id.values()),
+        "links": [{"source": a, "target": b, "weight": weight} for (a, b), weight in links.items()],
     }
 
 
