@@ -228,6 +228,23 @@ def test_a_broken_router_is_named(value):
     assert logits is not None
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["deepseek_v2", "qwen2_moe"])
+def test_a_routers_broken_weight_is_named(name):
+    model = architectures.build(name)
+    model.blocks[2].mlp.gate.original_component.weight[1, 3] = torch.nan
+    _, cache = model.run_with_cache(architectures.prompts())
+    with pytest.raises(ValueError, match=r"blocks\.2\.mlp router's weight holds NaN or Inf"):
+        tna.value_neurons(cache, 5, 3)
+
+
+def test_an_expert_of_a_dense_model_is_refused_with_the_label_it_has_there():
+    model = architectures.build("llama")
+    for change in (tna.ablate, tna.edit):
+        with pytest.raises(ValueError, match="L1E0N7 names an expert, and layer 1 has none that can be read: L1N7"):
+            change(model, ["L1E0N7"])
+
+
 def test_methods_that_hook_single_neurons_refuse_experts():
     model = architectures.build("mixtral", dtype=torch.float32)
     with pytest.raises(ValueError, match="layer 0 is a mixture of experts, whose neurons have no hook"):

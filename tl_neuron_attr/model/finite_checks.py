@@ -34,6 +34,10 @@ def _tensors(stream: Stream) -> Iterator[tuple[str, Tensor]]:
             yield f"{at}hook_resid_pre", stream.cache[f"{at}hook_resid_pre"]
         for part, names in _WEIGHTS.items():
             yield from _present(getattr(stream.block(layer), part, None), f"{at}{part}.", names)
+        experts = stream.weights(layer).live_experts
+        router = None if experts is None else experts.router_weight()
+        if router is not None:
+            yield f"{at}mlp router's weight", router[0]
         for hook in _HOOKS:
             if stream.has(f"{at}{hook}"):
                 yield f"{at}{hook}", stream.cache[f"{at}{hook}"]

@@ -59,6 +59,11 @@ def fetched(block: nn.Module, device: torch.device) -> Any:
     return _copy(block, lambda module: _weights(module, device))
 
 
+def rounds_activations(block: nn.Module) -> bool:
+    """Return whether a block's weights make it round what they are multiplied with: those of bitsandbytes in 8 bit."""
+    return any(type(weight).__name__ == _BITSANDBYTES[1] for weight in block.parameters())
+
+
 def unreadable(block: nn.Module) -> str | None:
     """Return which weight of a block nothing here can read, and what to do; None if all can be read.
 

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_neuron_attr.model.additive_checks import tolerance
+from tl_neuron_attr.model.additive_checks import ROUNDED, tolerance
 from tl_neuron_attr.model.positions import Positions
+from tl_neuron_attr.model.readable_blocks import rounds_activations
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.numerics.sublayer import SITES, Site
 from tl_neuron_attr.results.neurons import Neurons
@@ -40,16 +41,22 @@ def require_values(stream: Stream, layer: int, places: Positions) -> None:
         size = (read.square() @ W_V.square()).sqrt()
         names = [f"L{layer}H{head}D{i}" for _ in range(len(places)) for i in range(weights.d_head)]
         own = cached[:, head // weights.shared_by("v")]
-        require_same(stream, (read @ W_V + constant).flatten(), own.flatten(), size.flatten(), names)
+        require_same(stream, layer, (read @ W_V + constant).flatten(), own.flatten(), size.flatten(), names)
 
 
 def require_same(
-    stream: Stream, computed: Float[Tensor, "n"], cached: Float[Tensor, "n"], size: Float[Tensor, "n"], names: list[str]
+    stream: Stream,
+    layer: int,
+    computed: Float[Tensor, "n"],
+    cached: Float[Tensor, "n"],
+    size: Float[Tensor, "n"],
+    names: list[str],
 ) -> None:
     """Refuse pre-activations computed from the weights that are not the cached ones.
 
     Args:
         stream: The stream.
+        layer: The layer that reads it; where its weights are of 8 bit, which round it, they are as far off as that.
         computed: What the weights give.
         cached: What the cache holds.
         size: The root sum of squares of the products that were added: their sum is off by that times the rounding of
@@ -59,7 +66,8 @@ def require_same(
     Raises:
         ValueError: Naming the first neuron, and the two values.
     """
-    allowed = tolerance(stream.cache["blocks.0.hook_resid_pre"].dtype) * (size + cached.abs())
+    own = ROUNDED if rounds_activations(stream.block(layer)) else 0.0
+    allowed = max(tolerance(stream.cache["blocks.0.hook_resid_pre"].dtype), own) * (size + cached.abs())
     wrong = ~((computed - cached).abs() <= allowed)
     if bool(wrong.any()):
         i = int(wrong.nonzero()[0])

@@ -159,7 +159,7 @@ def subkey_directions(
     else:
         cached = cached_pre_activations(stream, layer, index, places, which)
     names = [neuron_name(stream, site, layer, i) for i in index.tolist()]
-    require_same(stream, products.sum(-1) + constant, cached, products.norm(dim=-1) + constant.abs(), names)
+    require_same(stream, layer, products.sum(-1) + constant, cached, products.norm(dim=-1) + constant.abs(), names)
     return directions
 
 
