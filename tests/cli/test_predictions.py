@@ -186,3 +186,40 @@ def test_report_of_a_file_of_prompts(run, tmp_path):
     assert code == 0 and first.startswith('"8" (p ') and '"golf" (p ' in second.replace('" golf', '"golf')
     assert wrote == f"wrote {page}" and "all prompts" in page.read_text()
     assert run("report", *PROMPT, "--prompts", str(prompts), "--html", str(page))[0] != 0
+
+
+def test_a_target_by_its_token_ids_is_the_target_by_its_text(run):
+    model = demo.load()
+    prompt = "Tim Duncan plays the sport of"
+    for text in ("basketball", "basketball ."):
+        ids = ",".join(map(str, model.tokenizer.encode(text, add_special_tokens=False)))
+        for command in (["neurons", "-k", "5"], ["heads"]):
+            options = [*command, "--format", "json"]
+            _, by_id, _ = run(*options, prompt, "--target-id", ids)
+            _, by_text, _ = run(*options, prompt, "--target", text)
+            assert json.loads(by_id) == json.loads(by_text)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--target", "8", "--target-id", "19"], "exclude each other"),
+        (["--target-id", "1x"], "'1x' is no list of token ids: write 1234, or 1234,567"),
+        (["--target-id", ""], "is no list of token ids"),
+        (["--target-id", "100000"], "--target-id must be a token id between 0 and"),
+        (["--target-id", "19,100000"], "--target-id must hold token ids between 0 and"),
+    ],
+)
+def test_token_ids_that_name_no_target_are_refused(run, options, message):
+    code, out, err = run("neurons", "3 + 5 =", *options)
+    assert code in (1, 2) and message in err and not out
+
+
+def test_report_of_the_models_own_continuation(run, tmp_path):
+    page = tmp_path / "said.html"
+    code, out, _ = run("report", *PROMPT, "--max-new-tokens", "2", "--html", str(page))
+    assert code == 0 and "basketball" in out and "best neuron" in out
+    assert "What the model said, token by token" in page.read_text()
+    for options in (["--target", "8"], ["--target-id", "19"], ["--contrast", "8"], ["--pos", "2"]):
+        code, _, err = run("report", "3 + 5 =", "--max-new-tokens", "2", *options)
+        assert code == 2 and f"leave out {options[0]}" in err

@@ -72,3 +72,36 @@ def test_what_cannot_be_compared_is_refused():
     _, shorter = cache.model.run_with_cache(TOKENS[:, 1:])
     with pytest.raises(ValueError, match="tokens per prompt: 7 in cache, 6 in other"):
         changed_neurons(cache, shorter, 5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize("site", ["mlp", "attn"])
+@pytest.mark.parametrize("contrast", [None, (7, 2)])
+@torch.no_grad()
+def test_of_an_answer_they_are_the_first_by_the_sum_over_its_tokens(name, site, contrast):
+    model = architectures.build(name)
+    against = None if contrast is None else torch.tensor(contrast)
+    whole = tna.answer(model, TOKENS[0], torch.tensor([5, 17, 5]), contrast=against)
+    with tna.ablate(model, [(1, 2)]):
+        _, other = model.run_with_cache(whole.stream.tokens())
+    every = compare_neurons(whole, other, site=site)
+    for largest in (True, False):
+        found, expected = (
+            changed_neurons(whole, other, k=15, site=site, largest=largest),
+            every.top(15, largest=largest),
+        )
+        assert found.labels == expected.labels
+        torch.testing.assert_close(found.score, expected.score, atol=1e-8, rtol=1e-6)
+        torch.testing.assert_close(found.per_token.score.sum(0), found.score, atol=1e-8, rtol=1e-6)
+
+
+def test_an_answer_at_the_end_of_a_cache_is_a_target_and_a_set_is_none():
+    cache, other = zeroed("llama")
+    end = tna.Answer(tuple(TOKENS[0, -2:].tolist()))
+    found = changed_neurons(cache, other, [end, tna.Answer(tuple(TOKENS[1, -2:].tolist()))], 5, text=False)
+    each = [changed_neurons(cache, other, TOKENS[:, i], 240, pos=i - 1, text=False) for i in (5, 6)]
+    for row, (label, score) in enumerate(zip(found.labels, found.score, strict=True)):
+        parts = [of.score[row, of.labels[row].index(label[0])] for of in each]
+        assert float(score[0]) == pytest.approx(float(sum(parts)), abs=1e-8)
+    with pytest.raises(ValueError, match="this target is several right answers"):
+        changed_neurons(cache, other, tna.any_of(5, 7), 5)

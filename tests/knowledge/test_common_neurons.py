@@ -51,6 +51,15 @@ def test_shares_are_those_of_the_lists(model, common):
             assert not len(row) or float(row[kind].iloc[0]) == pytest.approx(share)
 
 
+def test_targets_of_several_tokens_count_by_the_lists_of_the_whole_answer(model):
+    targets = ["w5 w9", 7, tna.Answer.of(model, "w3 w4")]
+    found = common_neurons(model, PROMPTS, targets=targets, k=20, share=0.3, progress=False).frame.set_index("neuron")
+    value = tna.value_neurons(tna.answer(model, PROMPTS[0], " w5 w9"), k=20)
+    query = tna.query_neurons(tna.answer(model, PROMPTS[0], " w5 w9"), value, k=20)
+    for kind, lists in (("value", value), ("query", query)):
+        assert all(found.loc[label.split("@")[0], kind] >= 0.3 for label in lists.labels)
+
+
 @pytest.mark.parametrize("sites", [("mlp",), ("mlp", "attn")])
 def test_lists_without_them_are_the_lists_with_them_struck_out(model, common, sites):
     _, cache = model.run_with_cache(PROMPTS[1])

@@ -65,5 +65,19 @@ def test_what_is_not_one_token_at_one_position_is_refused():
     _, cache = model.run_with_cache(["3 + 5 =", "2 + 4 ="])
     with pytest.raises(ValueError, match="pos differs between prompts"):
         tna.logit_flow(cache, "8", pos=torch.tensor([-1, -2]))
-    with pytest.raises(ValueError, match="target is an answer of several tokens"):
-        tna.logit_flow(tna.answer(model, "Tim Duncan plays the sport of", " basketball ."))
+    either = tna.answer(model, "Tim Duncan plays the sport of", tna.any_of(" basketball .", " tennis"))
+    with pytest.raises(ValueError, match="per_token is of one answer per prompt"):
+        tna.logit_flow(either)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_the_flow_of_an_answer_is_that_of_its_tokens_added_up(name):
+    model, answers = architectures.build(name), [torch.tensor([5, 17]), torch.tensor([11, 3])]
+    q = tna.answer(model, list(architectures.prompts()), answers)
+    whole, cache, tokens = tna.logit_flow(q), q.stream.cache, torch.stack(answers)
+    first, second = (tna.logit_flow(cache, tokens[:, i], pos=6 + i) for i in (0, 1))
+    for site in ("attn", "mlp"):
+        expected = getattr(second, site).clone()
+        expected[..., :-1] += getattr(first, site)
+        torch.testing.assert_close(getattr(whole, site), expected, atol=1e-9, rtol=0)
+    assert len(whole.tokens[0]) == 8

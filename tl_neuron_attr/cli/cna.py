@@ -11,6 +11,7 @@ from tl_neuron_attr.cli.explained import (
     prompt_of,
     read_answer,
     read_prediction,
+    target_of,
     tokens_of_prompt,
 )
 from tl_neuron_attr.cli.options import (
@@ -85,11 +86,11 @@ def _chain(args: Namespace) -> int:
     from tl_neuron_attr.cna import logic_chain
     from tl_neuron_attr.vis import logic_chain as page
 
-    text = prompt_of(args)
+    text, named = prompt_of(args), target_of(args)
     ready_page(args.html)
     model = load_model(args)
     tokens = tokens_of_prompt(model, text, args)
-    target, explained = read_prediction(model, text, tokens, model(tokens), args.target, args)
+    target, explained = read_prediction(model, text, tokens, model(tokens), named, args)
     print(explained)
     chain = logic_chain(model, tokens, target, head=args.head, k=args.k, shallow=args.shallow)
     show(chain)
@@ -101,16 +102,16 @@ def _heads(args: Namespace) -> int:
     from tl_neuron_attr.cna import head_effects
     from tl_neuron_attr.model.answer_tokens import Answer
 
-    text = prompt_of(args)
+    text, named = prompt_of(args), target_of(args)
     ready_page(args.html)
     model = load_model(args)
     tokens = tokens_of_prompt(model, text, args)
     target: int | Answer
-    if is_answer(model, args.target):
-        _, explained = read_answer(model, text, tokens, args.target, args)
-        target = Answer.of(model, args.target)
+    if named is not None and is_answer(model, named):
+        _, explained = read_answer(model, text, tokens, named, args)
+        target = Answer.of(model, named)
     else:
-        target, explained = read_prediction(model, text, tokens, model(tokens), args.target, args)
+        target, explained = read_prediction(model, text, tokens, model(tokens), named, args)
     effects = head_effects(model, tokens[0], target, pos=args.pos, progress=not args.quiet)
     frame = effects.to_frame().drop(columns="prompt").sort_values("drop", ascending=False)
     print_explained(explained, effects, frame, args, rows="heads")

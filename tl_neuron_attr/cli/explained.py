@@ -24,6 +24,10 @@ _FAR_LIKELIER = 10
 _COLUMNS = ("prompt", "target", "p", "rank", "pos", "contrast", "model")
 
 
+NamedTarget = str | tuple[int, ...]
+"""A target as the user named it: by ``--target`` or by ``--target-id``."""
+
+
 @dataclass(frozen=True)
 class Explained:
     """A prediction as the first line and the columns of a result name it.
@@ -129,12 +133,23 @@ def tokens_of_prompt(model: Any, text: str, args: Namespace) -> "Int[Tensor, '1 
     return prompt_ids(model, text, prepend_bos=False if args.no_bos else None)[None]
 
 
+def target_of(args: Namespace) -> NamedTarget | None:
+    """Return what ``--target`` or ``--target-id`` names, None for the model's own prediction.
+
+    Raises:
+        click.UsageError: If both are given.
+    """
+    if args.target is not None and args.target_id is not None:
+        raise click.UsageError(f"--target {args.target!r} and --target-id exclude each other: give one of them")
+    return args.target_id if args.target is None else args.target
+
+
 def read_prediction(
     model: Any,
     text: str,
     tokens: "Int[Tensor, '1 pos']",
     logits: "Float[Tensor, '1 pos d_vocab']",
-    target: str | None,
+    target: NamedTarget | None,
     args: Namespace,
 ) -> tuple[int, Explained]:
     """Return the token explained and how to say so; a note where the target's other spelling is far likelier.
@@ -144,23 +159,26 @@ def read_prediction(
         text: The prompt.
         tokens: Its token ids.
         logits: Of the model's run on them.
-        target: The token as the user wrote it, None for the model's own prediction.
+        target: The token as the user named it, None for the model's own prediction.
         args: The command's options.
 
     Raises:
         ValueError: If the target or the contrast is not one token.
         IndexError: If there is no position ``--pos``.
     """
-    from tl_neuron_attr.model.targets import token_id
+    from tl_neuron_attr.model.targets import one_each, token_id
     from tl_neuron_attr.results.token_text import token_text
 
     pos = _from_start(getattr(args, "pos", -1), tokens.shape[1])
     p = logits[0, pos].detach().double().softmax(-1)
     likeliest = int(p.argmax())
-    token = likeliest if target is None else token_id(model, target, "--target")
+    if isinstance(target, tuple):
+        token = int(one_each(model, target, 1, "--target-id")[0])
+    else:
+        token = likeliest if target is None else token_id(model, target, "--target")
     given = getattr(args, "contrast", None)
     contrast = None if given is None else token_text(model, token_id(model, given, "--contrast"))
-    if target is not None:
+    if isinstance(target, str):
         _note_spelling(model, p, target, args)
     before = text if pos == tokens.shape[1] - 1 else model.tokenizer.decode(tokens[0, : pos + 1])
     return token, Explained(
@@ -176,8 +194,10 @@ def read_prediction(
     )
 
 
-def is_answer(model: Any, target: str | None) -> bool:
+def is_answer(model: Any, target: NamedTarget | None) -> bool:
     """Return whether a target is an answer of several tokens, all of them known to the model."""
+    if isinstance(target, tuple):
+        return len(target) > 1
     if target is None or model.tokenizer is None:
         return False
     ids = model.tokenizer.encode(target, add_special_tokens=False)
@@ -185,7 +205,7 @@ def is_answer(model: Any, target: str | None) -> bool:
 
 
 def read_answer(
-    model: Any, text: str, tokens: "Int[Tensor, '1 pos']", target: str, args: Namespace
+    model: Any, text: str, tokens: "Int[Tensor, '1 pos']", target: NamedTarget, args: Namespace
 ) -> "tuple[ScoredCache, Explained]":
     """Return the scored cache of an answer of several tokens, and how to say so.
 
@@ -193,18 +213,20 @@ def read_answer(
         ValueError: If ``--pos`` is given, as the answer follows the prompt; or as :func:`~tl_neuron_attr.answer`.
     """
     from tl_neuron_attr.model.answer import answer
+    from tl_neuron_attr.model.answer_tokens import Answer
     from tl_neuron_attr.results.token_text import token_text
 
     if args.pos != -1:
         raise ValueError(f"--pos {args.pos} given with several tokens, which follow the prompt: leave it out")
     contrast = getattr(args, "contrast", None)
-    alone = answer(model, list(tokens), [target])
-    q = alone if contrast is None else answer(model, list(tokens), [target], contrast=[contrast])
+    whole = Answer.of(model, target, "--target-id" if isinstance(target, tuple) else "--target")
+    alone = answer(model, list(tokens), [whole])
+    q = alone if contrast is None else answer(model, list(tokens), [whole], contrast=[contrast])
     first = alone.log_probs()[0].detach()
     likeliest = int(first.argmax())
     return q, Explained(
         prompt=text,
-        target=target,
+        target=whole.text,
         p=float(alone.log_prob[0].exp()),
         rank=None,
         pos=tokens.shape[1] - 1,

@@ -117,10 +117,33 @@ def prompt_options() -> list[click.Parameter]:
             show_default="the model's own prediction",
             help='the token or answer explained, with its leading space where the tokenizer marks one: " basketball"',
         ),
+        option(
+            "--target-id",
+            type=_token_ids,
+            metavar="ID[,ID...]",
+            show_default=False,
+            help="the target by token ids instead, which no spelling can mistake: 1234, or 1234,567 for an answer",
+        ),
         flag("--no-bos", help="do not put the tokenizer's BOS token first"),
         flag("--chat", help="the prompt is what the user says, in the tokenizer's chat template"),
         *model_options(),
     ]
+
+
+def _token_ids(text: str) -> tuple[int, ...]:
+    """Return token ids as the user writes them: ``1234`` or ``1234,567``.
+
+    Raises:
+        click.BadParameter: If they are none.
+
+    Examples:
+        >>> _token_ids("1234,567")
+        (1234, 567)
+    """
+    ids = text.split(",")
+    if not all(re.fullmatch(r"\s*[0-9]{1,9}\s*", one, re.ASCII) for one in ids):
+        raise click.BadParameter(f"{text!r} is no list of token ids: write 1234, or 1234,567")
+    return tuple(map(int, ids))
 
 
 def prediction_options() -> list[click.Parameter]:

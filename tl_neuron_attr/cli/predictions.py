@@ -10,12 +10,14 @@ import click
 
 from tl_neuron_attr.cli.explained import (
     Explained,
+    NamedTarget,
     is_answer,
     load_model,
     print_explained,
     prompt_of,
     read_answer,
     read_prediction,
+    target_of,
     tokens_of_prompt,
 )
 from tl_neuron_attr.cli.options import (
@@ -51,12 +53,18 @@ def report_command() -> click.Command:
             *prediction_options(),
             _prompts_option(),
             count_option("--heads", default=8, help="how many heads are shown in detail"),
+            count_option(
+                "--max-new-tokens",
+                show_default="one prediction is explained",
+                help="explain each token of the model's own continuation instead, so many at the most",
+            ),
             *page_option("report.html"),
         ],
         examples=[
             'tl-neuron-attr report "Tim Duncan plays the sport of" --target " basketball"',
             'tl-neuron-attr report "The capital of France is" --model gemma3-270m --html paris.html --open',
             'tl-neuron-attr report "The Empire State Building is in" --target " New York City" --model gemma3-270m',
+            'tl-neuron-attr report "The Empire State Building is in" --max-new-tokens 8 --model gemma3-270m',
         ],
     )
 
@@ -149,7 +157,7 @@ class _Scored:
     explained: Explained
 
 
-def _run(model: Any, text: str, target: str | None, args: Namespace) -> _Scored:
+def _run(model: Any, text: str, target: NamedTarget | None, args: Namespace) -> _Scored:
     from tl_neuron_attr.model.scored import scored
 
     tokens = tokens_of_prompt(model, text, args)
@@ -164,6 +172,8 @@ def _run(model: Any, text: str, target: str | None, args: Namespace) -> _Scored:
 def _report(args: Namespace) -> int:
     from tl_neuron_attr.vis import report
 
+    if args.max_new_tokens is not None:
+        return _continuation(args)
     texts = list(_prompts(args))
     ready_page(args.html)
     model = load_model(args)
@@ -176,6 +186,31 @@ def _report(args: Namespace) -> int:
 
     of = next(each()) if args.prompts is None else each()
     write_page(args, report(of, k=args.k, heads=args.heads, progress=not args.quiet))
+    return 0
+
+
+def _continuation(args: Namespace) -> int:
+    """Write the page of what the model itself says.
+
+    Raises:
+        click.UsageError: If a target, a contrast, a position or a file of prompts is given too.
+    """
+    from tl_neuron_attr.knowledge.explain import explain
+    from tl_neuron_attr.vis.explanation import explanation
+
+    given = {"--target": args.target, "--target-id": args.target_id, "--contrast": args.contrast}
+    named = [name for name, value in (given | {"--prompts": args.prompts}).items() if value is not None]
+    if named or args.pos != -1:
+        raise click.UsageError(
+            f"--max-new-tokens explains what the model itself says: leave out {' and '.join(named) or '--pos'}"
+        )
+    text = prompt_of(args)
+    ready_page(args.html)
+    model = load_model(args)
+    ids = tokens_of_prompt(model, text, args)[0]
+    found = replace(explain(model, ids, max_new_tokens=args.max_new_tokens, k=args.k), prompt=text)
+    show(found)
+    write_page(args, explanation(found, name=str(model.cfg.model_name)))
     return 0
 
 
@@ -199,7 +234,7 @@ def _query(args: Namespace) -> int:
     from tl_neuron_attr.knowledge.query_neurons import query_neurons
     from tl_neuron_attr.knowledge.value_neurons import value_neurons
 
-    run = _run(load_model(args), prompt_of(args), args.target, args)
+    run = _run(load_model(args), prompt_of(args), target_of(args), args)
     value = value_neurons(run.scored, k=args.value, text=False)
     found = query_neurons(run.scored, value, args.k, sites=_sites(args), key=args.key)[0]
     _print_neurons([(run.explained, found)], args)
@@ -211,7 +246,7 @@ def _trace(args: Namespace) -> int:
 
     text = prompt_of(args)
     ready_page(args.html)
-    run = _run(load_model(args), text, args.target, args)
+    run = _run(load_model(args), text, target_of(args), args)
     flow = trace(run.scored, k=args.k, heads=args.heads, queries=args.queries, key=args.key)
     print_explained(run.explained, flow, flow.to_frame(), args, rows="edges")
     if args.html is not None:
@@ -251,29 +286,29 @@ def _with_contexts(table: "Table", frame: "pd.DataFrame") -> "Table":
     return replace(table, headings=(*table.headings, "strongest in the corpus"), rows=rows)
 
 
-def _prompts(args: Namespace) -> "Iterator[tuple[str, str | None]]":
+def _prompts(args: Namespace) -> "Iterator[tuple[str, NamedTarget | None]]":
     """Yield each prompt with its target, None for the model's own prediction.
 
     Raises:
         ValueError: If no line of the file can be used.
     """
     if args.prompts is None:
-        yield prompt_of(args), args.target
+        yield prompt_of(args), target_of(args)
         return
     if any(given is not None for given in (args.text, args.prompt, args.prompt_file)):
         raise click.UsageError("give --prompts or a prompt, not both")
     yield from _read_prompts(args.prompts, args)
 
 
-def _read_prompts(path: Path, args: Namespace) -> "list[tuple[str, str | None]]":
+def _read_prompts(path: Path, args: Namespace) -> "list[tuple[str, NamedTarget | None]]":
     from tl_neuron_attr.results.rows import read_rows
 
-    read: list[tuple[str, str | None]] = []
+    read: list[tuple[str, NamedTarget | None]] = []
     for line, row in read_rows(path):
         if problem := row if isinstance(row, str) else _problem(row):
             note(args, f"left out: {path}, line {line}: {problem}")
         elif not isinstance(row, str):
-            read.append((row["prompt"], row.get("target") or args.target))
+            read.append((row["prompt"], row.get("target") or target_of(args)))
     if not read:
         raise ValueError(f'{path} holds no prompt: one line is an object such as {{"prompt": "3 + 5 ="}}')
     return read
@@ -294,7 +329,9 @@ def _problem(row: Any) -> str:
     return "" if row.get("prompt") else "field 'prompt' is missing"
 
 
-def _with_progress(texts: "list[tuple[str, str | None]]", args: Namespace) -> "Iterator[tuple[str, str | None]]":
+def _with_progress(
+    texts: "list[tuple[str, NamedTarget | None]]", args: Namespace
+) -> "Iterator[tuple[str, NamedTarget | None]]":
     from tqdm import tqdm
 
     yield from tqdm(texts, desc="prompts", unit="prompt", delay=2, disable=args.quiet or len(texts) == 1)

@@ -5,6 +5,7 @@ forward passes. Where only the most changed ones are wanted, bounds tell which n
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.compare_neurons import other_run
+from tl_neuron_attr.knowledge.value_neurons import neurons_of
 from tl_neuron_attr.knowledge.vocabulary import with_text
 from tl_neuron_attr.model import additive_checks
 from tl_neuron_attr.model.positions import Pos
-from tl_neuron_attr.model.scored import as_scored
+from tl_neuron_attr.model.scored import as_scored, refuse_given
+from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import Site
@@ -26,15 +29,15 @@ from tl_neuron_attr.results.neurons import Neurons
 @typechecked
 @torch.no_grad()
 def changed_neurons(
-    cache: ActivationCache,
+    cache: ActivationCache | ScoredCache,
     other: ActivationCache,
-    target: Target,
+    target: Target | None = None,
     k: int = 30,
     *,
     site: Site = "mlp",
     layers: Sequence[int] | None = None,
     largest: bool = True,
-    pos: Pos = -1,
+    pos: Pos | None = None,
     contrast: Target | None = None,
     model: Any = None,
     other_model: Any = None,
@@ -47,9 +50,12 @@ def changed_neurons(
     count once for each source.
 
     Args:
-        cache: The run the change is counted from; its final norm, frozen, reads both runs out.
+        cache: The run the change is counted from; its final norm, frozen, reads both runs out. Or what
+            :func:`~tl_neuron_attr.scored` or :func:`~tl_neuron_attr.answer` made of it: ``other`` is then a run on the
+            same tokens, ``cache.stream.tokens()``.
         other: The run it is compared with.
-        target: The token followed: an id, a string that is one token, or one of them for each prompt.
+        target: The token followed: an id, a string that is one token, the answer the cache's text ends with
+            (:class:`~tl_neuron_attr.Answer`), or one of them for each prompt.
         k: How many neurons.
         site: MLP or attention neurons.
         layers: The layers searched; all by default.
@@ -62,7 +68,8 @@ def changed_neurons(
         max_bytes: A cap on the working set.
 
     Returns:
-        The neurons; ``.score`` is the change in nats, ``.coefficient`` that of ``cache``.
+        The neurons; ``.score`` is the change in nats, ``.coefficient`` that of ``cache``; of an answer, where the
+        change is largest, and ``.per_token`` is what each token adds.
 
     Raises:
         ValueError: If ``k`` is not between 1 and the number of neurons, or as
@@ -78,9 +85,7 @@ def changed_neurons(
         >>> changed_neurons(cache, without, "8", k=1).labels
         ['L4N122']
     """
-    mine = as_scored(cache, target, (site,), pos=pos, contrast=contrast, model=model)
-    if mine.sums is not None:
-        raise ValueError("changed_neurons follows one token: for an answer of several, compare_neurons(...).top(k)")
+    mine = _scored(cache, target, site, pos=pos, contrast=contrast, model=model)
     theirs = other_run(mine, other, site, other_model)
     sublayers = list(mine.checked_sublayers((site,), layers))
     available = sum(sublayer.coefficients[0].numel() for sublayer in sublayers)
@@ -89,9 +94,20 @@ def changed_neurons(
     first = (mine.increases((site,), layers), sublayers)
     second = (theirs.increases((site,), layers), list(theirs.checked_sublayers((site,), layers)))
     before, after = (first, second) if largest else (second, first)
-    found = certified_topk_of_change(before, after, k, max_bytes=max_bytes)
-    change = found.score if largest else -found.score
-    neurons = Neurons.of_sublayers(sublayers, found.flat, score=change, evaluated=found.evaluated)
+    found = certified_topk_of_change(before, after, k, sums=mine.sums, max_bytes=max_bytes)
+    if not largest:
+        assert found.by_place is not None
+        found = replace(found, score=-found.score, by_place=-found.by_place)
+    neurons = neurons_of(mine, sublayers, found)
     additive_checks.require_finite(mine.stream, neurons.score, "the scores")
     best = with_text(neurons, mine.stream) if text else neurons
-    return best.squeeze(batched=mine.stream.batched)
+    return best.squeeze(batched=mine.batched)
+
+
+def _scored(
+    cache: ActivationCache | ScoredCache, target: Target | None, site: Site, *, pos: Pos | None, **scoring: Any
+) -> ScoredCache:
+    if isinstance(cache, ScoredCache):
+        refuse_given(target=target, pos=pos, **scoring)
+        return as_scored(cache, sites=(site,))
+    return as_scored(cache, target, (site,), pos=-1 if pos is None else pos, **scoring)

@@ -7,7 +7,6 @@ decides.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -16,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.evaluate.verify import verify
+from tl_neuron_attr.evaluate.verify import joint_effects, verify
 from tl_neuron_attr.knowledge.value_neurons import neurons_of
 from tl_neuron_attr.knowledge.vocabulary import with_text
 from tl_neuron_attr.model.answer_runs import AnswerRuns
@@ -158,17 +157,15 @@ def important_neurons(
     tried = _candidates(q, sublayers, runs, candidates, max_bytes)
     if not 1 <= k <= len(tried.score):
         raise ValueError(f"k must be between 1 and the {len(tried.score)} candidates, got {k}: raise candidates=")
-    taken_out = partial(verify, model, ids, target=target, contrast=contrast, pos=pos, max_bytes=max_bytes)
-    found = taken_out(neurons=tried, progress=progress)
+    found = verify(model, ids, tried, target, contrast=contrast, pos=pos, max_bytes=max_bytes, progress=progress)
     effect = found.neurons.effect
     assert effect is not None
     best = found.neurons.pick(effect.sort(descending=True, stable=True).indices[:k].tolist())
-    chosen = taken_out(neurons=best, progress=False)
+    joint = joint_effects(model, runs, best, max_bytes=max_bytes)
     elsewhere = None
     if specificity is not None:
         elsewhere = tuple(_loss(model, text, answer, best, max_bytes) for text, answer in specificity)
-    neurons = with_text(chosen.neurons, q.stream)
-    return ImportantNeurons(neurons, chosen.log_prob, chosen.joint, len(tried.score), elsewhere)
+    return ImportantNeurons(with_text(best, q.stream), found.log_prob, joint, len(tried.score), elsewhere)
 
 
 def _candidates(q: ScoredCache, sublayers: Sequence[Sublayer], runs: AnswerRuns, n: int, max_bytes: int) -> Neurons:

@@ -107,16 +107,24 @@ def verify(
     one = neurons[0] if neurons.batched else neurons
     runs = AnswerRuns.of(model, ids, target, at=from_start(pos, *ids.shape), contrast=contrast)
     values = _values(model, runs, one, baseline, references(model, ids, baseline, reference), seed)
-    removals = [
-        NeuronRemoval(SITES[s], la, h, p, i, v)
-        for s, la, h, p, i, v in zip(
-            *(one.flat(name) for name in ("site", "layer", "head", "source", "index")), values, strict=True
-        )
-    ]
+    removals = _removals(one, values)
     shown = "taking out" if progress else ""
     measure = partial(log_probs_without, model, runs, max_bytes=max_bytes, progress=shown)
     effect, log_prob, joint = alone_and_together(removals, measure)
     return Verified(replace(one, effect=effect.to(one.score)), log_prob, joint)
+
+
+def joint_effects(model: Any, runs: AnswerRuns, neurons: Neurons, *, max_bytes: int = MAX_BYTES) -> dict[int, float]:
+    """Return what setting the first few neurons to zero together costs, by how many of them, in nats."""
+    removals = _removals(neurons, _values(model, runs, neurons, "zero", [], 0))
+    first = first_counts(len(removals))
+    base, without = log_probs_without(model, runs, [removals[:n] for n in first], max_bytes=max_bytes)
+    return dict(zip(first, (base - without).tolist(), strict=True))
+
+
+def _removals(neurons: Neurons, values: Sequence[float | Tensor]) -> list[NeuronRemoval]:
+    columns = (neurons.flat(name) for name in ("site", "layer", "head", "source", "index"))
+    return [NeuronRemoval(SITES[s], la, h, p, i, v) for s, la, h, p, i, v in zip(*columns, values, strict=True)]
 
 
 LogProbsWithout = Callable[[Sequence[Sequence[NeuronRemoval]]], tuple[Float[Tensor, ""], Float[Tensor, "set"]]]

@@ -12,14 +12,19 @@ from typing import Any
 
 import pandas as pd
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from tqdm import tqdm
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.query_neurons import query_neurons
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.model.activation_ratios import activation_ratios
+from tl_neuron_attr.model.answer import answer
+from tl_neuron_attr.model.answer_tokens import Answer
 from tl_neuron_attr.model.dimensions import sizes_of
 from tl_neuron_attr.model.scored import scored
+from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.results.common import CommonNeurons
 from tl_neuron_attr.results.neurons import Neurons
@@ -34,7 +39,7 @@ def common_neurons(
     model: Any,
     prompts: Sequence[str],
     *,
-    targets: Sequence[int | str] | None = None,
+    targets: Sequence[int | str | Answer] | None = None,
     k: int = 100,
     share: float = 0.5,
     massive_ratio: float = MASSIVE,
@@ -49,7 +54,8 @@ def common_neurons(
     Args:
         model: The model.
         prompts: The prompts, two at least.
-        targets: One token per prompt; by default the model's own prediction.
+        targets: One answer per prompt: a token id, or a string or :class:`~tl_neuron_attr.Answer` of one or several
+            tokens; by default the token that the model itself predicts.
         k: How many of each prompt's best value and query neurons count.
         share: Of the prompts.
         massive_ratio: From how many times the layer's median on an MLP neuron's activation is massive.
@@ -70,14 +76,23 @@ def common_neurons(
     counts = _Counts()
     for i, prompt in enumerate(tqdm(prompts, desc="common neurons", unit="prompt", disable=not progress, delay=2)):
         ids = prompt_ids(model, prompt)
-        logits, cache = model.run_with_cache(ids[None])
-        target = int(logits[0, -1].argmax()) if targets is None else targets[i]
-        q = scored(cache, target)
+        q = _scored(model, ids, None if targets is None else targets[i], f"targets[{i}]")
         value = value_neurons(q, k=min(k, q.stream.neuron_count(("mlp", "attn"))), text=False)
         counts.count("value", value)
         counts.count("query", query_neurons(q, value, k=k, text=False))
         counts.activations(*activation_ratios(model, ids), massive_ratio)
     return CommonNeurons(counts.frame(len(prompts), share), len(prompts), k, massive_ratio, sizes_of(model))
+
+
+def _scored(model: Any, ids: Int[Tensor, "pos"], target: int | str | Answer | None, name: str) -> ScoredCache:
+    """Return the scored cache of a prompt: of the token that the model predicts, of a token, or of an answer."""
+    if target is not None and not isinstance(target, int):
+        whole = Answer.of(model, target, name)
+        if len(whole) > 1:
+            return answer(model, [ids], [whole])
+        target = whole.tokens[0]
+    logits, cache = model.run_with_cache(ids[None])
+    return scored(cache, int(logits[0, -1].argmax()) if target is None else target)
 
 
 @dataclass
@@ -125,7 +140,7 @@ class _Counts:
 
 
 def _require(
-    prompts: Sequence[str], targets: Sequence[int | str] | None, k: int, share: float, massive_ratio: float
+    prompts: Sequence[str], targets: Sequence[int | str | Answer] | None, k: int, share: float, massive_ratio: float
 ) -> None:
     if len(prompts) < 2:
         raise ValueError(f"prompts must be at least two, got {len(prompts)}: nothing is common to one")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 from typing_extensions import Unpack
@@ -92,7 +92,9 @@ def logit_flow(
     Args:
         cache: A cache of a forward pass, with or without a batch dimension, all prompts of one length and none padded;
             or what :func:`~tl_neuron_attr.scored` made of it.
-        target: The token followed: an id, a string that is one token, or one of them per prompt.
+        target: The token followed: an id, a string that is one token, or one of them per prompt. Of an answer of
+            several tokens (:func:`~tl_neuron_attr.answer`) each token's flow ends where the token is predicted, and the
+            flows are added up.
         max_bytes: A cap on the working set; one position's base distributions are held at the least.
         **scoring: ``contrast``, ``model``, ``final_bias``, and ``pos``, behind which nothing is computed.
 
@@ -100,8 +102,8 @@ def logit_flow(
         ``.attn`` and ``.mlp``: ``Float["*b layer pos"]``.
 
     Raises:
-        ValueError: If the target is an answer of several tokens, or several positions are scored, or as
-            :func:`~tl_neuron_attr.attribute_layers`.
+        ValueError: If the positions scored differ between prompts, there are several right answers or a contrast of
+            answers, or as :func:`~tl_neuron_attr.attribute_layers`.
         IndexError: If a position or token id is out of range.
 
     Examples:
@@ -113,23 +115,31 @@ def logit_flow(
         'L1 at plays'
     """
     q = as_scored(cache, target, max_bytes=max_bytes, **scoring)
-    if q.sums is not None:
-        raise ValueError("target is an answer of several tokens; logit_flow follows one token: pass one of them")
-    if len(q.places.pos.unique()) != 1:
+    each = q.per_token
+    if len({tuple(each.places.pos[q.result_of_place == result].tolist()) for result in range(len(q))}) != 1:
         raise ValueError(f"pos differs between prompts: {q.places.pos.tolist()}; logit_flow takes one for all")
-    length = int(q.places.pos[0]) + 1
-    scores = attribute_layers(_at_every_position(q, length), max_bytes=max_bytes)
-    attn, mlp = (grid.unflatten(0, (-1, length)).transpose(1, 2) for grid in (scores.attn, scores.mlp))
+    length, counts = int(q.places.pos.max()) + 1, q.places.pos + 1
+    everywhere = _at_every_position(each, counts)
+    scores = attribute_layers(everywhere, max_bytes=max_bytes)
+    at = q.result_of_place.repeat_interleave(counts), everywhere.places.pos
+    attn, mlp = (_added(grid, at, (len(q), length)) for grid in (scores.attn, scores.mlp))
     return LogitFlow(attn if q.batched else attn[0], mlp if q.batched else mlp[0], _tokens(q.stream, length))
 
 
-def _at_every_position(q: ScoredCache, length: int) -> ScoredCache:
-    """Return the same scored at every position of each prompt up to ``length``, one place after another."""
-    row = q.places.row.repeat_interleave(length)
-    places = Positions(row, torch.arange(length, device=row.device).repeat(len(q.places)))
+def _at_every_position(q: ScoredCache, counts: Int[Tensor, "place"]) -> ScoredCache:
+    """Return the same scored at every position of each prompt up to the one scored, one place after another."""
+    row = q.places.row.repeat_interleave(counts)
+    places = Positions(row, torch.cat([torch.arange(n, device=row.device) for n in counts.tolist()]))
     readout = replace(q.stream.readout(places), norm_bias=q.readout.norm_bias)
-    contrast = None if q.contrast is None else q.contrast.repeat_interleave(length)
-    return ScoredCache(q.stream, places, readout, q.target.repeat_interleave(length), contrast, q.max_bytes)
+    contrast = None if q.contrast is None else q.contrast.repeat_interleave(counts)
+    return ScoredCache(q.stream, places, readout, q.target.repeat_interleave(counts), contrast, q.max_bytes)
+
+
+def _added(
+    scores: Float[Tensor, "place layer"], at: tuple[Int[Tensor, "place"], Int[Tensor, "place"]], shape: tuple[int, int]
+) -> Float[Tensor, "batch layer pos"]:
+    """Return scores at their prompt and position, those of an answer's tokens added up."""
+    return scores.new_zeros(*shape, scores.shape[1]).index_put(at, scores, accumulate=True).transpose(1, 2)
 
 
 def _tokens(stream: Stream, length: int) -> tuple[tuple[str, ...], ...]:

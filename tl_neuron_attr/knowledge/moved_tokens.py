@@ -55,8 +55,9 @@ def moved_tokens(
         **scoring: As in :func:`~tl_neuron_attr.scored`; a contrast changes nothing here.
 
     Raises:
-        ValueError: If ``neurons`` is of another cache or position, ``k`` is not between 1 and the size of the
-            vocabulary, or ``readable`` is asked of a model without a tokenizer.
+        ValueError: If ``neurons`` is of another cache or position, the target is an answer of several tokens or a set,
+            ``k`` is not between 1 and the size of the vocabulary, or ``readable`` is asked of a model without a
+            tokenizer.
         IndexError: If a neuron is not of this model, or a position or token id is out of range.
 
     Examples:
@@ -72,6 +73,11 @@ def moved_tokens(
     component_lists(model, neurons)  # in range
     require_k(model, k)
     q = as_scored(cache, target, max_bytes=max_bytes, **scoring)
+    if q.sums is not None:
+        raise ValueError(
+            f"moved_tokens is of one token at one position, and {q.followed} are several: pass one token of an answer, "
+            "answer.per_token[i], with its own neurons, tna.value_neurons(answer.per_token[i])"
+        )
     batch = neurons if neurons.batched else neurons.unsqueeze()
     if len(batch.score) != len(q.places):
         raise ValueError(

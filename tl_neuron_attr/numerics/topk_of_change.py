@@ -10,12 +10,13 @@ runs; where they leave many undecided, ``psi`` is narrowed (:mod:`tl_neuron_attr
 are scored in the order of the bound, until the k-th largest change beats the next bound.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_neuron_attr.numerics.answer_sums import AnswerSums
 from tl_neuron_attr.numerics.bounded_walk import FEWEST, FIRST_SPARE, MOST
 from tl_neuron_attr.numerics.bounds import psi_bounds
 from tl_neuron_attr.numerics.every_neuron import neuron_scores
@@ -30,54 +31,95 @@ ScoredRun = tuple[Sequence[Increase], Sequence[Sublayer]]
 """One run: for each sublayer, scores of what is added to the stream it read, and the sublayer."""
 
 
-def certified_topk_of_change(first: ScoredRun, other: ScoredRun, k: int, *, max_bytes: int = MAX_BYTES) -> TopK:
+def certified_topk_of_change(
+    first: ScoredRun, other: ScoredRun, k: int, *, sums: AnswerSums | None = None, max_bytes: int = MAX_BYTES
+) -> TopK:
     """Return the exact top ``k`` of the increases in ``first`` minus those in ``other``, in nats.
 
-    The most negative changes are the top ones with the runs exchanged.
+    The most negative changes are the top ones with the runs exchanged. With ``sums``, the changes at the places of an
+    answer are added up, and so are their bounds; those of a contrast count with the other sign, and are bounded by the
+    ``psi`` of the first run.
     """
+    own = sums or _each_its_own(first)
     if first[0][0].readout.transform is not None:
-        change = _every(first, max_bytes) - _every(other, max_bytes)
-        return _known(change, k)
-    bounds = _jensen(first) - _jensen(other)
+        return _known(_every(first, max_bytes) - _every(other, max_bytes), own, k)
+    likely = _jensen(first) - _jensen(other)
     if first[0][0].linear:
-        return _known(bounds, k)
-    psi, narrow = torch.cat(psi_bounds(*other), dim=1), NarrowBounds(*other)
-    found = [_search((first, other), row, bounds[row], psi[row], narrow, k, max_bytes) for row in range(len(bounds))]
-    flat, score, evaluated = zip(*found, strict=True)
-    return TopK(torch.stack(flat), torch.stack(score), torch.tensor(evaluated))
+        return _known(likely, own, k)
+    bounds, psi = own(likely), _psi(first, other, own)
+    narrow = {1: NarrowBounds(*other), -1: NarrowBounds(*first)}
+    found: list[tuple[Tensor, Tensor, int]] = []
+    for result in range(len(own)):
+        places = (own.result_of_place == result).nonzero()[:, 0]
+        signed = list(zip(places.tolist(), own.sign_of_place[places].tolist(), strict=True))
+        found.append(_search((first, other), signed, bounds[result], psi[places].sum(0), narrow, k, max_bytes))
+    flat, by_place, evaluated = zip(*found, strict=True)
+    change = torch.cat(by_place)
+    return TopK(torch.stack(flat), own(change), torch.tensor(evaluated), by_place=change)
+
+
+def _each_its_own(run: ScoredRun) -> AnswerSums:
+    each = torch.arange(len(run[0][0].base), device=run[0][0].base.device)
+    return AnswerSums(each, each, torch.ones_like(each))
+
+
+def _psi(first: ScoredRun, other: ScoredRun, sums: AnswerSums) -> Float[Tensor, "place neuron_source"]:
+    """Return, of every place, how far the change may lie above the difference of Jensen's bounds."""
+    psi, minus = torch.cat(psi_bounds(*other), dim=1), sums.sign_of_place < 0
+    return torch.where(minus[:, None], torch.cat(psi_bounds(*first), dim=1), psi) if bool(minus.any()) else psi
 
 
 def _search(
     runs: tuple[ScoredRun, ScoredRun],
-    row: int,
+    places: Sequence[tuple[int, int]],
     likely: Float[Tensor, "n"],
     psi: Float[Tensor, "n"],
-    narrow: NarrowBounds,
+    narrow: Mapping[int, NarrowBounds],
     k: int,
     max_bytes: int,
-) -> tuple[Int[Tensor, "k"], Float[Tensor, "k"], int]:
-    """Return the best ``k`` of one prompt, their changes, and how many neurons were scored in both runs."""
+) -> tuple[Int[Tensor, "k"], Float[Tensor, "place k"], int]:
+    """Return the best ``k`` of one result, their changes at each of its places, and how many neurons were scored.
+
+    Args:
+        runs: Both runs.
+        places: The places of the result, each with its sign.
+        likely: The differences of Jensen's bounds, added up.
+        psi: How far the change may lie above them.
+        narrow: By sign, what narrows ``psi``.
+        k: How many.
+        max_bytes: A cap on the working set.
+    """
     scored = best_of(likely, min(k + FIRST_SPARE, len(likely)))
-    change = _change(runs, row, scored, max_bytes)
+    by_place = _change(runs, places, scored, max_bytes)
     bound = likely + psi
     bound[scored] = -torch.inf
-    undecided = (bound > change.topk(k).values[-1]).nonzero()[:, 0]
-    if len(undecided) > narrow.pays:
-        bound[undecided] += (narrow.psi(row, undecided) - psi[undecided]).clamp_max(0)
+    undecided = (bound > _added(by_place, places).topk(k).values[-1]).nonzero()[:, 0]
+    if len(undecided) > narrow[1].pays:
+        narrowed = torch.stack([narrow[sign].psi(place, undecided) for place, sign in places]).sum(0)
+        bound[undecided] += (narrowed - psi[undecided]).clamp_max(0)
     order, done, count = bound.argsort(descending=True)[: len(bound) - len(scored)], 0, FEWEST
-    while done < len(order) and not _certain(change, bound[order[done]], k):
+    while done < len(order) and not _certain(_added(by_place, places), bound[order[done]], k):
         some = order[done : done + count]
-        scored, change = torch.cat([scored, some]), torch.cat([change, _change(runs, row, some, max_bytes)])
+        scored = torch.cat([scored, some])
+        by_place = torch.cat([by_place, _change(runs, places, some, max_bytes)], dim=1)
         done, count = done + len(some), min(MOST, 2 * count)
-    by_place = scored.sort()
-    best = best_of(change[by_place.indices], k)
-    return by_place.values[best], change[by_place.indices][best], len(scored)
+    by_number = scored.sort()
+    ordered = by_place[:, by_number.indices]
+    best = best_of(_added(ordered, places), k)
+    return by_number.values[best], ordered[:, best], len(scored)
 
 
-def _change(runs: tuple[ScoredRun, ScoredRun], row: int, flat: Int[Tensor, "n"], max_bytes: int) -> Float[Tensor, "n"]:
-    """Return exact changes of neurons in one prompt."""
-    first, other = (exact_scores(*run, torch.full_like(flat, row), flat, max_bytes=max_bytes) for run in runs)
+def _change(
+    runs: tuple[ScoredRun, ScoredRun], places: Sequence[tuple[int, int]], flat: Int[Tensor, "n"], max_bytes: int
+) -> Float[Tensor, "place n"]:
+    """Return exact changes of neurons at each place."""
+    at = [torch.full_like(flat, place) for place, _ in places]
+    first, other = (torch.stack([exact_scores(*run, place, flat, max_bytes=max_bytes) for place in at]) for run in runs)
     return first - other
+
+
+def _added(by_place: Float[Tensor, "place n"], places: Sequence[tuple[int, int]]) -> Float[Tensor, "n"]:
+    return torch.stack([sign * change for (_, sign), change in zip(places, by_place, strict=True)]).sum(0)
 
 
 def _certain(change: Float[Tensor, "n"], bound: Tensor, k: int) -> bool:
@@ -97,6 +139,8 @@ def _every(run: ScoredRun, max_bytes: int) -> Float[Tensor, "batch neuron_source
     return torch.cat(scores, dim=1)
 
 
-def _known(change: Float[Tensor, "batch neuron_source"], k: int) -> TopK:
-    flat = torch.stack([best_of(row, k) for row in change])
-    return TopK(flat, change.gather(1, flat), torch.full((len(change),), change.shape[1]))
+def _known(change: Float[Tensor, "place neuron_source"], sums: AnswerSums, k: int) -> TopK:
+    added = sums(change)
+    flat = torch.stack([best_of(row, k) for row in added])
+    evaluated = torch.full((len(added),), added.shape[1])
+    return TopK(flat, added.gather(1, flat), evaluated, by_place=change.gather(1, flat[sums.result_of_place]))
