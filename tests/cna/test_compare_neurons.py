@@ -1,8 +1,11 @@
 """Comparison of two runs against a float64 loop that reads both out with the first run's norm."""
 
+from importlib import import_module
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models
+from tqdm import tqdm
 from transformer_lens import ActivationCache
 from transformers import PreTrainedTokenizerFast
 
@@ -181,3 +184,13 @@ def test_a_run_without_the_answer_and_several_answers_are_refused():
         tna.compare_neurons(q, other)
     with pytest.raises(ValueError, match="this target is several right answers"):
         tna.compare_neurons(tna.answer(model, prompt, tna.any_of("w5", "w6")), other)
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_bar_counts_the_layers_of_both_runs(monkeypatch, capsys, progress):
+    module = vars(import_module(compare_neurons.__module__))  # the package holds the function by the module's name
+    monkeypatch.setitem(module, "tqdm", lambda *values, **options: tqdm(*values, **{**options, "delay": 0}))
+    model, cache = architectures.run("llama", batch=1)
+    compare_neurons(cache, cache, 5, progress=progress)
+    written = capsys.readouterr().err
+    assert (f"{2 * model.cfg.n_layers}/{2 * model.cfg.n_layers}" in written) == progress

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from tqdm import tqdm
 
 import tl_neuron_attr as tna
 from tests import architectures, oracle
+from tl_neuron_attr.knowledge import attribution as module
 from tl_neuron_attr.knowledge.attribution import source_scores_of_heads
 
 POS, TARGETS = [6, 4], [5, 11]
@@ -156,3 +158,11 @@ def test_source_scores_of_some_heads_are_those_of_all(name):
     assert set(found) == set(heads)
     for at, scores in found.items():
         close(scores, every[at].double(), 1e-9 if every.dtype == torch.float64 else 1e-5)
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_bar_counts_the_layers(monkeypatch, capsys, progress):
+    monkeypatch.setattr(module, "tqdm", lambda *values, **options: tqdm(*values, **{**options, "delay": 0}))
+    _, cache = architectures.run("llama", batch=1)
+    tna.attribute_mlp_neurons(cache, 5, progress=progress)
+    assert ("neurons: 100%" in capsys.readouterr().err) == progress

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformer_lens import ActivationCache
 
 from tl_neuron_attr._typechecked import typechecked
@@ -50,6 +51,7 @@ def compare_neurons(
     model: Any = None,
     other_model: Any = None,
     max_bytes: int = MAX_BYTES,
+    progress: bool = True,
 ) -> NeuronComparison:
     """Return every neuron's increase of log p(target) in two runs, and its change (paper 3, the CNA score).
 
@@ -69,6 +71,7 @@ def compare_neurons(
         model: The model that made ``cache``; ``cache.model`` by default.
         other_model: The model that made ``other``; ``other.model`` by default.
         max_bytes: A cap on the working set, results not counted.
+        progress: Whether to show a bar with the time left of work longer than two seconds.
 
     Returns:
         ``.change``, ``.increase``, ``.other_increase`` (nats), ``.coefficient``, ``.other_coefficient``:
@@ -94,7 +97,7 @@ def compare_neurons(
         mine = as_scored(cache, sites=(site,))
     else:
         mine = as_scored(cache, target, (site,), pos=-1 if pos is None else pos, contrast=contrast, model=model)
-    found = _compared(mine, other, site, other_model, max_bytes)
+    found = _compared(mine, other, site, other_model, max_bytes, progress=progress)
     return replace(found, text=_text(mine.stream, found))
 
 
@@ -108,7 +111,7 @@ def compare_without_text(
     contrast: Target | None = None,
 ) -> NeuronComparison:
     """Return :func:`compare_neurons` without tokens: for what runs over many cases and shows none of them."""
-    return _compared(as_scored(cache, target, (site,), contrast=contrast), other, site, None, MAX_BYTES)
+    return _compared(as_scored(cache, target, (site,), contrast=contrast), other, site, None, MAX_BYTES, progress=False)
 
 
 def other_run(mine: ScoredCache, other: ActivationCache, site: Site, other_model: Any = None) -> ScoredCache:
@@ -135,7 +138,7 @@ def other_run(mine: ScoredCache, other: ActivationCache, site: Site, other_model
 
 
 def _compared(
-    mine: ScoredCache, other: ActivationCache, site: Site, other_model: Any, max_bytes: int
+    mine: ScoredCache, other: ActivationCache, site: Site, other_model: Any, max_bytes: int, *, progress: bool
 ) -> NeuronComparison:
     theirs = other_run(mine, other, site, other_model)
     widths = [dimensions.width(mine.stream.model, site, layer) for layer in range(mine.stream.n_layers)]
@@ -144,8 +147,9 @@ def _compared(
             f"layers of this model differ in width ({widths}), and a comparison has one grid for all: use "
             "tl_neuron_attr.cna.changed_neurons, which gives the neurons that changed most"
         )
-    increase, coefficient = _scored(mine, site, max_bytes)
-    other_increase, other_coefficient = _scored(theirs, site, max_bytes)
+    with tqdm(total=2 * len(widths), desc="neurons", unit="layer", disable=not progress, delay=2) as bar:
+        increase, coefficient = _scored(mine, site, max_bytes, bar)
+        other_increase, other_coefficient = _scored(theirs, site, max_bytes, bar)
     return NeuronComparison(
         site,
         mine.finish(increase),
@@ -180,7 +184,7 @@ def _text(stream: Stream, found: NeuronComparison) -> NeuronText:
 
 
 def _scored(
-    q: ScoredCache, site: Site, max_bytes: int
+    q: ScoredCache, site: Site, max_bytes: int, bar: "tqdm[Any]"
 ) -> tuple[Float[Tensor, "batch layer *neuron"], Float[Tensor, "batch layer *neuron"]]:
     """Return increases and coefficients of every neuron."""
     scores: list[Tensor] = []
@@ -192,6 +196,7 @@ def _scored(
         ):
             by_head = values.unflatten(1, (sublayer.heads, -1)).transpose(2, 3)
             into.append(by_head if site == "attn" else values[..., 0])
+        bar.update()
     increase = torch.stack(scores, dim=1)
     additive_checks.require_finite(q.stream, increase, "the scores")
     return increase, torch.stack(coefficients, dim=1)

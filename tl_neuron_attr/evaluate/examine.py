@@ -114,7 +114,7 @@ def examine(model: Any, asked: AskedPrompt, *, sizes: Sizes, seed: int, every_ne
     value_mlp, value_attn = best_mlp.top(sizes.value_mlp), best_attn.top(sizes.value_attn)
     sums = [_best_sums(best_attn), _best_sums(best_mlp)]
     if every_neuron:
-        grids = attribute_attn_neurons(q), attribute_mlp_neurons(q)
+        grids = attribute_attn_neurons(q, progress=False), attribute_mlp_neurons(q, progress=False)
         sums = [torch.cat([_all_sums(grid), best]) for grid, best in zip(grids, sums, strict=True)]
     feeding = query_neurons(q, value_attn, sizes.query, sites=("mlp",), text=False)
     queried = layers_queried(q, value_mlp, value_attn)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
+from tqdm.auto import tqdm
 from transformer_lens import ActivationCache
 from typing_extensions import Unpack
 
@@ -144,13 +145,15 @@ def attribute_mlp_neurons(
     *,
     layers: Sequence[int] | None = None,
     max_bytes: int = MAX_BYTES,
+    progress: bool = True,
     **scoring: Unpack[Scoring],
 ) -> Float[Tensor, "*b layer d_mlp"]:
     """Return how much each MLP neuron raises log p(target), in nats: every neuron, exactly.
 
     Paper 1, Eq. 13 with ``v`` one term of Eq. 5: the coefficient of Eq. 6 times a row of ``W_out``.
 
-    Arguments and errors as in :func:`attribute_layers`; ``layers`` restricts the work, in the order given.
+    Arguments and errors as in :func:`attribute_layers`; ``layers`` restricts the work, in the order given;
+    ``progress`` shows a bar with the time left of work longer than two seconds.
 
     In a mixture of experts the last axis holds the neurons of expert 0, of expert 1, ..., then of a shared expert;
     those of experts that the token was not routed to score exactly zero. Where layers differ in width, narrower ones
@@ -164,7 +167,7 @@ def attribute_mlp_neurons(
         torch.Size([1, 1])
     """
     q = as_scored(cache, target, ("mlp",), max_bytes=max_bytes, **scoring)
-    return _scores(q, ("mlp",), layers, max_bytes, partial(_every_neuron, "mlp", layers))[..., 0, :, 0]
+    return _scores(q, ("mlp",), layers, max_bytes, partial(_every_neuron, "mlp", layers, progress))[..., 0, :, 0]
 
 
 @typechecked
@@ -175,6 +178,7 @@ def attribute_attn_neurons(
     *,
     layers: Sequence[int] | None = None,
     max_bytes: int = MAX_BYTES,
+    progress: bool = True,
     **scoring: Unpack[Scoring],
 ) -> Float[Tensor, "*b layer head source d_head"]:
     """Return how much each attention neuron raises log p(target) from each source, in nats: every one, exactly.
@@ -189,7 +193,7 @@ def attribute_attn_neurons(
         5
     """
     q = as_scored(cache, target, ("attn",), max_bytes=max_bytes, **scoring)
-    return _scores(q, ("attn",), layers, max_bytes, partial(_every_neuron, "attn", layers)).transpose(-1, -2)
+    return _scores(q, ("attn",), layers, max_bytes, partial(_every_neuron, "attn", layers, progress)).transpose(-1, -2)
 
 
 def _scores(
@@ -260,11 +264,17 @@ def _summed(sublayer: Sublayer) -> Float[Tensor, "batch head d_model"]:
 
 
 def _every_neuron(
-    site: Site, layers: Sequence[int] | None, q: ScoredCache, increases: list[Increase], max_bytes: int
+    site: Site,
+    layers: Sequence[int] | None,
+    progress: bool,
+    q: ScoredCache,
+    increases: list[Increase],
+    max_bytes: int,
 ) -> Float[Tensor, "place layer head d_head source"]:
     sublayers = list(q.checked_sublayers((site,), layers))
     read_out(increases)
-    scores = [neuron_scores(i, s, max_bytes=max_bytes) for i, s in zip(increases, sublayers, strict=True)]
+    pairs = tqdm([*zip(increases, sublayers, strict=True)], "neurons", unit="layer", disable=not progress, delay=2)
+    scores = [neuron_scores(increase, sublayer, max_bytes=max_bytes) for increase, sublayer in pairs]
     return _stacked([own.unflatten(1, (s.heads, -1)) for own, s in zip(scores, sublayers, strict=True)], 2)
 
 
