@@ -1,6 +1,6 @@
 """Comparison of two runs against a float64 loop that reads both out with the first run's norm."""
 
-from importlib import import_module
+import sys
 
 import pytest
 import torch
@@ -188,9 +188,9 @@ def test_a_run_without_the_answer_and_several_answers_are_refused():
 
 @pytest.mark.parametrize("progress", [True, False])
 def test_a_bar_counts_the_layers_of_both_runs(monkeypatch, capsys, progress):
-    module = vars(import_module(compare_neurons.__module__))  # the package holds the function by the module's name
-    monkeypatch.setitem(module, "tqdm", lambda *values, **options: tqdm(*values, **{**options, "delay": 0}))
-    model, cache = architectures.run("llama", batch=1)
+    module = sys.modules["tl_neuron_attr.cna.compare_neurons"]  # the package holds the function by this name
+    monkeypatch.setattr(module, "tqdm", lambda *values, **options: tqdm(*values, **{**options, "delay": 0}))
+    _, cache = architectures.run("llama", batch=1)
     compare_neurons(cache, cache, 5, progress=progress)
-    written = capsys.readouterr().err
-    assert (f"{2 * model.cfg.n_layers}/{2 * model.cfg.n_layers}" in written) == progress
+    layers = 2 * architectures.LAYERS
+    assert (f"{layers}/{layers}" in capsys.readouterr().err) == progress
