@@ -16,7 +16,7 @@ from transformer_lens import ActivationCache
 import tl_neuron_attr as tna
 from tl_neuron_attr._typechecked import typechecked
 
-MODULES = (tna, tna.cna, tna.demo, tna.evaluate, tna.incontext, tna.srnn, tna.vis)
+MODULES = (tna, tna.cna, tna.demo, tna.evaluate, tna.incontext, tna.srnn, tna.sweep, tna.vis)
 
 
 def public_functions():

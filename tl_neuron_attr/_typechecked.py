@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property, wraps
 from inspect import BoundArguments, Parameter, signature
+from pathlib import PurePath
 from typing import (
     Any,
     Literal,
@@ -34,6 +35,7 @@ from tl_neuron_attr._type_messages import advice_on, allowed_by, description_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _NO = object()
 """What :func:`_read` returns where a value does not fit."""
@@ -41,8 +43,14 @@ _NO = object()
 _MODELS = ("model", "other", "other_model")
 """Parameters that take a model, of whatever class: what they all have is ``cfg``."""
 
-_AT_LEAST_ONE = ("batch_size", "max_bytes")
+_AT_LEAST_ONE = ("batch_size", "max_bytes", "copies")
 """Parameters that mean the same wherever they stand: below one there is nothing to work with."""
+
+_PATHS = ("path", "folder", "out")
+"""Parameters that name a file or folder wherever they stand."""
+
+_LONGEST_PATH = 4096
+"""Characters of a path that Linux takes, and more than other systems do."""
 
 _LARGEST = 2**62
 """Larger integers overflow in torch."""
@@ -56,7 +64,8 @@ def typechecked(function: Callable[P, R]) -> Callable[P, R]:
     and threads that share it take turns.
 
     The decorated function raises ``TypeError``, three lines at most, naming the argument, what it was and what it may
-    be, and ``ValueError`` where ``batch_size`` or ``max_bytes`` is below one. Costs some 20 microseconds a call.
+    be, and ``ValueError`` where ``batch_size``, ``max_bytes`` or ``copies`` is below one.
+    Costs some 20 microseconds a call.
 
     Examples:
         >>> from typing import Literal
@@ -80,12 +89,40 @@ def typechecked(function: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
+def typechecked_fields(cls: type[T]) -> type[T]:
+    """Enforce the annotations of a dataclass's fields where an object is made, as :func:`typechecked` does.
+
+    The decorated class raises ``TypeError``, three lines at most, naming the field, what it was and what it may be.
+
+    Examples:
+        >>> from dataclasses import dataclass
+        >>> @typechecked_fields
+        ... @dataclass(frozen=True)
+        ... class Fact:
+        ...     subject: str
+        >>> Fact(3)
+        Traceback (most recent call last):
+        TypeError: Fact: subject must be a str, got 3
+    """
+    made = cls.__init__
+    door = _Door(made, cls.__name__)
+
+    @wraps(made)
+    def checked(self: T, *args: Any, **kwargs: Any) -> None:
+        with jaxtyped("context"):
+            bound = door.arguments((self, *args), kwargs)
+            made(*bound.args, **bound.kwargs)
+
+    setattr(cls, "__init__", checked)  # noqa: B010 (a plain assignment to a method is an error to type checkers)
+    return cls
+
+
 @no_type_check
 class _Door:
     """What a function takes and returns; annotations are looked up at its first call, when every module is loaded."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function, self._name = function, function.__name__
+    def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
+        self._function, self._name = function, name or function.__name__
         self._parameters = signature(function)
         self._starred = {p.name: p.kind for p in self._parameters.parameters.values()}
 
@@ -153,6 +190,8 @@ class _Door:
             )
         if name in _AT_LEAST_ONE and found is not None and not 1 <= found <= _LARGEST:
             raise ValueError(f"{self._name}: {name} must be between 1 and 2**62, got {found}")
+        if name in _PATHS and isinstance(found, str | PurePath) and len(str(found)) > _LONGEST_PATH:
+            raise ValueError(f"{self._name}: {name} has {len(str(found))} characters, no file system takes that many")
         return found
 
     def _require_model(self, name: str, value: Any) -> None:

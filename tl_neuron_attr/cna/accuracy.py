@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from tqdm import tqdm
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.cna.arithmetic_cases import Case, case_batches, require_cases
 from tl_neuron_attr.cna.head_effects import ZEROED
 from tl_neuron_attr.model import dimensions
@@ -19,11 +19,13 @@ from tl_neuron_attr.model.padding import require_unpadded
 from tl_neuron_attr.model.rerun import rerun
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.results.table import PrintsAsTable, Table
+from tl_neuron_attr.results.token_text import quoted
 
 _UNTOUCHED = "untouched"
 """The name of the run without a head zeroed."""
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadAccuracy(PrintsAsTable):
     """The share of cases answered right with each head zeroed, by group and kind of case.
@@ -49,6 +51,7 @@ class HeadAccuracy(PrintsAsTable):
         named = apart.assign(group=apart["group"] + " " + apart["kind"])
         return _decrease(self._wide(named, "group"))
 
+    @typechecked
     def ranked(self, group: str | None = None) -> list[Head]:
         """Return heads by how much zeroing them lowers a group's accuracy, largest first; that of all cases by default.
 
@@ -56,16 +59,22 @@ class HeadAccuracy(PrintsAsTable):
             ValueError: If there is no such group.
         """
         wide = self.by_group()
-        group = wide.index[-1] if group is None else group
-        if group not in wide.index:
-            raise ValueError(f"group must be one of {', '.join(wide.index)}, got {group!r}")
+        if group is not None and group not in wide.index:
+            raise ValueError(f"group must be one of {', '.join(wide.index)}, got {quoted(group)}")
         heads = self.frame[self.frame["head"] != _UNTOUCHED].drop_duplicates("head")
         named = [(int(row["layer"]), int(row["index"])) for row in heads.to_dict("records")]
-        accuracy: Any = wide.loc[group].to_dict()
+        accuracy: Any = wide.loc[wide.index[-1] if group is None else group].to_dict()
         return sorted(named, key=lambda head: float(accuracy[head_name(*head)]))
 
+    @typechecked
     def table(self, k: int = 5) -> Table:
-        """Return paper 3, Table 1, for the ``k`` heads whose zeroing lowers the accuracy over all cases most."""
+        """Return paper 3, Table 1, for the ``k`` heads whose zeroing lowers the accuracy over all cases most.
+
+        Raises:
+            ValueError: If ``k`` is below 1.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
         wide = self.by_group()
         best = [_UNTOUCHED, *(head_name(layer, head) for layer, head in self.ranked()[:k])]
         counts = self.frame[self.frame["head"] == _UNTOUCHED].groupby("group")["cases"].sum()

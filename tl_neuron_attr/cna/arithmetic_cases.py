@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.cna.number_words import in_words
 from tl_neuron_attr.model.batches import Batch, of_tokens
 from tl_neuron_attr.model.targets import token_id
@@ -60,6 +60,7 @@ class AnsweredPrompt(Protocol):
         ...
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class Problem:
     """``a op b``; a quotient is a whole number."""
@@ -73,19 +74,27 @@ class Problem:
         """Return the answer as a number."""
         return _APPLY[self.op](self.a, self.b)
 
+    @typechecked
     def carries_into(self, place: int) -> bool:
         """Return whether a carry or borrow comes into the digit of ``10 ** place`` (paper 3, Table 3).
 
         Examples:
             >>> Problem(15, "+", 37).carries_into(1), Problem(15, "+", 32).carries_into(1)
             (True, False)
+
+        Raises:
+            ValueError: If ``place`` is below 0.
         """
+        if place < 0:
+            raise ValueError(f"place must be 0, the ones, or more, got {place}")
+        place = min(place, len(str(max(self.a, self.b))) + 1)  # nothing is carried beyond the digits of both
         upper, lower = (n % 10**place for n in (max(self.a, self.b), min(self.a, self.b)))
         if self.op == "-":
             return upper < lower
         return upper + lower >= 10**place if self.op == "+" else place > 0
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class Case:
     """One prediction.

@@ -7,17 +7,18 @@ from typing import Any
 import pandas as pd
 import torch
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.cna.bias_neurons import Pair, log_probs, target_ids, towards
 from tl_neuron_attr.cna.capabilities import PERPLEXITY, Guard
 from tl_neuron_attr.model.intervene import edit
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
-from tl_neuron_attr.results.token_text import encodable
+from tl_neuron_attr.results.token_text import encodable, quoted
 
 _COLUMNS = ("before", "after")
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class BiasReport(PrintsAsTable):
     """A bias and what the model can do, before and after an edit (paper 3, Table 13).
@@ -37,6 +38,7 @@ class BiasReport(PrintsAsTable):
     neurons: Neurons
     scale: float
 
+    @typechecked
     def by(self, column: str = "towards") -> pd.DataFrame:
         """Return mean differences by ``"towards"``, ``"pair"`` or ``"target"``, and over all.
 
@@ -44,7 +46,7 @@ class BiasReport(PrintsAsTable):
             ValueError: If there is no such column.
         """
         if column not in ("towards", "pair", "target"):
-            raise ValueError(f"column must be 'towards', 'pair' or 'target', got {column!r}")
+            raise ValueError(f"column must be 'towards', 'pair' or 'target', got {quoted(column)}")
         means = self.frame.groupby(column, sort=False)[["before", "after"]].mean().reset_index()
         total = pd.DataFrame({column: ["all"], **{c: [self.frame[c].mean()] for c in ("before", "after")}})
         both = pd.concat([total, means], ignore_index=True)

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.cna.answered import answered
 from tl_neuron_attr.cna.arithmetic_cases import Case
 from tl_neuron_attr.model import dimensions
@@ -26,6 +26,7 @@ from tl_neuron_attr.results.table import PrintsAsTable, Table
 PERPLEXITY = "perplexity"
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class Guard:
     """What is measured before and after an edit, and how much of it may be lost.
@@ -52,11 +53,13 @@ class Guard:
                 f"texts must have at least two tokens each, text {short[0]} has {len(self.texts[short[0]])}"
             )
 
+    @typechecked
     def measure(self, model: Any) -> dict[str, float]:
         """Return accuracies by name, and perplexity."""
         found = {name: _mean(answered(model, cases)) for name, cases in self.cases.items()}
         return {**found, **({PERPLEXITY: perplexity(model, self.texts)} if len(self.texts) else {})}
 
+    @typechecked
     def failures(self, before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
         """Return which of two measurements differ by more than is allowed, in words."""
         failed: list[str] = []
@@ -68,6 +71,7 @@ class Guard:
         return failed
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class SafeNeurons(PrintsAsTable):
     """Neurons that may be edited together, and those that may not.

@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.cna.answered import answered
 from tl_neuron_attr.cna.arithmetic_cases import Case, require_cases
 from tl_neuron_attr.cna.compare_neurons import require_shared
@@ -42,6 +42,7 @@ _KS = (50, 30, 20, 10)
 ORIGINAL = "original"
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class CoefficientIncrease(PrintsAsTable):
     """How much larger the coefficients of the neurons that other models use more are in them.

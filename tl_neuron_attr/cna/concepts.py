@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.cna.answered import answered
 from tl_neuron_attr.cna.arithmetic_cases import Case
 from tl_neuron_attr.model import dimensions
@@ -36,6 +36,7 @@ TOP_TOKENS = 50
 """How many tokens are looked at."""
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class ConceptNeurons(PrintsAsTable):
     """How many concept words each MLP neuron promotes once attention has transformed it.
@@ -54,6 +55,7 @@ class ConceptNeurons(PrintsAsTable):
     words: tuple[str, ...]
     missing: tuple[str, ...]
 
+    @typechecked
     def more_than(self, m: int) -> list[MlpNeuron]:
         """Return the neurons that promote more than ``m`` of the words.
 
@@ -65,6 +67,7 @@ class ConceptNeurons(PrintsAsTable):
         most = int(self.counts.max())  # torch compares with no integer beyond its own
         return [("mlp", self.layers[la], i) for la, i in (self.counts > min(m, most)).nonzero().tolist()]
 
+    @typechecked
     def random(self, n: int, seed: int = 0) -> list[MlpNeuron]:
         """Return ``n`` random neurons of the same layers.
 
@@ -162,6 +165,7 @@ def concept_neurons(
     return ConceptNeurons(tuple(wanted), torch.stack(counts), torch.stack(unmoved), found, missing)
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class ZeroShot(PrintsAsTable):
     """What zeroing the neurons of a concept costs (paper 3, Tables 8, 17 and 21).

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.cna.feature_transferring import FeatureTransferring, Hop
 from tl_neuron_attr.knowledge.vocabulary import top_tokens, transformed_tokens
 from tl_neuron_attr.model import dimensions
@@ -32,6 +32,7 @@ from tl_neuron_attr.results.token_text import visible
 _TOKENS = 6  # a row of a printed table
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class FeatureEnhancing(PrintsAsTable):
     """Shallow neurons, each at a position and by a hop, those that fed the root most first.

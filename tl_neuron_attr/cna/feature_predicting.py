@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.cna.arithmetic_cases import Case
 from tl_neuron_attr.cna.changed_neurons import changed_neurons
 from tl_neuron_attr.cna.head_effects import HeadEffects, head_effects
@@ -31,6 +31,7 @@ KS = (99, 50, 30, 20, 10)
 """The numbers of neurons of the paper's tables."""
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class FeaturePredicting(PrintsAsTable):
     """A prediction's most important head, and what zeroing it does to the MLP neurons.
@@ -133,6 +134,7 @@ def predicting_through(
     return FeaturePredicting(head, effects, neurons, mlp_coefficients(other)[0, neurons.layer, neurons.index])
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class MaskKeepCoef(PrintsAsTable):
     """How much the neurons of the largest change matter, by their number (paper 3, Table 5).

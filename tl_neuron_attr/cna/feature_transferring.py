@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.cna.prediction_enhancing import subkey_names
 from tl_neuron_attr.cna.selection import only_prompt
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
@@ -38,6 +38,7 @@ from tl_neuron_attr.results.token_text import visible
 _SHOWN = 20  # rows of a printed table: one screen
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class Hop(PrintsAsTable):
     """What one head, or all heads of a layer, carried to a position, by source and component.
@@ -105,6 +106,7 @@ class Hop(PrintsAsTable):
         return Table(("component", "source", *keys), rows, caption)
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class FeatureTransferring(PrintsAsTable):
     """How what a root neuron reads came to the scored position.

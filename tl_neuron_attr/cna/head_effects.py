@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.answer_runs import AnswerRuns
 from tl_neuron_attr.model.batches import of_tokens
@@ -35,6 +35,7 @@ _SHOWN = 20  # rows of a printed table: one screen
 _GRIDS, _BASES = ("prob", "log_prob"), ("base_prob", "base_log_prob")
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadEffects(PrintsAsTable):
     """The target's probability and log-probability (nats) with each head zeroed, and untouched.
@@ -79,11 +80,13 @@ class HeadEffects(PrintsAsTable):
         headings = ("rank", "head zeroed", "probability", "log-probability", "drop")
         return Table(headings, [base, *rows], f"in nats{batch}")
 
+    @typechecked
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with a JSON header; never a pickle, never half a file."""
         storage.save_tensors(path, "head_effects", {name: getattr(self, name) for name in (*_GRIDS, *_BASES)}, {})
 
     @classmethod
+    @typechecked
     def load(cls, path: str | Path) -> "HeadEffects":
         """Read what :meth:`save` wrote.
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformer_lens import ActivationCache
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.cna.feature_enhancing import FeatureEnhancing, feature_enhancing
 from tl_neuron_attr.cna.feature_predicting import FeaturePredicting, feature_predicting
 from tl_neuron_attr.cna.feature_transferring import FeatureTransferring, feature_transferring
@@ -23,6 +23,7 @@ from tl_neuron_attr.results.token_text import token_text, visible
 _SHOWN = 5  # rows per stage of a printed table, so that all four fit on a screen
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class LogicChain(PrintsAsTable):
     """How a prompt's tokens became the answer.

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 from typing_extensions import Unpack
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.cna.arithmetic_cases import Case, require_cases
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.active_edits import open_on, require_none
@@ -34,6 +34,7 @@ MATRICES = ("q", "k", "v", "o")
 _NAME = "tl_neuron_attr"
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class Adapter(EqualByData):
     """A trained low-rank change of one attention layer.
@@ -49,7 +50,7 @@ class Adapter(EqualByData):
     layer: int
     rank: int
     alpha: float
-    factors: Mapping[str, tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"]]]
+    factors: Mapping[str, tuple[Float[Tensor, "rank _"], Float[Tensor, "_ rank"]]]
     losses: tuple[float, ...] = ()
 
     @property
@@ -57,6 +58,7 @@ class Adapter(EqualByData):
         """Return how many numbers were trained."""
         return sum(factor.numel() for pair in self.factors.values() for factor in pair)
 
+    @typechecked
     def change(self, matrix: str) -> Float[Tensor, "out in"]:
         """Return what is added to one of the matrices: ``(alpha / rank) B A``."""
         A, B = self.factors[matrix]

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.numerics.flat_index import best_of
 from tl_neuron_attr.numerics.sublayer import SITES, Site
 from tl_neuron_attr.results.neuron_text import NeuronText
@@ -25,6 +25,7 @@ SHOWN_NEURONS = 20
 _GRIDS = ("increase", "other_increase", "coefficient", "other_coefficient")
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class NeuronComparison(PrintsAsTable):
     """Every neuron of a site in two runs.
@@ -82,6 +83,7 @@ class NeuronComparison(PrintsAsTable):
             grids[name] = grids[name] * cases
         return replace(self, **grids, batched=False)
 
+    @typechecked
     def united(self, k: int) -> Neurons:
         """Return the neurons among the ``k`` of the largest change in any case, by their summed change.
 
@@ -96,6 +98,7 @@ class NeuronComparison(PrintsAsTable):
         order = change.sort(descending=True, stable=True).indices
         return whole._named(flat[order][None], change[order][None])[0]
 
+    @typechecked
     def other_coefficients(self, neurons: Neurons) -> Float[Tensor, "*b k"]:
         """Return coefficients in the other run of ``neurons`` from :meth:`top` or :meth:`united`."""
         grid = self._flat(self.other_coefficient)
@@ -129,6 +132,7 @@ class NeuronComparison(PrintsAsTable):
         cases = f", {len(self.increase)} cases summed" if self.batched else ""
         return Table([*(name.replace("_", " ") for name in columns), *promoted], rows, f"in nats{cases}")
 
+    @typechecked
     def to_frame(self, k: int = 100) -> "pd.DataFrame":
         """Return the ``k`` neurons of the largest change, one per row, with both runs' increase and coefficient."""
         whole = self.summed() if self.batched else self

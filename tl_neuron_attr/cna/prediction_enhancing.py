@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.cna.arithmetic_cases import Case
 from tl_neuron_attr.cna.feature_predicting import KS, coefficient_drop
 from tl_neuron_attr.cna.paired_runs import ChangedCases, mlp_coefficients, paired_changes, plain, zeroing
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class PredictionEnhancing(PrintsAsTable):
     """What deep neurons of one prompt fed each other.
@@ -140,6 +141,7 @@ def prediction_enhancing(
     return PredictionEnhancing(one, {name: (written @ u.T) * feeds for name, u in read.items()})
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class RootMasking(PrintsAsTable):
     """What zeroing one low neuron takes from the coefficients of the others (paper 3, Table 6).

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from typing_extensions import Unpack
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.cna.answered import answered
 from tl_neuron_attr.cna.arithmetic_cases import Case, require_cases
 from tl_neuron_attr.cna.coefficients import run_of
@@ -30,6 +30,7 @@ Kept = Mapping[int, Sequence[int]]
 """Neurons by layer."""
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class PruningExperiment(PrintsAsTable):
     """Accuracies of pruned and fine-tuned models (paper 3, Table 11).

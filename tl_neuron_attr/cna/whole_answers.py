@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.cna.answered import answered
 from tl_neuron_attr.cna.arithmetic_cases import Case
 from tl_neuron_attr.results.intervals import interval
@@ -15,6 +15,7 @@ from tl_neuron_attr.results.table import PrintsAsTable, Table
 _ENDS = ("", "_low", "_high")
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class WholeAnswers(PrintsAsTable):
     """How many answers are right, token by token and whole.

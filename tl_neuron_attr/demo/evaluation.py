@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.demo.calculation import OPERATIONS, arithmetic
 from tl_neuron_attr.demo.classification import in_context
 from tl_neuron_attr.demo.gender import occupations
@@ -16,6 +16,7 @@ from tl_neuron_attr.demo.knowledge import KINDS, FactSplit, facts
 from tl_neuron_attr.demo.labels import UNSEEN
 from tl_neuron_attr.demo.world_prompts import InContextPrompt, Prompt
 from tl_neuron_attr.demo.world_vocabulary import IDS, encode
+from tl_neuron_attr.results.token_text import quoted
 
 NextLogits = Callable[[Int[Tensor, "batch pos"]], Float[Tensor, "batch d_vocab"]]
 """Token ids of prompts of one length to the logits after their last token."""
@@ -32,14 +33,24 @@ class EvaluationRow:
     figure: float
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class Evaluation:
     """Accuracies (share of prompts whose likeliest next token is the answer), and the error of the bias."""
 
     rows: tuple[EvaluationRow, ...]
 
+    @typechecked
     def __getitem__(self, task: str) -> float:
-        return next(row.figure for row in self.rows if row.task == task)
+        """Return a task's figure.
+
+        Raises:
+            KeyError: If there is no such task.
+        """
+        figures = {row.task: row.figure for row in self.rows}
+        if task not in figures:
+            raise KeyError(f"task must be one of {', '.join(figures)}, got {quoted(task)}")
+        return figures[task]
 
     def __str__(self) -> str:
         width = max(len(row.task) for row in self.rows)

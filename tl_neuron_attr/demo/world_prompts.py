@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+from tl_neuron_attr._typechecked import typechecked_fields
 
+
+@typechecked_fields
 @dataclass(frozen=True)
 class Prompt:
     """A prompt and the one token that answers it.
@@ -22,6 +25,7 @@ class Prompt:
     template: str = ""
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class InContextPrompt(Prompt):
     """Demonstrations ``"great movie : foo ."`` and a query ``"awful plot :"``.
@@ -48,6 +52,7 @@ class InContextPrompt(Prompt):
     query: str = ""
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class OccupationPrompt(Prompt):
     """A sentence about somebody of an occupation, to be continued by ``she`` or ``he``.

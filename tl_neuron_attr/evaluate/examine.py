@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_neuron_attr._typechecked import typechecked_fields
 from tl_neuron_attr.evaluate.outcome import Outcome
 from tl_neuron_attr.evaluate.select import AskedPrompt
 from tl_neuron_attr.knowledge.attribution import (
@@ -46,6 +47,7 @@ EXAMINED = (
 """What :func:`examine` returns, by name."""
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class Sizes:
     """How many neurons the experiments take; the paper's by default.

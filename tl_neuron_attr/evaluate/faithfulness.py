@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.evaluate.method_scores import (
     METHODS,
     UNTOUCHED,
@@ -30,8 +30,10 @@ from tl_neuron_attr.model.targets import token_id
 from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.results.intervals import interval, named_interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table
+from tl_neuron_attr.results.token_text import quoted
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class Faithfulness(PrintsAsTable):
     """What was left of each prompt's answer after zeroing each method's best neurons.
@@ -47,6 +49,7 @@ class Faithfulness(PrintsAsTable):
     k: int
     problems: tuple[str, ...] = ()
 
+    @typechecked
     def summary(self, k: int | None = None) -> pd.DataFrame:
         """Return means over prompts with 95 % bootstrap intervals, one row per method, lowest log-probability first.
 
@@ -64,6 +67,7 @@ class Faithfulness(PrintsAsTable):
                 rows[-1] |= named_interval(metric, interval(group[metric]))
         return pd.DataFrame(rows).sort_values("log_prob", ignore_index=True)
 
+    @typechecked
     def differences(self, reference: str = "log_prob_increase", k: int | None = None) -> pd.DataFrame:
         """Return how much less log-probability each method leaves than ``reference`` does, in nats, paired by prompt.
 
@@ -77,7 +81,7 @@ class Faithfulness(PrintsAsTable):
         chosen = self.frame[(self.frame["k"] == k) & (self.frame["score"] != UNTOUCHED)]
         left = chosen.pivot(index="prompt", columns="score", values="log_prob")
         if reference not in left:
-            raise ValueError(f"reference={reference!r} was not measured at k={k}; there are {sorted(left)}")
+            raise ValueError(f"reference={quoted(reference)} was not measured at k={k}; there are {sorted(left)}")
         rows = [
             {"score": name, **named_interval("difference", interval(left[reference] - left[name]))}
             for name in left

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.evaluate.verify import joint_effects, verify
 from tl_neuron_attr.knowledge.value_neurons import neurons_of
 from tl_neuron_attr.knowledge.vocabulary import with_text
@@ -46,6 +46,7 @@ OtherAnswer = str | int | Answer | AnyOf
 """What another prompt asks for: a token, an answer, or a set of right ones."""
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class ImportantNeurons(PrintsAsTable):
     """The neurons whose removal costs a prediction most.

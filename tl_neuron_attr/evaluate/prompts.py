@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.demo import knowledge
 from tl_neuron_attr.demo.hashing import fraction
 from tl_neuron_attr.results.rows import HUB, STDIN, Row, read_rows, unwritable
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class StudyPrompt:
     """A prompt, what answers it, and the type of knowledge it asks for: one line of a study's file."""
@@ -21,6 +22,7 @@ class StudyPrompt:
     type: str
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class PromptFile:
     """What could be read of a file of prompts.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.evaluate.examine import CONDITIONS
 from tl_neuron_attr.evaluate.outcome import METRICS
 from tl_neuron_attr.evaluate.select import KEPT
@@ -15,6 +16,7 @@ from tl_neuron_attr.results.intervals import interval, named_interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class KnowledgeStudy(PrintsAsTable):
     """A study of where types of knowledge live. Scores in nats; ``prompt`` numbers the rows of ``selection``.
@@ -60,12 +62,14 @@ class KnowledgeStudy(PrintsAsTable):
         per_prompt = self.layers.groupby(["type", "site", "prompt"], sort=False)["score"].sum().reset_index()
         return _with_interval(per_prompt, ["type", "site"], "score")
 
+    @typechecked
     def top_layers(self, n: int = 10, *, of: str | None = None) -> pd.DataFrame:
         """Return Table 4, each type's best value layers; with ``of=`` a site, its query layers (Tables 6 and 14)."""
         frame = self.layers if of is None else self.query_layers[self.query_layers["of"] == of]
         means = frame.groupby(["type", "site", "layer"], sort=False)["score"].mean().reset_index()
         return best_by_type(means, n)
 
+    @typechecked
     def top_heads(self, n: int = 10) -> pd.DataFrame:
         """Return Table 10 of the paper: the best heads of each type, mean over prompts."""
         means = self.heads.groupby(["type", "layer", "head"], sort=False)["score"].mean().reset_index()
@@ -118,6 +122,7 @@ class KnowledgeStudy(PrintsAsTable):
         common = self._common()
         return common.groupby(["type", "kind"], sort=False).size().rename("neurons").reset_index()
 
+    @typechecked
     def shared_between(self, kind: str = "value") -> pd.DataFrame:
         """Return how many shared neurons two types have in common: a square frame, types in rows and columns."""
         common = self._common()
@@ -143,6 +148,7 @@ class KnowledgeStudy(PrintsAsTable):
         headings = ("type", "kept", "attention (nats)", "MLP (nats)", *(f"{c} zeroed, prob -%" for c in CONDITIONS[1:]))
         return Table(headings, rows, self._caption())
 
+    @typechecked
     def save(self, folder: str | Path) -> None:
         """Write every frame as Parquet, each whole or not at all; the folder is made if there is none.
 
@@ -154,6 +160,7 @@ class KnowledgeStudy(PrintsAsTable):
             write_frame(Path(folder) / f"{name}.parquet", frame)
 
     @classmethod
+    @typechecked
     def load(cls, folder: str | Path) -> "KnowledgeStudy":
         """Read what :meth:`save` wrote.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.model.answer_runs import AnswerRuns
 from tl_neuron_attr.model.measured_effects import NeuronRemoval, log_probs_without
 from tl_neuron_attr.model.positions import Pos, from_start
@@ -28,6 +28,7 @@ JOINT = (1, 3, 10, 30, 100, 300)
 """How many of the first neurons are taken out together: about equal steps on a logarithmic scale."""
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class Verified(PrintsAsTable):
     """Neurons with the effect of taking each out alone, and of taking the first few out together.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.evaluate.verify import Replacement, alone_and_together, references
 from tl_neuron_attr.model.answer_runs import AnswerRuns
 from tl_neuron_attr.model.components import Component, component_lists
@@ -32,6 +32,7 @@ else:  # component_lists checks every element, and its errors name it
     Verifiable = list | tuple
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class VerifiedComponents(PrintsAsTable):
     """Components with the effect of taking each out alone, and of taking the first few out together.

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.incontext.icl_batches import batch_of, icl_batches, require_alike
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.label_values import label_attention, label_logit_difference
@@ -30,6 +30,7 @@ from tl_neuron_attr.results.table import PrintsAsTable, Table
 QUANTITIES = ("attention", "weighted", "unweighted")
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class AttentionShift(PrintsAsTable):
     """Attention to labels and what is copied from them, before and after the labels are reversed.

@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol, runtime_checkable
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.incontext.icl_prompt import END, SEPARATOR, IclPrompt, tokenised
 from tl_neuron_attr.results.rows import read_rows, unwritable
 
@@ -59,6 +59,7 @@ class LabelledPrompt(Protocol):
         ...
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class Example:
     """A text and its class."""
@@ -67,6 +68,7 @@ class Example:
     label: str
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class ExampleFile:
     """The examples read from a source, and the rows that could not be read.

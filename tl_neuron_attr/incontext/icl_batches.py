@@ -13,13 +13,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.results.equality import EqualByData
 
 
+@typechecked_fields
 @dataclass(frozen=True, eq=False)
 class IclBatch(EqualByData):
     """Some prompts as the model takes them.
@@ -34,6 +35,7 @@ class IclBatch(EqualByData):
     tokens: Int[Tensor, "batch pos"]
     mask: Int[Tensor, "batch pos"] | None
 
+    @typechecked
     def inputs(self, copies: int = 1) -> tuple[Int[Tensor, "rows pos"], dict[str, Tensor]]:
         """Return the tokens to run, all prompts repeated ``copies`` times, and the mask if there is one."""
         mask = {} if self.mask is None else {"attention_mask": self.mask.repeat(copies, 1)}

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.incontext.bias_measures import (
     MEAN_OF_LABELS,
     accuracy_by_order,
@@ -49,6 +49,7 @@ MOST_ORDERS = 24
 _STYLES = (("before", ".3f"), ("after", ".3f"), ("change", "+.0f"))
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class IclBiases(PrintsAsTable):
     """Both biases before and after, with 95 % bootstrap intervals over prompts.
@@ -87,6 +88,7 @@ class IclBiases(PrintsAsTable):
         """Return one row per bias, measure and right label."""
         return self.frame
 
+    @typechecked
     def value(self, bias: str, measure: str, gold: str = MEAN_OF_LABELS) -> dict[str, float]:
         """Return one row's numbers.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.model.tokens import prompt_ids, text_ids
 from tl_neuron_attr.results.token_text import quoted
 
@@ -20,6 +20,7 @@ SEPARATOR, END = " : ", " "
 """The paper's template: ``S0 : bar S1 : foo S2 :``."""
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class IclPrompt:
     """Demonstrations with labels and a query to label. Positions count tokens from 0, including BOS.

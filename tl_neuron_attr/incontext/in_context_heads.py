@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.incontext.greedy_search import greedy_search
 from tl_neuron_attr.incontext.icl_batches import require_alike
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
@@ -27,6 +27,7 @@ NOTHING = "nothing"
 """The name of the untouched model's row among the sets of heads zeroed."""
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class InContextHeads(PrintsAsTable):
     """The heads found, every head's scores, and the cost of zeroing them.
@@ -74,6 +75,7 @@ class InContextHeads(PrintsAsTable):
             return []
         return pairs(self.search)
 
+    @typechecked
     def scores(self, name: str) -> Float[Tensor, "layer head"]:
         """Return a column of the frame as a matrix.
 

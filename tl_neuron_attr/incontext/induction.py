@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.head_detector import get_induction_head_detection_pattern
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.incontext.icl_batches import icl_batches, require_alike
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.outcomes import Hook, Outcomes
@@ -76,6 +76,7 @@ def prefix_matching(model: Any, *, length: int = 20, seed: int = 0) -> Float[Ten
     return torch.stack([_match(model, _ids(model, text)) for text in texts]).mean(0)
 
 
+@typechecked_fields
 @dataclass(frozen=True, eq=False)
 class FunctionVector(EqualByData):
     """The mean output of heads at the last position of in-context prompts.
@@ -88,13 +89,22 @@ class FunctionVector(EqualByData):
     heads: tuple[Head, ...]
     vectors: Float[Tensor, "head d_model"]
 
+    @typechecked
     def hooks(self, *, layer: int | None = None, scale: float = 1.0) -> list[Hook]:
         """Return hooks that add the vectors at the last position: each after its own layer, or all after ``layer``.
 
         Examples:
             >>> FunctionVector(((1, 0), (1, 3)), torch.ones(2, 4)).hooks()[0][0]
             'blocks.1.hook_resid_post'
+
+        Raises:
+            IndexError: If ``layer`` is negative.
+            ValueError: If ``scale`` is not finite.
         """
+        if layer is not None and layer < 0:
+            raise IndexError(f"layer must be 0 or more, got {layer}")
+        if not math.isfinite(scale):
+            raise ValueError(f"scale must be finite, got {scale}")
         totals: dict[int, Tensor] = {}
         for (own, _), vector in zip(self.heads, self.vectors, strict=True):
             at = own if layer is None else layer
@@ -102,6 +112,7 @@ class FunctionVector(EqualByData):
         return [(resid_post_hook(at), _adder(total)) for at, total in totals.items()]
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class VectorEffect(PrintsAsTable):
     """Predictions for zero-shot prompts (the query alone), with and without a function vector.

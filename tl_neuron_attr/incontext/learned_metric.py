@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.incontext.icl_batches import icl_batches, positions_of_labels
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.label_values import label_attention
@@ -34,6 +34,7 @@ MEASURES = ("score", "cosine", "centred")
 _SHOWN = 12
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class LearnedMetric(PrintsAsTable):
     """The score and the cosine of query and demonstration, pair by pair.

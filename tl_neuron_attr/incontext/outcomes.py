@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.incontext.icl_batches import icl_batches
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.model.components import NamedHeads
@@ -31,6 +31,7 @@ BATCH_SIZE = 256
 """The most prompts in one forward pass, counting copies: enough to fill a GPU with short prompts."""
 
 
+@typechecked_fields
 @dataclass(frozen=True, eq=False)
 class Outcomes(EqualByData):
     """What was predicted after each prompt, under each condition if there are several.
@@ -70,15 +71,18 @@ class Outcomes(EqualByData):
         """Return the number of prompts."""
         return len(self.gold)
 
+    @typechecked
     def right(self, among: Among = "vocabulary") -> Bool[Tensor, "*condition prompt"]:
         """Return whether the right label is the likeliest of all tokens, or of the labels."""
         right = self.label == self.gold
         return right if among == "labels" else right & self.predicts_label
 
+    @typechecked
     def prob(self, among: Among = "vocabulary") -> Float[Tensor, "*condition prompt"]:
         """Return the right label's probability among all tokens, or among the labels."""
         return self.log_odds.sigmoid() if among == "labels" else self.log_prob.exp()
 
+    @typechecked
     def __getitem__(self, condition: int | slice | list[int] | None) -> "Outcomes":
         """Return the outcomes under one condition or some of them; None adds a dimension of one condition."""
         return Outcomes(self.gold, *(getattr(self, f.name)[condition] for f in fields(self)[1:]))

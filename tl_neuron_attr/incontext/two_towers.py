@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.incontext.icl_batches import positions_of_labels
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.label_values import Prompts, as_list, at_labels, last_attention
@@ -36,6 +36,7 @@ from tl_neuron_attr.model.within import within
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class TwoTowers(PrintsAsTable):
     """A head's towers at the last position and at the labels; everything in the units of its scores.

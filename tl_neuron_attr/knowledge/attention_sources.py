@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
 from tl_neuron_attr.model import attention_scores
 from tl_neuron_attr.model.additive_checks import require_finite
@@ -32,6 +32,7 @@ from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_text import visible
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class AttentionSources(PrintsAsTable):
     """A head's scores of the sources that one position sees; in the units of its scores.

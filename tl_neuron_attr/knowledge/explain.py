@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.knowledge.attribution import attribute_heads, attribute_layers
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.model import dimensions
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class Explanation(PrintsAsTable):
     """A continuation, each of its tokens with what raised its log-probability most; scores in nats.

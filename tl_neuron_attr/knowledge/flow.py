@@ -26,7 +26,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 from typing_extensions import Unpack
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.knowledge import flow_edges
 from tl_neuron_attr.knowledge.flow_edges import QueryNeuronAt
 from tl_neuron_attr.knowledge.flow_file import read_flow, write_flow
@@ -56,6 +56,7 @@ _TOKENS = 6
 """Promoted tokens kept with a neuron: a line of them."""
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class Flow(PrintsAsTable):
     """A prediction as a weighted graph.
@@ -71,6 +72,7 @@ class Flow(PrintsAsTable):
     graph: Graph
     answer: str
 
+    @typechecked
     def prune(self, share: float) -> "Flow":
         """Return the strongest edges that hold ``share`` of all weight, without those that then lead nowhere.
 
@@ -105,11 +107,13 @@ class Flow(PrintsAsTable):
         ]
         return pd.DataFrame(rows, columns=["from", "to", "kind", "weight"])
 
+    @typechecked
     def save(self, path: str | Path) -> None:
         """Write a JSON file of nodes and edges; it appears whole or not at all."""
         write_flow(path, self.graph, self.answer)
 
     @classmethod
+    @typechecked
     def load(cls, path: str | Path) -> "Flow":
         """Read what :meth:`save` wrote.
 
@@ -128,6 +132,7 @@ class Flow(PrintsAsTable):
         """
         return cls(*read_flow(path))
 
+    @typechecked
     def to_graph_json(self, path: str | Path) -> Path:
         """Write the graph in circuit-tracer's attribution-graph schema, for its front end; whole or not at all.
 

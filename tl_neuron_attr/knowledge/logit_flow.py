@@ -15,7 +15,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 from typing_extensions import Unpack
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.knowledge.attribution import attribute_layers
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
 from tl_neuron_attr.model.positions import Positions
@@ -34,6 +34,7 @@ _STRONGEST = 12
 """Rows of the printed table: a screen of them."""
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class LogitFlow(PrintsAsTable):
     """What each sublayer adds to a token's log-probability at each position, in nats.

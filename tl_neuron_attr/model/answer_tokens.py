@@ -8,13 +8,14 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.model import dimensions
 
 _BROKEN = "\ufffd"
 """What tokenizers put where bytes are no character."""
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class Answer:
     """An answer of one or several tokens, each predicted at the position before it.
@@ -67,6 +68,7 @@ class Answer:
         return cls(tokens, text)
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class AnyOf:
     """A set of right answers, of which any will do; made by :func:`any_of`.

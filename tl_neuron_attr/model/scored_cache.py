@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model import additive_checks
 from tl_neuron_attr.model.cache_checks import require_sites
 from tl_neuron_attr.model.positions import Pos, Positions
@@ -76,6 +77,7 @@ class ScoredCache:
         """How many results there are: one per prompt."""
         return len(self.places) if self.sums is None else len(self.sums)
 
+    @typechecked
     def __getitem__(self, result: int) -> "ScoredCache":
         """Return what is scored for one prompt, or for one token of :attr:`per_token`: a batch of one.
 

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.numerics.sublayer import Site
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class CommonNeurons(PrintsAsTable):
     """Neurons that are common to most prompts of a sample, whatever they ask for.
@@ -57,14 +59,22 @@ class CommonNeurons(PrintsAsTable):
         mlp = sum("H" not in label for label in self.labels)
         return mlp * ("mlp" in sites) + (len(self) - mlp) * n_positions * ("attn" in sites)
 
+    @typechecked
     def without(self, neurons: Neurons, k: int) -> Neurons:
-        """Return the first ``k`` neurons that are not common, of each prompt; fewer where fewer are left."""
+        """Return the first ``k`` neurons that are not common, of each prompt; fewer where fewer are left.
+
+        Raises:
+            ValueError: If ``k`` is below 1.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
         rows = [neurons[i] for i in range(len(neurons.score))] if neurons.batched else [neurons]
         known = set(self.labels)
         left = [[i for i, name in enumerate(row.flat_labels) if name.split("@")[0] not in known] for row in rows]
         chosen = [row.pick(places[:k]).unsqueeze() for row, places in zip(rows, left, strict=True)]
         return Neurons.joined(chosen).squeeze(batched=neurons.batched)
 
+    @typechecked
     def marked(self, neurons: Neurons) -> Table:
         """Return the neurons' table with a column that marks those that are common.
 

@@ -7,12 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_neuron_attr._typechecked import typechecked_fields
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class EffectEstimates(PrintsAsTable):
     """How much log-probability each neuron is estimated to be worth, in nats: what taking it out alone would cost.

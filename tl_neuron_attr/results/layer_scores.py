@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.results.storage import load_tensors, require_finite_fields, require_shape, save_tensors
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class LayerScores(PrintsAsTable):
     """One score per layer and site, in nats.
@@ -36,12 +38,14 @@ class LayerScores(PrintsAsTable):
         batch = f", mean of {self.attn[..., 0].numel()} prompts" if self.attn.ndim > 1 else ""
         return Table(("layer", "attn", "mlp"), [*embed, *rows], f"scores in nats{batch}")
 
+    @typechecked
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with a JSON header; never a pickle, never half a file."""
         tensors = {name: getattr(self, name) for name in ("attn", "mlp", "embed") if getattr(self, name) is not None}
         save_tensors(path, "layer_scores", tensors, {})
 
     @classmethod
+    @typechecked
     def load(cls, path: str | Path) -> "LayerScores":
         """Read what :meth:`save` wrote.
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,10 +21,14 @@ def strongest_contexts(frame: "pd.DataFrame", catalogue: "Mapping[str, pd.DataFr
         catalogue: A frame per layer, ``layer_00`` and so on, as a merged catalogue has them.
 
     Raises:
+        TypeError: If ``catalogue`` is no mapping of frames.
         ValueError: If a table of ``catalogue`` is not a layer's, or lacks contexts or a neuron.
     """
     import pandas as pd
 
+    given: Any = catalogue
+    if not isinstance(given, Mapping) or not all(isinstance(table, pd.DataFrame) for table in given.values()):
+        raise TypeError(f"catalogue must be what sweep.merge_study returns, got a {type(given).__name__}")
     for name, table in catalogue.items():
         if not re.fullmatch(r"layer_\d+", name) or not {"index", *_COLUMNS} <= set(table):
             raise ValueError(

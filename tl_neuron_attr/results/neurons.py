@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
 from tl_neuron_attr.results import neuron_file
 from tl_neuron_attr.results.equality import same
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class Neurons(PrintsAsTable):
     """Neurons in descending order of score (ascending for the most suppressing ones), ties by index.
@@ -227,6 +228,7 @@ class Neurons(PrintsAsTable):
         """
         return neuron_table(self._columns(), len(self), self.text)
 
+    @typechecked
     def to_frame(self, *, catalogue: "Mapping[str, pd.DataFrame] | None" = None) -> "pd.DataFrame":
         """Return one row per neuron, in order, with everything the table shows.
 
@@ -240,6 +242,7 @@ class Neurons(PrintsAsTable):
         frame = neuron_frame(self._columns(), len(self), self.text, batched=self.batched)
         return frame if catalogue is None else frame.assign(context=strongest_contexts(frame, catalogue))
 
+    @typechecked
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with a JSON header; never a pickle, never half a file.
 
@@ -251,6 +254,7 @@ class Neurons(PrintsAsTable):
         neuron_file.write(path, {name: getattr(self, name) for name in self._saved()}, text)
 
     @classmethod
+    @typechecked
     def load(cls, path: str | Path) -> "Neurons":
         """Read what :meth:`save` wrote.
 
@@ -290,7 +294,7 @@ class Neurons(PrintsAsTable):
         if layer < 0:
             raise IndexError(f"layer must be 0 or more, got {layer}")
         mlp = self.of_site("mlp")
-        return mlp.index[mlp.layer == layer]
+        return mlp.index[[own == layer for own in mlp.layer.tolist()]]
 
     @property
     def heads(self) -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_neuron_attr._typechecked import typechecked_fields
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_lists import listed
 from tl_neuron_attr.results.token_text import visible
@@ -18,6 +19,7 @@ Moved = tuple[tuple[str, float], ...]
 """Tokens, and how much probability each gained or lost, the most first."""
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class MovedTokens(PrintsAsTable):
     """The tokens whose probability neurons raised and lowered most in their prompt, and the target among all tokens.

@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tl_neuron_attr.results.token_text import encodable
+
 VERSION = 1
 """The version of the files: a release that reads others says so by its number."""
 
@@ -61,6 +63,8 @@ def whole(path: str | Path) -> Generator[Path]:
     """
     if "\0" in str(path):
         raise ValueError(f"path={str(path)!r} holds a NUL, which no file's name does")
+    if str(path) != encodable(str(path)):
+        raise ValueError(f"path={encodable(str(path))!r} holds a lone surrogate, which no file's name does")
     if not str(path):
         raise ValueError("path='' is empty: give the file a name")
     target = Path(os.path.realpath(path))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from tabulate import tabulate
 
 from tl_neuron_attr.results.equality import EqualByData
+from tl_neuron_attr.results.token_text import printable
 
 Side = Literal["left", "right"]
 """Where the cells of a column stand."""
@@ -21,7 +22,7 @@ _RAISES, _LOWERS = "rgba(70,130,200,.35)", "rgba(200,80,70,.35)"
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headings; floats are shown with four decimals, text as it is.
+    """Rows under headings; floats are shown with four decimals, text on one line, control characters by their escape.
 
     Examples:
         >>> print(Table(("rank", "score"), [(1, 0.25), (2, 0.125)]))
@@ -37,10 +38,10 @@ class Table:
 
     def __str__(self) -> str:
         cells, sides = self.cells()
-        text = tabulate(
-            cells, self.headings, tablefmt="simple", disable_numparse=True, colalign=sides if cells else None
-        )
-        return f"{self.caption}\n{text}" if self.caption else text
+        headings = [printable(heading) for heading in self.headings]
+        text = tabulate(cells, headings, tablefmt="simple", disable_numparse=True, colalign=sides if cells else None)
+        caption = "\n".join(map(printable, self.caption.split("\n")))
+        return f"{caption}\n{text}" if caption else text
 
     def html(self) -> str:
         """Return the table as HTML, every cell escaped."""
@@ -85,7 +86,7 @@ def _largest(column: Sequence[object]) -> float:
 def _shown(cell: object, spec: str) -> str:
     if cell is None:
         return ""
-    return format(cell, spec) if _is_float(cell) else str(cell)
+    return format(cell, spec) if _is_float(cell) else printable(str(cell))
 
 
 def _is_float(cell: object) -> bool:

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tl_neuron_attr._typechecked import typechecked_fields
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_text import visible
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class TokenLists(PrintsAsTable):
     """The tokens neurons promote and suppress, strongest first, a negative coefficient taken into account.

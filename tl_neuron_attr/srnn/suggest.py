@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from tl_neuron_attr._typechecked import typechecked_fields
 from tl_neuron_attr.srnn.cells import CellName, Factory
 from tl_neuron_attr.srnn.slicing import ceil_div, require_integer, sequential_steps
 
@@ -44,6 +45,7 @@ class Candidate:
         return {"n": self.n, "k": self.k, "slice_len": self.slice_len}
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class Suggestion:
     """Ways to slice a sequence of ``T`` steps, the best first. It prints as a table.

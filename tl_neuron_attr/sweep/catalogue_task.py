@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.model.batches import of_tokens
 from tl_neuron_attr.model.mlp_activations import mlp_activations
 from tl_neuron_attr.model.tokens import bos_prefix, text_ids
@@ -28,6 +29,7 @@ _BINS = torch.cat([_EDGES[:1], (_EDGES[1:] + _EDGES[:-1]) / 2, _EDGES[-1:]])
 """What stands for the activations of a bin: its middle."""
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class CatalogueTask:
     """Run every chunk of a corpus and keep, of every MLP neuron, where it was strongest.
@@ -203,6 +205,7 @@ def _shown(found: _Strongest, chunks: _Chunks) -> pd.DataFrame:
     return pd.DataFrame({**columns, **{name: q.numpy() for name, q in found.quantiles().items()}})
 
 
+@typechecked
 def corpus_items(texts: Sequence[str], *, chunk: int = 128) -> Items:
     """Return a corpus as what a study is about: chunks of at most ``chunk`` tokens, with the tokenizer's BOS if any.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.results.rows import HUB, STDIN, Row, read_rows, read_utf8, unwritable
 from tl_neuron_attr.sweep.catalogue_task import CatalogueTask
 from tl_neuron_attr.sweep.plan import open_plan
@@ -15,6 +15,7 @@ from tl_neuron_attr.sweep.plan import open_plan
 _TABULAR = (".jsonl", ".csv", ".parquet")
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class Corpus:
     """What could be read of some files of text.

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tl_neuron_attr._typechecked import typechecked_fields
 from tl_neuron_attr.cna.head_effects import head_effects
 from tl_neuron_attr.sweep.knowledge_tables import Sums, head_table
 from tl_neuron_attr.sweep.prompt_batches import prompt_batches
 from tl_neuron_attr.sweep.shard_task import Frames, Shard
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class HeadEffectsTask:
     """Zero every head alone, in every prompt. Items are prompts: ``prompt``, ``target``, ``type``.

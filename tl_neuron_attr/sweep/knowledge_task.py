@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_neuron_attr._typechecked import typechecked_fields
 from tl_neuron_attr.evaluate.examine import Sizes, layers_and_heads, layers_queried, zeroed_sets
 from tl_neuron_attr.evaluate.outcome import Outcome
 from tl_neuron_attr.evaluate.select import KEPT, selection_status
@@ -26,6 +27,7 @@ from tl_neuron_attr.sweep.prompt_rows import left_out_rows, outcome_columns, pro
 from tl_neuron_attr.sweep.shard_task import Frames, Shard
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class KnowledgeTask:
     """Score every kept prompt in full, zero its value and query neurons, then the best heads of every type.

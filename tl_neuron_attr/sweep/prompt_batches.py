@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.evaluate.prompts import StudyPrompt
 from tl_neuron_attr.evaluate.select import AskedPrompt, asked_prompt
 from tl_neuron_attr.model import dimensions
@@ -56,6 +57,7 @@ def _named(answer: Sequence[int]) -> dict[str, int]:
     return {"target_id": answer[0] if len(answer) else -1, "target_tokens": len(answer)}
 
 
+@typechecked
 def prompt_items(prompts: Sequence[StudyPrompt]) -> Items:
     """Return prompts as what a study is about.
 

@@ -6,10 +6,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
+from tl_neuron_attr._typechecked import typechecked_fields
+
 Frames = Callable[[str], Iterator[pd.DataFrame]]
 """The rows of a stage, shard by shard."""
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class Items:
     """What a study is about, before a model has read it.

@@ -6,7 +6,7 @@ carry a minus sign.
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from xml.etree import ElementTree
 
@@ -17,9 +17,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from torch import Tensor
 
 from tl_neuron_attr.model.components import head_name
+from tl_neuron_attr.results.token_text import visible
 
 ATTN, MLP = "#e69f00", "#20457c"
 """Orange and dark blue: told apart by colour-blind people, and in grey by lightness."""
@@ -31,6 +33,7 @@ _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9.0,
     "hatch.linewidth": 0.6,
+    "text.parse_math": False,
 }
 _INK = "#1d2330"
 """Of signs on a cell: given, so that a dark page, which turns all other text light, leaves them dark."""
@@ -38,8 +41,14 @@ _INK = "#1d2330"
 _MOST_TICKS = 24
 """Labels of two digits that stand apart on an axis of the narrowest chart."""
 
+_LONGEST_LABEL = 60
+"""Characters of a name on an axis: a longer one would leave no room for what is drawn."""
+
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
 """Coordinates are in points: a hundredth of one is below what is seen, and further digits make pages longer."""
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML has none of."""
 
 _SVG = "http://www.w3.org/2000/svg"
 _FAINT = 0.04
@@ -97,6 +106,18 @@ def head_heatmap(scores: Float[Tensor, "layer head"], *, unit: str = "nats") -> 
     return to_svg(figure, titles)
 
 
+def labels_of(names: Iterable[str]) -> list[str]:
+    """Return names as a chart writes them: cut, each line by itself, spaces and a leading underscore not lost.
+
+    Examples:
+        >>> labels_of(["sport", " sport", "_sport"])
+        ['sport', '␣sport', ' _sport']
+    """
+    lines = [[visible(line[:_LONGEST_LABEL]) or "\u2423" for line in name.split("\n")] for name in names]
+    joined = ["\n".join(each) for each in lines]
+    return [f" {name}" if name.startswith("_") else name for name in joined]  # matplotlib leaves such a label out
+
+
 def index_ticks(n: int) -> list[int]:
     """Return the ticks of an axis of ``n`` layers or heads: each of them, or as few as have room, and none beyond.
 
@@ -109,18 +130,23 @@ def index_ticks(n: int) -> list[int]:
 
 
 def to_svg(figure: Figure, titles: Mapping[str, str]) -> Markup:
-    """Return the figure as an ``<svg>`` element; a mark whose id is in ``titles`` shows that text when pointed at."""
+    """Return the figure as an ``<svg>`` element; a mark whose id is in ``titles`` shows that text when pointed at.
+
+    Text is text: no dollar sign begins a formula, and characters that XML has none of are shown as replaced.
+    """
     drawn = io.BytesIO()
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     with matplotlib.rc_context(_STYLE):
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
-    root = ElementTree.fromstring(drawn.getvalue())
+    root = ElementTree.fromstring(_NOT_XML.sub("\ufffd", drawn.getvalue().decode("utf-8", "replace")))
     for mark in root.iter(f"{{{_SVG}}}g"):
         if (title := titles.get(mark.attrib.get("id", ""))) is not None:
             ElementTree.SubElement(mark, f"{{{_SVG}}}title").text = title
             mark.attrib["data-unit"] = mark.attrib.pop("id")
     for path in root.iter(f"{{{_SVG}}}path"):
-        path.attrib["d"] = _LONG_NUMBER.sub(lambda number: f"{float(number[0]):.2f}", path.attrib["d"])
+        path.attrib["d"] = _LONG_NUMBER.sub(lambda number: f"{float(number[0]):.2f}", path.attrib.get("d", ""))
     root.attrib["class"] = "tna-chart"
     return Markup(ElementTree.tostring(root, encoding="unicode"))

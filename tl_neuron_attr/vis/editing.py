@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna import BiasReport, CoefficientIncrease
-from tl_neuron_attr.vis.charts import MLP, to_svg
+from tl_neuron_attr.vis.charts import MLP, labels_of, to_svg
 from tl_neuron_attr.vis.plots import grouped_bars
 from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
@@ -51,7 +51,7 @@ def coefficients(found: CoefficientIncrease) -> View:
     """
     wide = found.wide()
     series = {f"top {k}": [100 * x for x in wide[k]] for k in wide.columns}
-    drawn = grouped_bars([_plain(str(name)) for name in wide.index], series, y="coefficient increase (%)")
+    drawn = grouped_bars([str(name) for name in wide.index], series, y="coefficient increase (%)")
     body = render("editing.html.j2", table=Markup(found.table().html()), drawn=drawn, failures=())
     return View(body, "coefficient increase")
 
@@ -74,7 +74,7 @@ def before_after(
             bar.set_gid(f"{label}{i}")
             titles[f"{label}{i}"] = f"{names[i]}, {label}: {values[i]:.3f}"
     axes.axvline(0, color="black", linewidth=0.6)
-    axes.set_yticks(range(len(names)), [_plain(name) for name in names])
+    axes.set_yticks(range(len(names)), labels_of(names))
     axes.invert_yaxis()
     axes.set_xlabel(x)
     axes.xaxis.set_major_locator(MaxNLocator(6))
@@ -82,8 +82,3 @@ def before_after(
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return to_svg(figure, titles)
-
-
-def _plain(name: str) -> str:
-    """Return a name that matplotlib does not read as mathematics."""
-    return name.replace("$", r"\$")

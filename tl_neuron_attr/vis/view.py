@@ -6,11 +6,13 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.results.storage import write_text
 from tl_neuron_attr.vis.circuits import bundle
 from tl_neuron_attr.vis.templates import asset, render
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class View:
     """HTML that is complete in itself.
@@ -32,6 +34,7 @@ class View:
         script = bundle() if self.scripted else ""
         return str(render("page.html.j2", title=self.title, style=asset("style.css"), bundle=script, body=self.body))
 
+    @typechecked
     def save(self, path: str | Path) -> Path:
         """Write :meth:`page` to ``path``; the file appears whole or not at all.
 
