@@ -99,3 +99,8 @@ def test_what_another_model_shares_is_refused(common):
     _, cache = other.run_with_cache("3 + 5 =")
     with pytest.raises(ValueError, match="exclude_common is of a model with"):
         tna.value_neurons(cache, "8", exclude_common=common)
+
+
+def test_rows_are_counted_from_the_most_common(common):
+    assert common.frame.index.tolist() == list(range(len(common.frame))) and len(common.frame) > 1
+    assert common.frame["query"].is_monotonic_decreasing

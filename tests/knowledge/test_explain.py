@@ -72,3 +72,9 @@ def test_what_cannot_be_continued_is_refused(model):
     long = [architectures.prompts(1, 62, seed=seed)[0] for seed in range(3)]
     said = [len(tna.explain(model, ids, max_new_tokens=9, k=1).tokens) for ids in long]
     assert max(said) == 2  # as far as the context goes
+
+
+def test_a_model_that_names_no_context_is_explained_to_the_end_asked_for():
+    model = architectures.build("llama")
+    model.cfg.n_ctx = None
+    assert len(tna.explain(model, "w1 w2 w3", max_new_tokens=3, k=2).tokens) == 3

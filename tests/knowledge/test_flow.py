@@ -1,5 +1,7 @@
 """The flow of a prediction: every weight against the functions it is made of, and nothing lost on the way."""
 
+from dataclasses import replace
+
 import networkx as nx
 import pytest
 import torch
@@ -171,3 +173,11 @@ def test_the_heads_shown_are_those_through_which_most_passes_of_all_value_neuron
         graph = tna.trace(cache, 5, k=40, heads=n, queries=0).graph
         shown = {node for node, kind in graph.nodes(data="kind") if kind == "head"}
         assert shown == {f"L{i // 4}H{i % 4}" for i in size.topk(n).indices.tolist()}
+
+
+def test_a_weight_that_is_no_number_is_not_written(flow, tmp_path):
+    broken = replace(flow, graph=flow.graph.copy())
+    next(iter(broken.graph.edges(data=True)))[2]["weight"] = float("nan")
+    with pytest.raises(ValueError):
+        broken.to_graph_json(tmp_path / "graph.json")
+    assert not list(tmp_path.iterdir())

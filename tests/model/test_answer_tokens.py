@@ -68,3 +68,11 @@ def test_sets_whose_answers_overlap_are_refused(llama):
         tna.scored(cache, "w1", contrast=tna.any_of("w5", 5))
     with pytest.raises(IndexError, match="must hold token ids between 0 and 96, got 97"):
         tna.scored(cache, tna.any_of(97))
+
+
+def test_every_id_of_the_vocabulary_is_an_answer():
+    model = architectures.build("llama")
+    assert [tna.Answer.of(model, [token]).tokens for token in (0, 96)] == [(0,), (96,)]
+    for token in (-1, 97):
+        with pytest.raises(IndexError, match="must hold token ids between 0 and 96"):
+            tna.Answer.of(model, [token])

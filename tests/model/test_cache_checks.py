@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformer_lens import ActivationCache
 
 import tl_neuron_attr as tna
 from tests import architectures, oracle
@@ -93,3 +94,13 @@ def test_quantised_weights_are_refused_by_name():
     linear.weight = torch.nn.Parameter(linear.weight.to(torch.int8), requires_grad=False)
     with pytest.raises(ValueError, match=r"layer 2: mlp\..* is quantised .torch.int8."):
         tna.attribute_layers(cache, 5)
+
+
+def test_a_pattern_over_more_positions_than_the_cache_holds_is_refused():
+    """The values have the cache's own length, as where past keys are kept and past values are not."""
+    model = architectures.build("llama")
+    _, cache = model.run_with_cache(TOKENS)
+    name = "blocks.0.attn.hook_pattern"
+    longer = torch.nn.functional.pad(cache[name], (2, 0))
+    with pytest.raises(ValueError, match="cache holds 7 positions but attends to 9"):
+        tna.attribute_heads(ActivationCache(dict(cache.items()) | {name: longer}, model), 5)

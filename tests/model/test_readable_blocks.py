@@ -168,3 +168,13 @@ def test_a_module_that_is_not_linear_keeps_its_weights_whatever_it_calls_dequant
     assert is_at_hand(block, CPU)
     offload(block[1], "cpu", tmp_path)
     assert fetched(block, CPU)[0].weight.tolist() == [2.0] * 3
+
+
+def test_a_matrix_of_integers_that_nothing_explains_is_refused():
+    model = architectures.build("llama")
+    _, cache = model.run_with_cache(TOKENS)
+    bridge = model.blocks[1].mlp.out
+    packed = (bridge.original_component.weight.detach() * 100).to(torch.int8)
+    bridge.original_component.weight = nn.Parameter(packed, requires_grad=False)
+    with pytest.raises(ValueError, match=r"layer 1: .* is quantised \(torch.int8\) and has no dequantiser"):
+        tna.attribute_mlp_neurons(cache, 5)

@@ -183,3 +183,19 @@ def test_a_block_that_returns_something_unknown_is_not_skipped():
         kept = KeptRun(model, TOKENS, POS)
     assert not kept.skips
     torch.testing.assert_close(kept.from_layer(2, EVERYTHING), expected, atol=1e-12, rtol=0)
+
+
+def test_as_many_runs_share_a_pass_as_fit():
+    """At the least a run holds its stream, and the pattern of every head."""
+    model, length = architectures.build("gpt2", dtype=torch.float32), 100
+    least = 4 * length * (architectures.D_MODEL + architectures.HEADS * length)
+    found = [runs_within(model, length, cap) for cap in (1, 100 * least, 1000 * least)]
+    assert found[0] == 1 and 1 < found[1] <= 100 and 9 * found[1] <= found[2] <= 1000
+
+
+@torch.no_grad()
+def test_a_weight_of_which_one_number_is_none_is_named():
+    model = architectures.build("gpt2")
+    model.blocks[1].mlp.W_out[3, 4] = torch.nan
+    with pytest.raises(ValueError, match=r"the model's weight transformer.h.1.mlp.c_proj.weight holds NaN or Inf"):
+        KeptRun(model, TOKENS, POS)

@@ -77,3 +77,22 @@ def test_a_cache_without_pre_activations_is_refused_where_a_subkey_is_read():
     value = tna.value_neurons(cache, 5, 8, pos=POS, sites=("mlp",))
     with pytest.raises(ValueError, match=r"cache lacks blocks.\d.mlp.hook_pre, which shows whether the weights are"):
         tna.query_layers(cache, value, pos=POS)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llama", "gpt2", "olmo2"])
+def test_values_of_the_run_itself_pass(name):
+    """With a norm in front of attention, with its bias, and without one."""
+    _, cache = architectures.build(name).run_with_cache(architectures.prompts())
+    require_values(Stream(cache), 1, Positions(torch.arange(2), POS))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("off", [0.99, 1.01])
+def test_one_coefficient_off_to_either_side_is_seen(off):
+    cache, value = asked(architectures.build("llama"))
+    for i in range(3):
+        coefficient = value.coefficient.clone()
+        coefficient[:, i] *= off
+        with pytest.raises(ValueError, match="value is of another cache"):
+            tna.query_layers(cache, dataclasses.replace(value, coefficient=coefficient), pos=POS)

@@ -61,5 +61,5 @@ def test_an_answer_of_several_tokens_has_its_own_effects(model, tmp_path):
 
 
 def test_a_batch_of_none_is_refused():
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"batch_size must be between 1 and 2\*\*62, got 0"):
         sweep.HeadEffectsTask(batch_size=0)

@@ -28,11 +28,6 @@ class HeadEffectsTask:
     name = "head_effects"
     stages = ("effects",)
 
-    def __post_init__(self) -> None:
-        """Refuse a batch of none."""
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-
     def described(self) -> dict[str, Any]:
         """Return the task's parameters."""
         return asdict(self)

@@ -48,11 +48,6 @@ class KnowledgeTask:
     name = "knowledge"
     stages = ("scores", "cross")
 
-    def __post_init__(self) -> None:
-        """Refuse a batch of none."""
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-
     def described(self) -> dict[str, Any]:
         """Return the task's parameters."""
         return {"sizes": asdict(self.sizes), "seed": self.seed, "batch_size": self.batch_size}
