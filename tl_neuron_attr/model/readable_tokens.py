@@ -1,5 +1,6 @@
 """Which tokens a person can read: whole words and beginnings of words."""
 
+from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Float
@@ -59,7 +60,7 @@ def _marks_beginnings(tokenizer: Any) -> bool:
     )
 
 
-def best_tokens(values: Float[Tensor, "d_vocab"], k: int, words: ReadableTokens | None) -> tuple[list[int], int]:
+def best_tokens(values: Float[Tensor, "d_vocab"], k: int, words: Callable[[int], bool] | None) -> tuple[list[int], int]:
     """Return the ``k`` tokens of the highest values, or of the highest that are readable, and how many were left out.
 
     Few are looked at where the first are readable: a whole vocabulary takes a second to read.
