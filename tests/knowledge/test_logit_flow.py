@@ -6,6 +6,8 @@ import torch
 import tl_neuron_attr as tna
 from tests import architectures
 from tl_neuron_attr import demo
+from tl_neuron_attr.knowledge import attribution as module
+from tl_neuron_attr.numerics.increase import target_log_probs
 
 NAMES = ["llama", "gpt2", "gemma3", "gemma2", "neox_parallel", "olmo2", "opt"]
 
@@ -19,6 +21,17 @@ def test_every_position_is_what_layer_scores_are_there(name):
         there = tna.attribute_layers(cache, 5, pos=pos)
         assert torch.allclose(flow.attn[..., pos], there.attn, atol=1e-9)
         assert torch.allclose(flow.mlp[..., pos], there.mlp, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "neox_parallel"])
+def test_logits_that_are_not_kept_change_nothing(name, monkeypatch):
+    """A parallel block's sublayers do not follow each other: there, and only there, logits are kept all the same."""
+    _, cache = architectures.run(name)
+    kept, passes = tna.logit_flow(cache, 5), []
+    monkeypatch.setattr(module, "target_log_probs", lambda streams: passes.append(0) or target_log_probs(streams))
+    flow = tna.logit_flow(cache, 5, max_bytes=1)
+    assert torch.allclose(flow.attn, kept.attn, atol=1e-9) and torch.allclose(flow.mlp, kept.mlp, atol=1e-9)
+    assert bool(passes) == (name != "neox_parallel")
 
 
 def test_sublayers_of_a_position_sum_to_what_the_stream_gained_there():

@@ -4,7 +4,9 @@ import torch
 import tl_neuron_attr as tna
 from tests import architectures
 from tl_neuron_attr import demo
+from tl_neuron_attr.knowledge import token_words as module
 from tl_neuron_attr.knowledge.token_words import LISTED, TokenWords
+from tl_neuron_attr.numerics.ranked_tokens import ranked_tokens
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +40,19 @@ def test_without_a_tokenizer_every_token_counts(monkeypatch):
     monkeypatch.setattr(model, "tokenizer", None)
     found = TokenWords(model, tna.scored(cache, 5).readout).listed([3, 7])
     assert found.tokens == ("#3", "#7") and found.is_word == (True, True)
+
+
+def test_noted_vectors_are_ranked_with_the_next_and_none_twice(words, monkeypatch):
+    model, _ = words
+    listing, passes = TokenWords(model, words[1]._readout), []
+    monkeypatch.setattr(module, "ranked_tokens", lambda *args: passes.append(len(args[1])) or ranked_tokens(*args))
+    vectors = torch.randn(5, model.cfg.d_model)
+    listing.note(vectors[:3], 7)
+    listing.note(vectors[4:], 8)
+    assert passes == []
+    found = listing.ranked(vectors[2:4], 7) + listing.ranked(vectors[:3], 7) + listing.ranked(vectors[4:], 8)
+    assert passes == [4, 1]
+    alone = [
+        TokenWords(model, words[1]._readout).ranked(vectors[i : i + 1], 7 + (i == 4))[0] for i in (2, 3, 0, 1, 2, 4)
+    ]
+    assert found == alone

@@ -7,7 +7,7 @@ import tl_neuron_attr as tna
 from tests import architectures, oracle
 from tests.incontext.test_icl_batches import tiny_prompts
 from tl_neuron_attr.model.latent_values import has_latent_values
-from tl_neuron_attr.model.weights import BlockWeights, direction
+from tl_neuron_attr.model.weights import BlockWeights, directions_of
 
 LAYER, HEAD, WIDTH = 1, 2, 6
 """A head that is not the first, of four with values of six dimensions; ``hook_z`` shows six of four."""
@@ -57,7 +57,8 @@ def test_tokens_behind_a_head_are_those_of_what_it_writes_when_it_reads_the_neur
     value = tna.value_neurons(cache, 5, 1, sites="mlp")
     attention = model.blocks[LAYER].attn.original_component
     got = tna.transformed_tokens(model, value, LAYER, HEAD, k=5).promoted[0]
-    normed = model.blocks[LAYER].ln1.w * direction(model, "mlp", int(value.layer[0, 0]), -1, int(value.index[0, 0]))
+    (wrote,) = directions_of(model, [("mlp", int(value.layer[0, 0]), -1, int(value.index[0, 0]))])
+    normed = model.blocks[LAYER].ln1.w * wrote
     latent = attention.kv_a_proj_with_mqa(normed)[: attention.kv_lora_rank]
     spread = attention.kv_b_proj(attention.kv_a_layernorm(latent)).view(4, -1)[HEAD, -WIDTH:]
     logits = (model.blocks[LAYER].attn.W_O[HEAD].T @ spread * model.ln_final.w) @ model.W_U

@@ -5,7 +5,14 @@ import torch
 
 import tl_neuron_attr as tna
 from tests import architectures, oracle
-from tl_neuron_attr.model.weights import BlockWeights, block_weights, direction, through_head, unembedding, unit_norm
+from tl_neuron_attr.model.weights import (
+    BlockWeights,
+    block_weights,
+    directions_of,
+    through_head,
+    unembedding,
+    unit_norm,
+)
 
 UNUSUAL = {
     "LNPre": {"normalization_type": "LNPre"},
@@ -89,7 +96,7 @@ def test_a_direction_is_that_of_what_the_neuron_wrote(name):
     for site, head in (("mlp", -1), ("attn", 3)):
         wrote = oracle.writes(cache, 1, site, 0, -1)
         wrote = wrote[7] if site == "mlp" else wrote[head, 0, 7]
-        found = direction(model, site, 1, head, 7)
+        (found,) = directions_of(model, [(site, 1, head, 7)])
         assert abs(float(torch.cosine_similarity(found.double(), wrote, dim=0))) == pytest.approx(1, abs=1e-6)
 
 

@@ -108,11 +108,33 @@ def verify(
     one = neurons[0] if neurons.batched else neurons
     runs = AnswerRuns.of(model, ids, target, at=from_start(pos, *ids.shape), contrast=contrast)
     values = _values(model, runs, one, baseline, references(model, ids, baseline, reference), seed)
-    removals = _removals(one, values)
-    shown = "taking out" if progress else ""
-    measure = partial(log_probs_without, model, runs, max_bytes=max_bytes, progress=shown)
+    return without_each(model, runs, one, values, max_bytes=max_bytes, progress="taking out" if progress else "")
+
+
+def without_each(
+    model: Any,
+    runs: AnswerRuns,
+    neurons: Neurons,
+    values: Sequence[float | Tensor],
+    *,
+    max_bytes: int = MAX_BYTES,
+    progress: str = "",
+) -> Verified:
+    """Return what :func:`verify` does, where it is known what each activation becomes.
+
+    Args:
+        model: The model.
+        runs: One prompt with what is followed.
+        neurons: The neurons of that prompt.
+        values: What each activation becomes; of an attention neuron at a source, what is taken from its head's output
+            at each place.
+        max_bytes: A cap on the working set.
+        progress: What a progress bar says; empty for none.
+    """
+    removals = _removals(neurons, values)
+    measure = partial(log_probs_without, model, runs, max_bytes=max_bytes, progress=progress)
     effect, log_prob, joint = alone_and_together(removals, measure)
-    return Verified(replace(one, effect=effect.to(one.score)), log_prob, joint)
+    return Verified(replace(neurons, effect=effect.to(neurons.score)), log_prob, joint)
 
 
 def joint_effects(model: Any, runs: AnswerRuns, neurons: Neurons, *, max_bytes: int = MAX_BYTES) -> dict[int, float]:

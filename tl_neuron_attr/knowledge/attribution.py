@@ -21,7 +21,7 @@ from tl_neuron_attr.model.scored import as_scored
 from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.every_neuron import neuron_scores
-from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase, read_out
+from tl_neuron_attr.numerics.increase import MAX_BYTES, WIDTH, Increase, read_out, target_log_probs
 from tl_neuron_attr.numerics.scores_of_vectors import scores_of_vectors
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
 from tl_neuron_attr.results.layer_scores import LayerScores
@@ -63,7 +63,9 @@ def attribute_layers(
         'L1'
     """
     q = as_scored(cache, target, max_bytes=max_bytes, **scoring)
-    scores = _scores(q, SITES, None, max_bytes, _sublayer_scores)
+    scores = None if q.keeps else _in_passing(q, max_bytes)
+    if scores is None:
+        scores = _scores(q, SITES, None, max_bytes, _sublayer_scores)
     return LayerScores(attn=scores[..., ::2], mlp=scores[..., 1::2])
 
 
@@ -221,12 +223,8 @@ def _sublayer_scores(q: ScoredCache, increases: list[Increase], max_bytes: int) 
     What a sublayer read plus what it wrote is what the next one read, bit for bit, unless blocks are parallel or the
     cache is of half precision. There the score is a difference of two base log-probabilities, and costs no product.
     """
-    outs = [q.stream.out(site, layer, q.places) for layer in range(q.stream.n_layers) for site in SITES]
-    following = [*increases[1:], q.final()]
-    chained = [
-        each.contrast is None and torch.equal(each.base + out, after.base)
-        for each, out, after in zip(increases, outs, following, strict=True)
-    ]
+    outs, following = _outs(q), [*increases[1:], q.final()]
+    chained = _chained(increases, outs, following)
     read_out([*increases, *(following[-1:] if chained[-1] else ())])
     rest = [i for i, is_chained in enumerate(chained) if not is_chained]
     scores = [
@@ -238,6 +236,33 @@ def _sublayer_scores(q: ScoredCache, increases: list[Increase], max_bytes: int) 
         for i, score in zip(rest, found, strict=True):
             scores[i] = score
     return torch.cat(scores, dim=1)
+
+
+def _outs(q: ScoredCache) -> list[Float[Tensor, "place d_model"]]:
+    return [q.stream.out(site, layer, q.places) for layer in range(q.stream.n_layers) for site in SITES]
+
+
+def _chained(increases: list[Increase], outs: list[Tensor], following: list[Increase]) -> list[bool]:
+    """Return of each sublayer whether the next one read what it read plus what it wrote, bit for bit."""
+    return [
+        each.contrast is None and torch.equal(each.base + out, after.base)
+        for each, out, after in zip(increases, outs, following, strict=True)
+    ]
+
+
+def _in_passing(q: ScoredCache, max_bytes: int) -> Float[Tensor, "*b_n"] | None:
+    """Return scores of whole sublayers without keeping the logits of any stream; None where not all are chained."""
+    if not q.additive:
+        return None
+    numbers = 2 * q.stream.n_layers * (q.stream.shape[2] + 4 * WIDTH)  # a stream, and temporaries of a chunk's size
+    found: list[Tensor] = []
+    for group in q.groups_of(max(1, max_bytes // (numbers * q.stream.dtype.itemsize))):
+        streams = [*group.increases(SITES), group.final()]
+        if not all(_chained(streams[:-1], _outs(group), streams[1:])):
+            return None
+        log_probs = torch.stack(target_log_probs(streams), dim=1)
+        found.append(log_probs.diff(dim=1).to(q.stream.dtype))
+    return q.finish(torch.cat(found))
 
 
 def _of_heads(

@@ -221,11 +221,16 @@ def trace(
         raise ValueError("a flow is of one run: follow the answer and its contrast each in a flow of its own")
     found = value_neurons(q, k=k, max_bytes=max_bytes) if value is None else value
     value = found[0] if found.batched else found
+    return flow_of(q, value, TokenWords(q.stream.model, q.readout), heads=heads, queries=queries, key=key)
+
+
+def flow_of(q: ScoredCache, value: Neurons, words: TokenWords, *, heads: int, queries: int, key: Key = "both") -> Flow:
+    """Return what :func:`trace` does from value neurons that have been found; ``words`` lists what neurons promote."""
     stream, rows = weighted_subkeys(q, value, key=key, sites=("attn", "mlp"))
     direct, through = flow_edges.direct(stream, value), flow_edges.through_heads(stream, rows, value)
     shown = flow_edges.best_heads(direct + through.sum(0), heads)
     chosen = flow_edges.query_neurons_at(stream, rows, value, shown, queries)
-    graph = _graph(q, value, direct, through, shown, chosen)
+    graph = _graph(q, value, direct, through, shown, chosen, words)
     return Flow(graph, q.followed[0])
 
 
@@ -236,6 +241,7 @@ def _graph(
     through: Float[Tensor, "neuron layer head source"],
     heads: Sequence[Head],
     queries: Sequence[QueryNeuronAt],
+    words: TokenWords,
 ) -> Graph:
     stream, mlp = q.stream, value.of_site("mlp")
     ids = stream.tokens()
@@ -243,7 +249,7 @@ def _graph(
     prob = float(q.log_prob.reshape(-1)[0].exp()) if q.sums is not None else float(q.final().target_log_p()[0].exp())
     graph = Graph(tokens=tokens, pos=int(q.places.pos.max()), n_layers=stream.n_layers, prob=prob)
     graph.add_node(ANSWER, kind="answer", layer=stream.n_layers, pos=-1, text="", tokens=(), word="")
-    of_value, of_queries = _promoted(q, mlp, _as_neurons(queries))
+    of_value, of_queries = _promoted(q, words, mlp, _as_neurons(queries))
     for name, layer, promoted in zip(mlp.flat_labels, mlp.flat("layer"), of_value, strict=True):
         graph.add_node(name, kind="value", layer=layer, pos=-1, text="", **promoted)
     for layer, head in heads:
@@ -279,11 +285,11 @@ def _edges(
     return edges
 
 
-def _promoted(q: ScoredCache, *groups: Neurons) -> list[list[dict[str, Any]]]:
+def _promoted(q: ScoredCache, words: TokenWords, *groups: Neurons) -> list[list[dict[str, Any]]]:
     """Return, for each neuron of some groups, the tokens it promotes, and the first word among those a page lists."""
     directions = [signed_directions(q.stream.model, neurons) for neurons in groups if len(neurons)]
-    found = TokenWords(q.stream.model, q.readout).promoted(torch.cat(directions)) if directions else []
-    rows = iter({"tokens": words.tokens[:_TOKENS], "word": next(iter(words.readable), "")} for words in found)
+    found = words.promoted(torch.cat(directions), int(q.target[0])) if directions else []
+    rows = iter({"tokens": each.tokens[:_TOKENS], "word": next(iter(each.readable), "")} for each in found)
     return [list(islice(rows, len(neurons))) for neurons in groups]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -66,7 +67,7 @@ class RankedWords:
 
 
 class TokenWords:
-    """Lists of tokens for a model, each token looked at once. Without a tokenizer every token counts as a word.
+    """Lists of tokens for a model, each token and vector looked at once. Without a tokenizer every token is a word.
 
     Args:
         model: The model.
@@ -76,21 +77,37 @@ class TokenWords:
     def __init__(self, model: Any, readout: Readout) -> None:
         self._model = model
         self._readout = readout
+        self._found: dict[tuple[int, bytes], RankedWords] = {}
+        self._noted: dict[tuple[int, bytes], Tensor] = {}
         self._is_word = ReadableTokens(model) if model.tokenizer is not None else None
 
-    def promoted(self, vectors: Float[Tensor, "n d_model"]) -> list[WordList]:
-        """Return what each vector promotes."""
-        return [each.promoted for each in self.ranked(vectors, 0)]
+    def promoted(self, vectors: Float[Tensor, "n d_model"], token: int = 0) -> list[WordList]:
+        """Return what each vector promotes; ``token`` is the one whose ranks are asked for beside it, if any."""
+        return [each.promoted for each in self.ranked(vectors, token)]
+
+    def note(self, vectors: Float[Tensor, "n d_model"], token: int) -> None:
+        """Add vectors that :meth:`ranked` will be asked for: its next call ranks them too, in one pass over ``W_U``."""
+        self._noted |= {key: row for key, row in _keyed(vectors, token) if key not in self._found}
 
     def ranked(self, vectors: Float[Tensor, "n d_model"], token: int) -> "list[RankedWords]":
         """Return what each vector promotes and suppresses most, and where ``token`` stands among all."""
-        if not len(vectors):
-            return []
-        found = ranked_tokens(self._readout, vectors, LISTED, token)
-        rows = zip(found.highest.tolist(), found.lowest.tolist(), found.rank.tolist(), strict=True)
-        return [RankedWords(self.listed(high), self.listed(low), rank) for high, low, rank in rows]
+        self.note(vectors, token)
+        keys = [key for key, _ in _keyed(vectors, token)]
+        if any(key in self._noted for key in keys):
+            new = [key for key in self._noted if key[0] == token]
+            rows = torch.stack([self._noted.pop(key) for key in new])
+            found = ranked_tokens(self._readout, rows, LISTED, token)
+            each = zip(found.highest.tolist(), found.lowest.tolist(), found.rank.tolist(), strict=True)
+            ranked = [RankedWords(self.listed(high), self.listed(low), rank) for high, low, rank in each]
+            self._found.update(zip(new, ranked, strict=True))
+        return [self._found[key] for key in keys]
 
     def listed(self, tokens: Sequence[int]) -> WordList:
         """Return the texts of tokens, and which of them are words."""
         is_word = tuple(self._is_word is None or self._is_word(token) for token in tokens)
         return WordList(tuple(token_text(self._model, token) for token in tokens), is_word)
+
+
+def _keyed(vectors: Float[Tensor, "n d_model"], token: int) -> list[tuple[tuple[int, bytes], Tensor]]:
+    """Return each vector with what it is known by: the token ranked beside it, and its numbers."""
+    return [((token, row.detach().cpu().numpy().tobytes()), row) for row in vectors]

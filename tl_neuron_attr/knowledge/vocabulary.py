@@ -16,7 +16,7 @@ from tl_neuron_attr.model.components import head_name
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.readable_tokens import ReadableTokens, best_tokens
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.weights import direction, through_head, unembedding
+from tl_neuron_attr.model.weights import directions_of, through_head, unembedding
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.sublayer import SITES, score_dtype
 from tl_neuron_attr.results.followed_text import FollowedText
@@ -202,9 +202,9 @@ def promoted_shown(model: Any) -> int:
 
 def signed_directions(model: Any, neurons: Neurons) -> Float[Tensor, "n d_model"]:
     """Return each neuron's direction in the stream, negated where its coefficient is negative."""
-    at = zip(*(neurons.flat(name) for name in ("site", "layer", "head", "index", "coefficient")), strict=True)
-    rows = [direction(model, SITES[int(s)], int(la), int(h), int(i)) * (-1 if c < 0 else 1) for s, la, h, i, c in at]
-    return torch.stack(rows)
+    at = zip(*(neurons.flat(name) for name in ("site", "layer", "head", "index")), strict=True)
+    rows = directions_of(model, ((SITES[int(s)], int(la), int(h), int(i)) for s, la, h, i in at))
+    return torch.stack([-row if c < 0 else row for row, c in zip(rows, neurons.flat("coefficient"), strict=True)])
 
 
 def prompt_tokens(model: Any, ids: Int[Tensor, "batch pos"]) -> tuple[tuple[str, ...], ...]:

@@ -41,7 +41,8 @@ def d_head(model: Any, layer: int) -> int:
 
 def head_sizes(model: Any, layer: int) -> tuple[int, int]:
     """Return the number of attention heads of a layer and of the dimensions of each."""
-    return n_heads(model, layer), d_head(model, layer)
+    weights = block_weights(model, layer)
+    return weights.n_heads, weights.d_head
 
 
 def d_mlp(model: Any, layer: int) -> int:

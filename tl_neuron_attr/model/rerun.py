@@ -205,7 +205,7 @@ class KeptRun:
 def runs_within(model: Any, length: int, max_bytes: int, places: int = 1) -> int:
     """Return how many runs of ``length`` tokens, ``places`` of them scored, fit in ``max_bytes``."""
     layers = range(model.cfg.n_layers)
-    heads, d_head = max((dimensions.n_heads(model, layer), dimensions.d_head(model, layer)) for layer in layers)
+    heads, d_head = max(dimensions.head_sizes(model, layer) for layer in layers)
     d_model = dimensions.d_model(model)
     d_mlp = max(4 * d_model, getattr(model.cfg, "d_mlp", None) or 0)  # a config may understate it, or give none
     stream_and_qkvz, mlp, attention = 4 * d_model + 4 * heads * d_head, 3 * d_mlp, 3 * heads * length

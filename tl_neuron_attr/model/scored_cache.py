@@ -65,6 +65,7 @@ class ScoredCache:
     sums: AnswerSums | None = None
     batched: bool = True
     _increases: dict[tuple[Site, int], Increase] = field(default_factory=dict, init=False)
+    _final: list[Increase] = field(default_factory=list, init=False)
     _checked: set[tuple[Site, bool]] = field(default_factory=set, init=False)
 
     def __repr__(self) -> str:
@@ -171,13 +172,18 @@ class ScoredCache:
             return self._increases[site, layer]
         base = self.stream.base(site, layer, self.places)
         increase = Increase(self.readout, base, self.target, self.contrast)
-        if self._fitting(self.max_bytes) >= len(self.places) or len(self.places) == 1:
+        if self.keeps:
             self._increases[site, layer] = increase
         return increase
 
     def final(self) -> Increase:
         """Return scores of what is added to the final stream."""
-        return Increase(self.readout, self.stream.final(self.places), self.target, self.contrast)
+        if self._final:
+            return self._final[0]
+        increase = Increase(self.readout, self.stream.final(self.places), self.target, self.contrast)
+        if self.keeps:
+            self._final.append(increase)
+        return increase
 
     def groups(self, max_bytes: int, *, whole: bool = False, sublayers: int | None = None) -> Iterator["ScoredCache"]:
         """Yield the places in groups whose base distributions fit in ``max_bytes``; one place at the least.
@@ -194,6 +200,11 @@ class ScoredCache:
         each = -(-len(self.places) // count)
         for rows in torch.arange(count, device=self.target.device).split(max(1, fitting // each)):
             yield self.select(rows) if whole else self._of_places(rows)
+
+    def groups_of(self, size: int) -> Iterator["ScoredCache"]:
+        """Yield the places, so many at a time, each a result of its own."""
+        for places in torch.arange(len(self.places), device=self.target.device).split(size):
+            yield self._of_places(places)
 
     def select(self, results: Int[Tensor, "n"]) -> "ScoredCache":
         """Return what is scored for some results, given in ascending order."""
@@ -216,6 +227,7 @@ class ScoredCache:
         )
         if len(places) == len(self.places):
             chosen._increases.update(self._increases)
+            chosen._final.extend(self._final)
             chosen._checked.update(self._checked)
         return chosen
 
@@ -287,6 +299,11 @@ class ScoredCache:
         if len(set(wanted)) < len(wanted):
             raise IndexError(f"layers names a layer twice: {list(wanted)}")
         return wanted
+
+    @property
+    def keeps(self) -> bool:
+        """Whether base distributions are kept: where they fit."""
+        return self._fitting(self.max_bytes) >= len(self.places) or len(self.places) == 1
 
     def _fitting(self, max_bytes: int, sublayers: int | None = None) -> int:
         """Return how many prompts' base distributions, one per sublayer, take at most half of ``max_bytes``."""

@@ -3,8 +3,8 @@
 With :mod:`tl_neuron_attr.model.stream`, the place that knows how TransformerLens names weights.
 """
 
-from collections.abc import Callable
-from functools import cache, cached_property
+from collections.abc import Callable, Iterable
+from functools import cache, cached_property, partial
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -312,19 +312,24 @@ def unit_norm(module: Any, dtype: torch.dtype, like: Float[Tensor, "d_model"]) -
     )
 
 
-def direction(model: Any, site: Site, layer: int, head: int, index: int) -> Float[Tensor, "d_model"]:
-    """Return one neuron's write direction as it enters the stream, up to a positive factor.
+def directions_of(model: Any, neurons: Iterable[tuple[Site, int, int, int]]) -> list[Float[Tensor, "d_model"]]:
+    """Return the write direction of each neuron as it enters the stream, up to a positive factor.
+
+    A neuron is its site, layer, head and index; the weights of a layer are looked up once.
 
     Raises:
         IndexError: If there is no such neuron, with the valid range.
     """
-    weights = block_weights(model, layer)
+    weights = cache(partial(block_weights, model))
+    return [_direction(weights(layer), site, layer, head, index) for site, layer, head, index in neurons]
+
+
+def _direction(weights: BlockWeights, site: Site, layer: int, head: int, index: int) -> Float[Tensor, "d_model"]:
     if site == "attn":
         weights.require_head(layer, head)
     rows = weights.directions("mlp") if site == "mlp" else weights.W_O[head]
     within(f"neuron index in layer {layer}", index, len(rows))
-    row = rows[index].to(score_dtype(rows.dtype))
-    return weights.as_written(site, row)
+    return weights.as_written(site, rows[index].to(score_dtype(rows.dtype)))
 
 
 def through_head(

@@ -47,12 +47,11 @@ class BoundedWalk:
         )
         if bool(ahead.isneginf()):
             return True
-        margin = 16 * torch.finfo(self.bound.dtype).eps * (1 + ahead.abs())
-        return len(self.scores) >= self.k and bool(self.scores.topk(self.k).values[-1] > ahead + margin)
+        return len(self.scores) >= self.k and bool(self.scores.topk(self.k).values[-1] > ahead + self._margin(ahead))
 
     def next(self) -> Int[Tensor, "n"]:
-        """Return the next neurons to score."""
-        self.pending = self.order[self.evaluated : self.evaluated + self._count]
+        """Return the next neurons to score: none whose bound the k-th best score beats already."""
+        self.pending = self.order[self.evaluated : self.evaluated + min(self._count, self._undecided())]
         self._count = min(MOST, 2 * self._count) if self.evaluated else FEWEST
         return self.pending
 
@@ -86,6 +85,7 @@ class BoundedWalk:
             flat = undecided.nonzero()[:, 0]
             if len(flat) > narrow.pays:
                 self.bound[flat] += (narrow.psi(row, flat) - psi[flat]).clamp_max(0)
+            self._count = MOST  # the best are scored: what is undecided now has to be
         self._rank(self.evaluated + 4 * (self.k + FEWEST))
 
     def best(
@@ -97,6 +97,17 @@ class BoundedWalk:
         best = best_of(scores, self.k)
         chosen = by_index.indices[best]
         return by_index.values[best], scores[best], self.promoted[chosen], self.by_place[:, chosen]
+
+    def _undecided(self) -> int:
+        """Return how many of the next neurons can still enter the top k; one at the least."""
+        ahead = self.bound[self.order[self.evaluated : self.evaluated + self._count]]
+        if self._unranked or len(self.scores) < self.k:
+            return len(ahead)
+        return max(1, int((ahead + self._margin(ahead) >= self.scores.topk(self.k).values[-1]).sum()))
+
+    def _margin(self, bound: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """Return what rounding of bound and score may come to."""
+        return 16 * torch.finfo(bound.dtype).eps * (1 + bound.abs())
 
     def _rank(self, count: int) -> None:
         self.order = self.bound.topk(min(count, len(self.bound))).indices

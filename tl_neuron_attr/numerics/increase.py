@@ -129,22 +129,24 @@ class ReadOut:
 
     Attributes:
         streams: What is multiplied with ``W_U``, one row per base stream.
-        logits: Their logits, of the chunks taken.
+        logits: Their logits, of the chunks taken; of the last one only, where they are not kept.
         weights: The weights of the last chunk taken.
         rescale: What the sums over the chunks before it are multiplied by.
         total: The sum of all weights, in float64.
     """
 
-    def __init__(self, increases: Sequence[Increase]) -> None:
+    def __init__(self, increases: Sequence[Increase], *, keep: bool = True) -> None:
+        self._keep = keep
         self._increases, readout = increases, increases[0].readout
         self.streams = torch.cat([(i.readout.norm(i.base) + readout.norm_bias) * readout.multiplier for i in increases])
-        self.logits = self.streams.new_empty(len(self.streams), readout.d_vocab)
+        self.logits = self.streams.new_empty(len(self.streams), readout.d_vocab if keep else WIDTH)
         self.total = torch.zeros(len(self.streams), dtype=torch.float64, device=self.streams.device)
         self._highest = self.streams.new_full((len(self.streams),), torch.finfo(self.streams.dtype).min)
 
-    def take(self, tokens: slice, product: Float[Tensor, "batch chunk"]) -> None:
-        """Take a chunk: its tokens, and the product of :attr:`streams` with them."""
-        readout, logits = self._increases[0].readout, self.logits[:, tokens]
+    def take(self, tokens: slice, product: Float[Tensor, "batch chunk"]) -> Float[Tensor, "batch chunk"]:
+        """Take a chunk: its tokens, and the product of :attr:`streams` with them; return its transformed logits."""
+        readout = self._increases[0].readout
+        logits = self.logits[:, tokens if self._keep else slice(product.shape[1])]
         torch.add(product, readout.b_U[tokens] * readout.multiplier, out=logits)
         values = self._increases[0].transformed(logits)
         highest = torch.maximum(self._highest, values.amax(1))
@@ -152,10 +154,16 @@ class ReadOut:
         self.weights = (values - highest[:, None]).exp_()
         self.total = self.total * self.rescale + self.weights.sum(1, dtype=torch.float64)
         self._highest = highest
+        return values
+
+    @property
+    def log_normaliser(self) -> Float[Tensor, "batch"]:
+        """The log of the sum of the exponentials, in float64, once all chunks were taken."""
+        return self._highest.double() + self.total.log()
 
     def keep(self) -> None:
         """Keep what was read out, once all chunks were taken."""
-        normaliser = self._highest.double() + self.total.log()
+        normaliser = self.log_normaliser
         sizes = [len(each.base) for each in self._increases]
         for each, own, size in zip(self._increases, self.logits.split(sizes), normaliser.split(sizes), strict=True):
             each.known |= {"logits": own, "log_normaliser": size}
@@ -169,6 +177,17 @@ def read_out(increases: Sequence[Increase]) -> None:
         for tokens, W_U in new[0].readout.chunks(WIDTH):
             fresh.take(tokens, fresh.streams @ W_U)
         fresh.keep()
+
+
+def target_log_probs(increases: Sequence[Increase]) -> list[Float[Tensor, "batch"]]:
+    """Return log p(target) in every base stream, in float64, all in one pass over ``W_U``; no logits are kept."""
+    fresh = ReadOut(increases, keep=False)
+    targets, logits = torch.cat([each.target for each in increases]), torch.zeros_like(fresh.total)
+    for tokens, W_U in increases[0].readout.chunks(WIDTH):
+        values = fresh.take(tokens, fresh.streams @ W_U)
+        here = ((targets >= tokens.start) & (targets < tokens.stop)).nonzero()[:, 0]
+        logits[here] = values[here, targets[here] - tokens.start].double()
+    return list((logits - fresh.log_normaliser).split([len(each.base) for each in increases]))
 
 
 def mean_unembeddings(increases: Sequence[Increase]) -> None:

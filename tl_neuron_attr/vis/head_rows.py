@@ -74,10 +74,8 @@ def head_rows(
     """Return the rows of some heads of one prompt."""
     if not heads:
         return []
-    signed = [by_source[at] if float(scores[at]) >= 0 else -by_source[at] for at in heads]
-    sources = [int(from_each.argmax()) for from_each in signed]
-    writes = torch.stack([_write(q, at, source) for at, source in zip(heads, sources, strict=True)])
-    ranked = words.ranked(writes, int(q.target[0]))
+    sources = [_read(by_source[at], float(scores[at])) for at in heads]
+    ranked = words.ranked(writes_of_heads(q, heads, by_source, scores), int(q.target[0]))
     return [
         HeadRow(
             *at, float(scores[at]), source, tokens[source], float(by_source[at][source]), _attention(q, at, source),
@@ -85,6 +83,21 @@ def head_rows(
         )
         for at, source, found in zip(heads, sources, ranked, strict=True)
     ]  # fmt: skip
+
+
+def writes_of_heads(
+    q: ScoredCache,
+    heads: Sequence[Head],
+    by_source: Mapping[Head, Float[Tensor, "source"]],
+    scores: Float[Tensor, "layer head"],
+) -> Float[Tensor, "n d_model"]:
+    """Return what each head wrote from the source that its row is about."""
+    return torch.stack([_write(q, at, _read(by_source[at], float(scores[at]))) for at in heads])
+
+
+def _read(from_each: Float[Tensor, "source"], score: float) -> int:
+    """Return the source whose reading moved the target most in the direction of the score."""
+    return int((from_each if score >= 0 else -from_each).argmax())
 
 
 def _write(q: ScoredCache, at: Head, source: int) -> Float[Tensor, "d_model"]:

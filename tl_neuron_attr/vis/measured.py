@@ -1,9 +1,14 @@
 """What a prediction loses without the neurons of a page, measured by running its prompt again."""
 
-from tl_neuron_attr.evaluate.verify import Verified, verify
+import torch
+from torch import Tensor
+
+from tl_neuron_attr.evaluate.verify import Verified, without_each
 from tl_neuron_attr.model.additive_checks import tolerance
+from tl_neuron_attr.model.answer_runs import AnswerRuns
 from tl_neuron_attr.model.dimensions import dtype_of
 from tl_neuron_attr.model.scored_cache import ScoredCache
+from tl_neuron_attr.numerics.sublayer import SITES
 from tl_neuron_attr.results.neurons import Neurons
 
 
@@ -21,11 +26,22 @@ def measured(q: ScoredCache, neurons: Neurons) -> Verified | None:
     model, pos = q.stream.model, int(q.places.pos[0])
     if any(q.stream.weights(layer).experts for layer in set(neurons.of_site("mlp").flat("layer"))):
         return None
-    found = verify(model, ids[:, : pos + 1], neurons, q.target, contrast=q.contrast, pos=pos, progress=False)
+    at = torch.tensor([pos], device=ids.device)
+    runs = AnswerRuns.of(model, ids[:, : pos + 1], q.target, at=at, contrast=q.contrast)
+    found = without_each(model, runs, neurons, _zeroed(neurons, len(runs.target)))
     log_probs = q.log_probs()[0]
     cached = float(log_probs[q.target[0]] - (0 if q.contrast is None else log_probs[q.contrast[0]]))
     allowed = tolerance(dtype_of(model)) * (1 + abs(cached))
     return found if abs(found.log_prob - cached) <= _SEVERAL_SUMS * allowed else None
+
+
+def _zeroed(neurons: Neurons, places: int) -> list[float | Tensor]:
+    """Return what zeroing each neuron takes: its own coefficient from its head's output; all of an MLP neuron."""
+    attn = neurons.site == SITES.index("attn")
+    return [
+        coefficient.expand(places) if is_attn else 0.0
+        for is_attn, coefficient in zip(attn.tolist(), neurons.coefficient, strict=True)
+    ]
 
 
 _SEVERAL_SUMS = 10

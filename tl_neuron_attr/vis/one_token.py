@@ -10,17 +10,18 @@ from torch import Tensor
 
 from tl_neuron_attr.evaluate.verify import Verified
 from tl_neuron_attr.knowledge.attribution import attribute_heads, attribute_layers, source_scores_of_heads
-from tl_neuron_attr.knowledge.flow import Flow, trace
+from tl_neuron_attr.knowledge.flow import Flow, flow_of
 from tl_neuron_attr.knowledge.logit_flow import LogitFlow, logit_flow
 from tl_neuron_attr.knowledge.query_neurons import query_neurons
 from tl_neuron_attr.knowledge.token_words import TokenWords
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
+from tl_neuron_attr.knowledge.vocabulary import signed_directions
 from tl_neuron_attr.model.components import Head, head_name
 from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.results.layer_scores import LayerScores
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.vis.flow import flow
-from tl_neuron_attr.vis.head_rows import HeadRow, best_heads, head_rows, lowest_heads
+from tl_neuron_attr.vis.head_rows import HeadRow, best_heads, head_rows, lowest_heads, writes_of_heads
 from tl_neuron_attr.vis.headline import headline
 from tl_neuron_attr.vis.logit_flow import logit_flow as draw_logit_flow
 from tl_neuron_attr.vis.measured import measured
@@ -69,6 +70,7 @@ class OneToken:
 
     Attributes:
         q: What it was computed from.
+        words: Makes lists of tokens, and has made those of everything here.
         prediction: The token.
         tokens: The prompt up to the position scored.
         layers: The scores of layers.
@@ -85,6 +87,7 @@ class OneToken:
     """
 
     q: ScoredCache
+    words: TokenWords
     prediction: Prediction
     tokens: tuple[str, ...]
     layers: LayerScores
@@ -114,12 +117,18 @@ class OneToken:
         lowest = lowering(q, shown.suppressing)
         shown.done()
         query = only(query_neurons(q, value, shown.queries)) if shown.queries else None
-        followed = trace(q, value=value, heads=2 * shown.heads, queries=shown.queries)
+        words = TokenWords(q.stream.model, q.readout)
+        for neurons in (value, lowest, query):
+            if neurons is not None and len(neurons):
+                words.note(signed_directions(q.stream.model, neurons), int(q.target[0]))
+        words.note(writes_of_heads(q, [*best, *worst], sources, by_head), int(q.target[0]))
+        followed = flow_of(q, value, words, heads=2 * shown.heads, queries=shown.queries)
         shown.done()
         logits = logit_flow(q) if length <= _LOGIT_FLOW_TOKENS else None
         shown.done()
         return cls(
             q=q,
+            words=words,
             prediction=Prediction.of(q),
             tokens=tokens_before_target(q),
             layers=layers,
@@ -202,7 +211,7 @@ def sources_view(tokens: Sequence[str], sources: dict[Head, Float[Tensor, "sourc
 
 
 def _tables(found: OneToken) -> _Tables:
-    q, words = found.q, TokenWords(found.q.stream.model, found.q.readout)
+    q, words = found.q, found.words
     answers = _shown_answers(found.prediction)
     heads = {"heads": found.best, "suppressing heads": found.worst}
     neurons = {"value": found.value, "suppressing": found.suppressing, "query": found.query}
