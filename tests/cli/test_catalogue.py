@@ -19,6 +19,9 @@ def test_a_catalogue_of_files_shows_contexts_beside_neurons(run, tmp_path):
     found = json.loads(run(*asked, "--format", "json")[1])["neurons"]
     assert any("[[" in (neuron["context"] or "") for neuron in found)
     assert "context" in run(*asked, "--format", "csv")[1].splitlines()[0]
+    page = tmp_path / "page.html"
+    assert run("report", "3 + 5 =", "-k", "3", "--catalogue", out, "--html", str(page))[0] == 0
+    assert "in the corpus</summary>" in page.read_text()
 
 
 def test_what_makes_no_catalogue_is_refused(run, tmp_path):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from unittest.mock import patch
 
+import pandas as pd
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from tests import architectures
 from tests.incontext.test_icl_batches import tiny_prompts
 from tl_neuron_attr import cna, vis
 from tl_neuron_attr.incontext import batch_of, two_towers
+from tl_neuron_attr.results.token_text import encodable
 
 _MARKUP = [
     "</script><script>hack()</script>", "<img src=x onerror=hack()>", "<svg onload=hack()>", "<iframe src=hack>",
@@ -86,6 +88,16 @@ def model():
     return architectures.build("llama", dtype=torch.float32)
 
 
+def _catalogue(model, texts):
+    """A catalogue in which every neuron has one context, one of the texts around another."""
+    width = model.cfg.d_mlp
+    contexts = [
+        [f"a{encodable(texts[i % len(texts)])}[[{encodable(texts[(i + 1) % len(texts)])}]]b"] for i in range(width)
+    ]
+    layer = pd.DataFrame({"index": range(width), "positive_context": contexts, "negative_context": contexts})
+    return {f"layer_{at:02d}": layer for at in range(model.cfg.n_layers)}
+
+
 def of_tokens(model, texts, ids):
     """What is drawn of a cache: every view whose text is the tokenizer's."""
     with reading(model, texts):
@@ -93,7 +105,7 @@ def of_tokens(model, texts, ids):
         value = tna.value_neurons(cache, 5, 6)
         shown = [texts[i % len(texts)] for i in ids[0].tolist()]
         views = {
-            "report": vis.report(cache, 5, k=6, heads=2),
+            "report": vis.report(cache, 5, k=6, heads=2, catalogue=_catalogue(model, texts)),
             "attention": vis.attention(cache, [(0, 1), (2, 3)]),
             "neurons": vis.neurons(value),
             "query neurons": vis.neurons(tna.query_neurons(cache, value, 6)),

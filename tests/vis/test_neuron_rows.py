@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -85,3 +86,27 @@ def test_no_neurons_are_no_rows():
     _, cache = demo.load().run_with_cache(PROMPT)
     q = tna.scored(cache, TARGET)
     assert neuron_rows(q, tna.value_neurons(q, k=2)[0].pick([]), TokenWords(q.stream.model, q.readout)) == []
+
+
+def test_a_row_holds_the_contexts_of_its_own_neuron_and_sign():
+    model = demo.load()
+    q = tna.scored(model.run_with_cache(PROMPT)[1], TARGET)
+    neurons = tna.value_neurons(q, k=12)[0]
+    layers = {
+        f"layer_{layer:02d}": pd.DataFrame(
+            {
+                "index": range(model.cfg.d_mlp),
+                "positive_context": [[f"{layer} {i} [[+]] {n}" for n in range(9)] for i in range(model.cfg.d_mlp)],
+                "negative_context": [[f"{layer} {i} [[-]]"] for i in range(model.cfg.d_mlp)],
+            }
+        )
+        for layer in range(model.cfg.n_layers)
+    }
+    rows = neuron_rows(q, neurons, TokenWords(model, q.readout), catalogue=layers)
+    assert {row.site for row in rows} == {"mlp", "attn"}
+    for row, layer, index in zip(rows, neurons.layer.tolist(), neurons.index.tolist(), strict=True):
+        sign = "+" if row.coefficient > 0 else "-"
+        start = f"{layer} {index} " if row.site == "mlp" else None
+        assert [before for before, _, _ in row.marked_contexts[:1]] == ([start] if start else [])
+        assert {token for _, token, _ in row.marked_contexts} == ({sign} if start else set())
+        assert len(row.contexts) == (0 if start is None else 5 if sign == "+" else 1)

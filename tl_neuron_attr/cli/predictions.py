@@ -58,6 +58,7 @@ def report_command() -> click.Command:
                 show_default="one prediction is explained",
                 help="explain each token of the model's own continuation instead, so many at the most",
             ),
+            _catalogue_option(),
             *page_option("report.html"),
         ],
         examples=[
@@ -80,11 +81,7 @@ def neurons_command() -> click.Command:
             _prompts_option(),
             option("--site", type=_SITES, default="both", help="which neurons are searched"),
             flag("--suppressing", help="the neurons that lower the target most"),
-            option(
-                "--catalogue",
-                show_default="none",
-                help="folder of `tl-neuron-attr catalogue`: adds where in its corpus each MLP neuron was strongest",
-            ),
+            _catalogue_option(),
             format_option(),
         ],
         examples=[
@@ -135,6 +132,14 @@ def trace_command() -> click.Command:
     )
 
 
+def _catalogue_option() -> click.Option:
+    return option(
+        "--catalogue",
+        show_default="none",
+        help="folder of `tl-neuron-attr catalogue`: adds where in its corpus each MLP neuron was strongest",
+    )
+
+
 def _prompts_option() -> click.Option:
     return path_option(
         "--prompts",
@@ -177,6 +182,7 @@ def _report(args: Namespace) -> int:
     texts = list(_prompts(args))
     ready_page(args.html)
     model = load_model(args)
+    catalogue = _read_catalogue(model, args)
 
     def each() -> "Iterator[ScoredCache]":
         for text, target in texts:
@@ -185,7 +191,7 @@ def _report(args: Namespace) -> int:
             yield run.scored
 
     of = next(each()) if args.prompts is None else each()
-    write_page(args, report(of, k=args.k, heads=args.heads, progress=not args.quiet))
+    write_page(args, report(of, k=args.k, heads=args.heads, catalogue=catalogue, progress=not args.quiet))
     return 0
 
 
@@ -193,13 +199,14 @@ def _continuation(args: Namespace) -> int:
     """Write the page of what the model itself says.
 
     Raises:
-        click.UsageError: If a target, a contrast, a position or a file of prompts is given too.
+        click.UsageError: If a target, a contrast, a position, a file of prompts or a catalogue is given too.
     """
     from tl_neuron_attr.knowledge.explain import explain
     from tl_neuron_attr.vis.explanation import explanation
 
     given = {"--target": args.target, "--target-id": args.target_id, "--contrast": args.contrast}
-    named = [name for name, value in (given | {"--prompts": args.prompts}).items() if value is not None]
+    given |= {"--prompts": args.prompts, "--catalogue": args.catalogue}
+    named = [name for name, value in given.items() if value is not None]
     if named or args.pos != -1:
         raise click.UsageError(
             f"--max-new-tokens explains what the model itself says: leave out {' and '.join(named) or '--pos'}"
@@ -216,11 +223,10 @@ def _continuation(args: Namespace) -> int:
 
 def _neurons(args: Namespace) -> int:
     from tl_neuron_attr.knowledge.value_neurons import value_neurons
-    from tl_neuron_attr.sweep import read_catalogue
 
     texts = list(_prompts(args))
     model = load_model(args)
-    catalogue = None if args.catalogue is None else read_catalogue(args.catalogue, model)
+    catalogue = _read_catalogue(model, args)
     found: list[tuple[Explained, Neurons]] = []
     for text, target in _with_progress(texts, args):
         run = _run(model, text, target, args)
@@ -228,6 +234,12 @@ def _neurons(args: Namespace) -> int:
         found.append((run.explained, value))
     _print_neurons(found, args, catalogue)
     return 0
+
+
+def _read_catalogue(model: Any, args: Namespace) -> "Mapping[str, pd.DataFrame] | None":
+    from tl_neuron_attr.sweep import read_catalogue
+
+    return None if args.catalogue is None else read_catalogue(args.catalogue, model)
 
 
 def _query(args: Namespace) -> int:

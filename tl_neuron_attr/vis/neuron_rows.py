@@ -5,9 +5,10 @@ what it promotes: so the target's rank among all tokens for that neuron is shown
 log-probability of each likely answer (paper 1, Eq. 13, with each answer in the target's place).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +20,7 @@ from tl_neuron_attr.model.neuron_writes import neuron_writes
 from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.numerics.increase import Increase, log_sum_exp
 from tl_neuron_attr.numerics.sublayer import SITES
+from tl_neuron_attr.results.neuron_contexts import neuron_contexts
 from tl_neuron_attr.results.neurons import Neurons
 
 _CHUNK = 64
@@ -26,6 +28,10 @@ _CHUNK = 64
 
 ANSWERS = 3
 """Likely answers other than the target whose change is shown."""
+
+_CONTEXTS = 5
+"""Texts of a corpus shown of each neuron: enough to see what they have in common, and a page of sixty neurons grows by
+100 kB."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class NeuronRow:
             the best place of its tokens.
         answers: What it adds to the log-probability of likely answers, in nats; of value neurons only.
         by_token: Of an answer of several tokens, what it adds to each of them.
+        contexts: Where in a corpus it was strongest, the token itself between double brackets.
     """
 
     rank: int
@@ -66,6 +73,12 @@ class NeuronRow:
     target_rank: int
     answers: tuple[tuple[str, float], ...] = ()
     by_token: tuple[tuple[str, float], ...] = ()
+    contexts: tuple[str, ...] = ()
+
+    @property
+    def marked_contexts(self) -> list[tuple[str, str, str]]:
+        """Each context as what stands before the token, the token, and what stands behind it."""
+        return [marked_context(text) for text in self.contexts]
 
     @property
     def most(self) -> tuple[str, float] | None:
@@ -83,6 +96,20 @@ class NeuronRow:
         return self.effect is not None and self.effect * self.score < 0
 
 
+def marked_context(text: str) -> tuple[str, str, str]:
+    """Return a context cut at its double brackets; whole where the corpus has such brackets of its own.
+
+    Examples:
+        >>> marked_context("in the [[ city]] of"), marked_context("[[a]] or [[b]]")
+        (('in the ', ' city', ' of'), ('[[a]] or [[b]]', '', ''))
+    """
+    if text.count("[[") != 1 or text.count("]]") != 1 or text.index("[[") > text.index("]]"):
+        return text, "", ""
+    before, _, rest = text.partition("[[")
+    token, _, after = rest.partition("]]")
+    return before, token, after
+
+
 def most_of(by_token: Sequence[tuple[str, float]], score: float) -> tuple[str, float] | None:
     """Return the token that most of a score is of; None where it is no sum over tokens.
 
@@ -95,7 +122,12 @@ def most_of(by_token: Sequence[tuple[str, float]], score: float) -> tuple[str, f
 
 
 def neuron_rows(
-    q: ScoredCache, neurons: Neurons, words: TokenWords, *, answers: Sequence[tuple[int, str]] = ()
+    q: ScoredCache,
+    neurons: Neurons,
+    words: TokenWords,
+    *,
+    answers: Sequence[tuple[int, str]] = (),
+    catalogue: Mapping[str, pd.DataFrame] | None = None,
 ) -> list[NeuronRow]:
     """Return one row per neuron of one prompt.
 
@@ -104,16 +136,21 @@ def neuron_rows(
         neurons: The neurons.
         words: Makes lists of tokens.
         answers: Token ids and texts whose change is shown; none for neurons that do not write at the scored position.
+        catalogue: A neuron catalogue, a frame per layer, for the contexts.
     """
     if not len(neurons):
         return []
     largest = max(float(neurons.score.abs().max()), 1e-12)
     chunks = [range(start, min(start + _CHUNK, len(neurons))) for start in range(0, len(neurons), _CHUNK)]
-    return [
+    rows = [
         row
         for chunk in chunks
         for row in _rows(q, neurons.pick(list(chunk)), words, answers, first=chunk.start + 1, largest=largest)
     ]
+    if catalogue is None:
+        return rows
+    contexts = neuron_contexts(neurons.to_frame(), catalogue, most=_CONTEXTS)
+    return [replace(row, contexts=found) for row, found in zip(rows, contexts, strict=True)]
 
 
 def _rows(

@@ -1,8 +1,9 @@
 """One token of one prompt: all that is computed for it, and the part of a page that shows it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from markupsafe import Markup
@@ -52,6 +53,7 @@ class Shown:
         suppressing: How many of the neurons and heads that lower the target most.
         measure: Whether the prompt is run again without the value neurons.
         name: What the model is called.
+        catalogue: A neuron catalogue, a frame per layer, if neurons are shown with their contexts.
         done: Called after each step of the work, if anything is.
     """
 
@@ -61,6 +63,7 @@ class Shown:
     suppressing: int
     measure: bool
     name: str
+    catalogue: Mapping[str, pd.DataFrame] | None = None
     done: Callable[[], object] = lambda: None
 
 
@@ -165,7 +168,7 @@ class _Tables:
 
 def token_tab(found: OneToken, shown: Shown, *, alone: bool) -> Markup:
     """Return the part of a page on one token; with ``alone``, all of the page, which then shows the prompt too."""
-    tables = _tables(found)
+    tables = _tables(found, shown)
     whole_patterns = len(found.tokens) <= _WHOLE_PATTERNS
     body = render(
         "report.html.j2",
@@ -210,7 +213,7 @@ def sources_view(tokens: Sequence[str], sources: dict[Head, Float[Tensor, "sourc
     return source_scores(tokens, rows, labels=[head_name(layer, head) for layer, head in best]).body
 
 
-def _tables(found: OneToken) -> _Tables:
+def _tables(found: OneToken, shown: Shown) -> _Tables:
     q, words = found.q, found.words
     answers = _shown_answers(found.prediction)
     heads = {"heads": found.best, "suppressing heads": found.worst}
@@ -218,7 +221,9 @@ def _tables(found: OneToken) -> _Tables:
     return _Tables(
         {name: head_rows(q, at, found.sources, found.heads, found.tokens, words) for name, at in heads.items()},
         {
-            name: [] if of is None else neuron_rows(q, of, words, answers=[] if name == "query" else answers)
+            name: neuron_rows(q, of, words, answers=[] if name == "query" else answers, catalogue=shown.catalogue)
+            if of is not None
+            else []
             for name, of in neurons.items()
         },
     )

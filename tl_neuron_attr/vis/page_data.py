@@ -41,6 +41,7 @@ def _of_neuron(row: NeuronRow) -> dict[str, object]:
         **({} if row.switched_on_by is None else {"switched_on_by": row.switched_on_by.tokens}),
         "promoted": row.promoted.tokens,
         "suppressed": row.suppressed.tokens,
+        **({"contexts": list(row.contexts)} if row.contexts else {}),
     }
 
 

@@ -1,10 +1,11 @@
 """The report: one page that tells which layers, heads, source tokens and neurons raised a token or an answer."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
+import pandas as pd
 import torch
 from markupsafe import Markup
 from tqdm import tqdm
@@ -17,6 +18,7 @@ from tl_neuron_attr.model.scored import as_scored, refuse_given
 from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.sublayer import SITES
+from tl_neuron_attr.results.neuron_contexts import require_catalogue
 from tl_neuron_attr.results.token_text import visible
 from tl_neuron_attr.vis import one_token, whole_answer
 from tl_neuron_attr.vis.one_token import OneToken, Shown, token_tab
@@ -39,6 +41,7 @@ def report(
     queries: int = 20,
     suppressing: int = 10,
     measure: bool = True,
+    catalogue: Mapping[str, pd.DataFrame] | None = None,
     name: str = "",
     progress: bool = True,
     **scoring: Unpack[Scoring],
@@ -59,6 +62,8 @@ def report(
         suppressing: How many of the neurons and heads that lower the target most; 0 for none.
         measure: Whether to run the prompt again without the value neurons, one by one and together, and to show what
             that costs: some forward passes, and more memory. Nothing is measured where the run can't be repeated.
+        catalogue: The tables of a merged :class:`~tl_neuron_attr.sweep.CatalogueTask`: the contexts of each MLP neuron
+            unfold in its row.
         name: What to call the model; the name it was booted with by default.
         progress: Whether to show a progress bar, once it takes more than a moment.
         **scoring: ``pos``, ``contrast``, ``model``, ``final_bias``: see :func:`~tl_neuron_attr.scored`.
@@ -67,8 +72,8 @@ def report(
         A view: shown in a notebook, ``.save(path)`` writes the page.
 
     Raises:
-        ValueError: If there is no cache, ``heads`` is below one, another count below zero, or as
-            :func:`~tl_neuron_attr.value_neurons`.
+        ValueError: If there is no cache, ``heads`` is below one, another count below zero, ``catalogue``
+            is something else or of another model, or as :func:`~tl_neuron_attr.value_neurons`.
         IndexError: If a position or token id is out of range.
 
     Examples:
@@ -85,7 +90,8 @@ def report(
     for count, given in (("queries", queries), ("suppressing", suppressing)):
         if given < 0:
             raise ValueError(f"{count} must be 0 or more, got {given}")
-    shown = Shown(k, heads, queries, suppressing, measure, name)
+    require_catalogue(catalogue or {})
+    shown = Shown(k, heads, queries, suppressing, measure, name, catalogue)
     with tqdm(desc="report", unit="step", total=0, delay=2, disable=not progress) as bar:
         if isinstance(cache, ActivationCache | ScoredCache):
             q = as_scored(cache, target, SITES, **scoring)

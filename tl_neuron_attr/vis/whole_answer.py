@@ -153,7 +153,7 @@ ANSWER_STEPS = 5
 def answer_tab(found: WholeAnswer, shown: Shown) -> Markup:
     """Return the part of a page on a whole answer; those on its tokens are the next."""
     best, worst = best_heads(found.heads, shown.heads), lowest_heads(found.heads, min(shown.heads, shown.suppressing))
-    neurons = _neuron_rows(found)
+    neurons = _neuron_rows(found, shown)
     heads = {"heads": _head_rows(found, best), "suppressing heads": _head_rows(found, worst)}
     words = neurons["value"][0].promoted.words_first[:WORDS]
     body = render(
@@ -197,11 +197,11 @@ def _measured(tokens: Sequence[OneToken], value: Neurons) -> Verified | None:
     return Verified(replace(value, effect=effects.sum(0)), sum(one.log_prob for one in each), joint)
 
 
-def _neuron_rows(found: WholeAnswer) -> dict[str, list[NeuronRow]]:
+def _neuron_rows(found: WholeAnswer, shown: Shown) -> dict[str, list[NeuronRow]]:
     words = TokenWords(found.q.stream.model, found.q.readout)
     rows: dict[str, list[NeuronRow]] = {}
     for name, of in (("value", found.value), ("suppressing", found.suppressing), ("query", found.query)):
-        rows[name] = [] if of is None else neuron_rows(found.q, of, words)
+        rows[name] = [] if of is None else neuron_rows(found.q, of, words, catalogue=shown.catalogue)
         if of is not None and of.token_score is not None and found.tokens:
             shares = [found.by_token(scores) for scores in of.token_score.T.tolist()]
             rows[name] = [replace(row, by_token=share) for row, share in zip(rows[name], shares, strict=True)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tl_neuron_attr.results.token_text import visible
+from tl_neuron_attr.results.token_text import printable, visible
 
 _FOLDER = Path(__file__).resolve().parent
 
@@ -71,5 +71,6 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"visible": visible, "digits": digits, "nats": nats, "probability": probability}
+    environment.filters |= {"visible": visible, "printable": printable}
+    environment.filters |= {"digits": digits, "nats": nats, "probability": probability}
     return environment
