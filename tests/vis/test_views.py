@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -74,3 +76,12 @@ def test_a_cache_without_tokens_shows_positions():
     _, cache = model.run_with_cache(architectures.prompts(1), names_filter=lambda name: name != "embed.hook_in")
     assert '"@3"' in vis.attention(cache, [(0, 0)]).body
     assert "@3" in vis.report(cache, 5).body
+
+
+def test_the_heads_of_the_largest_scores_are_listed_beside_the_heatmap():
+    scores = torch.tensor([[0.5, -2.0], [0.0, 1.0]])
+    cells = re.findall(r"<tr><td[^>]*>(\w+)</td><td[^>]*>([-+.\d]+)</td></tr>", vis.head_scores(scores, listed=9).body)
+    assert cells == [("L0H1", "-2.0000"), ("L1H1", "+1.0000"), ("L0H0", "+0.5000")]
+    assert "<table" not in vis.head_scores(scores, listed=0).body
+    with pytest.raises(ValueError, match="listed must be 0 or more, got -1"):
+        vis.head_scores(scores, listed=-1)

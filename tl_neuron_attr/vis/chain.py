@@ -14,6 +14,7 @@ from tl_neuron_attr.knowledge.flow import ANSWER
 from tl_neuron_attr.model.components import head_name
 from tl_neuron_attr.results.table import PrintsAsTable
 from tl_neuron_attr.results.token_text import visible
+from tl_neuron_attr.vis.charts import head_heatmap
 from tl_neuron_attr.vis.layered import layered
 from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
@@ -90,7 +91,7 @@ def logic_chain(found: LogicChain, *, name: str = "") -> View:
         root=found.prediction_enhancing.root_neuron.flat_labels[0],
         before=float(predicting.effects.base_prob),
         after=float(predicting.left),
-        heatmap=head_effects(predicting.effects).body if whole else Markup(),
+        heatmap=head_heatmap(predicting.effects.drop.nan_to_num(0)) if whole else Markup(),
         heads=[(head_name(*h), float(predicting.effects.drop[h]), float(predicting.effects.prob[h])) for h in best],
         picture=chain_flow(found).body,
         deep=neurons(predicting.neurons).body,

@@ -6,13 +6,14 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.explain import Explanation
 from tl_neuron_attr.model.components import head_name
 from tl_neuron_attr.results.layer_scores import LayerScores
+from tl_neuron_attr.vis.charts import head_heatmap
 from tl_neuron_attr.vis.head_rows import best_heads
 from tl_neuron_attr.vis.overview import Best, Listed, overview
 from tl_neuron_attr.vis.page_data import page_data
 from tl_neuron_attr.vis.tabs import Line, Tab, paged
 from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
-from tl_neuron_attr.vis.views import head_scores, layer_scores, neurons
+from tl_neuron_attr.vis.views import layer_scores, neurons
 
 _HEADS = 8
 """Heads listed of each token: what stands beside the heat map."""
@@ -67,7 +68,7 @@ def _of_token(found: Explanation, i: int) -> Markup:
         prob=float(found.prob[i]),
         heads=heads,
         layers=layer_scores(layers).body,
-        heatmap=head_scores(by_head).body,
+        heatmap=head_heatmap(by_head),
         neurons=neurons(found.neurons[i]).body,
         data=page_data(data),
     )

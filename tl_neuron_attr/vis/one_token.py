@@ -21,6 +21,7 @@ from tl_neuron_attr.model.components import Head, head_name
 from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.results.layer_scores import LayerScores
 from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.vis.charts import head_heatmap
 from tl_neuron_attr.vis.flow import flow
 from tl_neuron_attr.vis.head_rows import HeadRow, best_heads, head_rows, lowest_heads, writes_of_heads
 from tl_neuron_attr.vis.headline import headline
@@ -30,7 +31,7 @@ from tl_neuron_attr.vis.neuron_rows import ANSWERS, NeuronRow, neuron_rows
 from tl_neuron_attr.vis.page_data import page_data, records
 from tl_neuron_attr.vis.prediction import Prediction
 from tl_neuron_attr.vis.templates import render
-from tl_neuron_attr.vis.views import attention, head_scores, layer_scores, source_scores, tokens_before_target
+from tl_neuron_attr.vis.views import attention, layer_scores, source_scores, tokens_before_target
 
 _LOGIT_FLOW_TOKENS = 32
 """Tokens of the longest prompt whose logit flow is drawn: it reads out every sublayer at every one of them."""
@@ -184,7 +185,7 @@ def token_tab(found: OneToken, shown: Shown, *, alone: bool) -> Markup:
         data=page_data(_data(shown.name, found, tables)),
         whole_patterns=whole_patterns,
         layers=layer_scores(found.layers).body,
-        heatmap=head_scores(found.heads).body,
+        heatmap=head_heatmap(found.heads),
         sources=sources_view(found.tokens, found.sources, found.best),
         patterns=_patterns(found, whole=whole_patterns),
         flow=flow(found.flow).body,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from circuitsvis.tokens import colored_tokens
 from jaxtyping import Float
+from markupsafe import Markup
 from torch import Tensor
 from transformer_lens import ActivationCache
 
@@ -16,6 +17,7 @@ from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.results.layer_scores import LayerScores
 from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.table import Table
 from tl_neuron_attr.vis.charts import head_heatmap, layer_chart
 from tl_neuron_attr.vis.circuits import element
 from tl_neuron_attr.vis.escaping import harmless_tokens
@@ -50,18 +52,30 @@ def layer_scores(scores: LayerScores) -> View:
 
 
 @typechecked
-def head_scores(scores: Float[Tensor, "*b layer head"]) -> View:
-    """Draw head scores, in nats, as a heatmap.
+def head_scores(scores: Float[Tensor, "*b layer head"], *, listed: int = 10) -> View:
+    """Draw head scores, in nats, as a heatmap, and list the largest beside it, of either sign.
+
+    Args:
+        scores: From :func:`~tl_neuron_attr.attribute_heads`.
+        listed: How many heads are listed; fewer where fewer have a score.
 
     Raises:
-        ValueError: If the scores are of several prompts.
+        ValueError: If the scores are of several prompts, or ``listed`` is negative.
 
     Examples:
-        >>> import torch
-        >>> head_scores(torch.randn(4, 8))
+        >>> import tl_neuron_attr as tna
+        >>> _, cache = tna.demo.load().run_with_cache("Tim Duncan plays the sport of")
+        >>> head_scores(tna.attribute_heads(cache, " basketball"))
         View('heads'): shown in a notebook; .save(path) writes a page
     """
-    return View(head_heatmap(_one(scores, 2)), "heads")
+    if listed < 0:
+        raise ValueError(f"listed must be 0 or more, got {listed}")
+    grid = _one(scores, 2)
+    best = grid.abs().flatten().topk(min(listed, int(grid.count_nonzero()))).indices.tolist()
+    names = [head_name(*divmod(i, grid.shape[1])) for i in best]
+    table = Table(("head", "score"), [(name, float(grid.flatten()[i])) for name, i in zip(names, best, strict=True)])
+    heatmap = head_heatmap(grid)
+    return View(render("heads.html.j2", heatmap=heatmap, table=Markup(table.html())) if best else heatmap, "heads")
 
 
 @typechecked

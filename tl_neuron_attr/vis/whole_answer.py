@@ -20,6 +20,7 @@ from tl_neuron_attr.model.components import Head, head_name
 from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.results.layer_scores import LayerScores
 from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.vis.charts import head_heatmap
 from tl_neuron_attr.vis.flow import flow
 from tl_neuron_attr.vis.head_rows import best_heads, lowest_heads
 from tl_neuron_attr.vis.headline import WORDS, Without
@@ -28,7 +29,7 @@ from tl_neuron_attr.vis.neuron_rows import NeuronRow, most_of, neuron_rows
 from tl_neuron_attr.vis.one_token import OneToken, Shown, lowering, only, sources_view
 from tl_neuron_attr.vis.page_data import page_data, records
 from tl_neuron_attr.vis.templates import render
-from tl_neuron_attr.vis.views import head_scores, layer_scores, tokens_of
+from tl_neuron_attr.vis.views import layer_scores, tokens_of
 
 _COLUMNS = 6
 """Tokens of the longest answer that has a column for each; of a longer one, the token a row adds most to."""
@@ -167,7 +168,7 @@ def answer_tab(found: WholeAnswer, shown: Shown) -> Markup:
         best_head=_best_head,
         columns=_columns(found),
         layers=layer_scores(found.layers).body,
-        heatmap=head_scores(found.heads).body,
+        heatmap=head_heatmap(found.heads),
         sources=_sources(found, best),
         flow=Markup() if found.flow is None else flow(found.flow).body,
         data=page_data(_data(shown.name, found, heads, neurons)),
