@@ -1,8 +1,9 @@
 """What scores cost on real models: ``python benchmarks/real.py [--out FILE] [--models NAME ...] [--tokens N ...]``.
 
 Every call starts from a cache that is there, as the forward pass that made it does not; its cost stands beside them,
-in the same process, medians of interleaved runs. ``again`` means after the same call on the same scored cache. A model
-that is not installed is replaced by random weights of its shape, which its name says.
+in the same process, medians of interleaved runs, in processor time, as other programs may share the machine. ``again``
+means after the same call on the same scored cache. A model that is not installed is replaced by random weights of its
+shape, which its name says.
 """
 
 import argparse
@@ -74,9 +75,9 @@ def table(name: str, lengths: list[int], runs: int) -> str:
             timed = {way: call for way, call in timed.items() if way not in ("head positions", "report")}
         found.append(side_by_side(timed, runs=runs))
         evaluated.append(int(tna.value_neurons(cache, target, 30, largest=False).evaluated.max()))
-    rows = [("forward with cache, s", *(each["forward"].median for each in found))]
+    rows = [("forward with cache, s of processor time", *(each["forward"].cpu_median for each in found))]
     for way in [way for way in found[0] if way != "forward"]:
-        ratios = [each[way].median / each["forward"].median if way in each else "-" for each in found]
+        ratios = [each[way].cpu_median / each["forward"].cpu_median if way in each else "-" for each in found]
         rows.append((way, *ratios))
     rows.append(("suppressing neurons scored exactly", *evaluated))
     rows.append(("largest peak above the model, MiB", *(max(t.peak_mib for t in each.values()) for each in found)))
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    text = f"Measured on {machine()}; medians of {args.runs} runs.\n"
+    text = f"Measured on {machine()}; medians of {args.runs} runs, processor time.\n"
     for name in args.models:
         text += "\n" + table(name, args.tokens, args.runs) + "\n"
         print(text, flush=True)

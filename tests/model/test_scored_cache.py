@@ -118,3 +118,13 @@ def test_places_are_taken_together_where_their_distributions_fit():
     assert [group.places.row.tolist() for group in q.groups(1)] == [[0], [1], [2]]
     unkept = tna.scored(q.stream.cache, 5, max_bytes=1)
     assert [group.places.row.tolist() for group in unkept.groups(cap)] == [[0, 1, 2]]
+
+
+def test_a_search_that_was_made_before_reads_the_unembedding_no_more(cache, passes):
+    q = tna.scored(cache, 5)
+    first = tna.value_neurons(q, k=7)
+    before = len(passes)
+    again, fewer = tna.value_neurons(q, k=7), tna.value_neurons(q, k=3)
+    assert before > 0 and len(passes) == before
+    assert torch.equal(again.score, first.score) and again.labels == first.labels and again.text == first.text
+    assert torch.equal(fewer.score, first.score[:, :3])

@@ -106,6 +106,7 @@ def value_neurons(
             check=check,
             promoted=shown,
             sums=group.sums,
+            kept=group.kept(wanted),
         )
         additive_checks.require_finite(q.stream, top.score, "the scores")
         found.append(neurons_of(group, sublayers, top))

@@ -17,6 +17,7 @@ from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.answer_sums import AnswerSums
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase
+from tl_neuron_attr.numerics.kept_scores import KeptScores
 from tl_neuron_attr.numerics.readout import Readout
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
 from tl_neuron_attr.results.token_text import text_of
@@ -66,6 +67,7 @@ class ScoredCache:
     batched: bool = True
     _increases: dict[tuple[Site, int], Increase] = field(default_factory=dict, init=False)
     _final: list[Increase] = field(default_factory=list, init=False)
+    _scores: dict[tuple[Site, ...], KeptScores] = field(default_factory=dict, init=False)
     _checked: set[tuple[Site, bool]] = field(default_factory=set, init=False)
 
     def __repr__(self) -> str:
@@ -184,6 +186,10 @@ class ScoredCache:
         if self.keeps:
             self._final.append(increase)
         return increase
+
+    def kept(self, sites: tuple[Site, ...]) -> KeptScores:
+        """Return the exact scores that searches of the neurons of ``sites`` have found here, to be added to."""
+        return self._scores.setdefault(sites, {})
 
     def groups(self, max_bytes: int, *, whole: bool = False, sublayers: int | None = None) -> Iterator["ScoredCache"]:
         """Yield the places in groups whose base distributions fit in ``max_bytes``; one place at the least.

@@ -28,6 +28,7 @@ no such bound, so that every neuron is scored.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -37,9 +38,10 @@ from tl_neuron_attr.numerics.answer_sums import AnswerSums
 from tl_neuron_attr.numerics.bounded_walk import BoundedWalk
 from tl_neuron_attr.numerics.bounds import psi_bounds
 from tl_neuron_attr.numerics.every_neuron import neuron_scores
-from tl_neuron_attr.numerics.exact_scores import ResultPlaces, exact_scores
+from tl_neuron_attr.numerics.exact_scores import ResultPlaces
 from tl_neuron_attr.numerics.flat_index import best_of, flat_coefficients
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase, mean_unembeddings
+from tl_neuron_attr.numerics.kept_scores import KeptScores, kept_scores
 from tl_neuron_attr.numerics.narrow_bounds import NarrowBounds
 from tl_neuron_attr.numerics.sublayer import Sublayer
 
@@ -76,6 +78,7 @@ def certified_topk(
     check: Check | None = None,
     promoted: int = 0,
     sums: AnswerSums | None = None,
+    kept: KeptScores | None = None,
 ) -> TopK:
     """Return the exact top ``k`` over the neurons of ``sublayers``, in nats.
 
@@ -88,6 +91,7 @@ def certified_topk(
         check: Called with each sublayer before anything is scored.
         promoted: How many promoted tokens to note of each neuron scored in Phase 3.
         sums: How the places of the increases add up to results, where a result has several.
+        kept: The exact scores that earlier searches of the same increases and sublayers found; new ones are added.
     """
     if increases[0].readout.transform is not None:
         scores = [neuron_scores(i, s, max_bytes=max_bytes) for i, s in zip(increases, sublayers, strict=True)]
@@ -111,7 +115,8 @@ def certified_topk(
         bounds = jensen if psi is None else psi - jensen
 
     # Phase 3: exact scores, in the order of the bounds
-    return _search(increases, sublayers, bounds, psi, k, 1 if largest else -1, max_bytes, promoted, sums)
+    score = partial(kept_scores, {} if kept is None else kept, increases, sublayers, max_bytes=max_bytes)
+    return _search(increases, sublayers, bounds, psi, k, 1 if largest else -1, score, promoted, sums)
 
 
 def gradients_of(increases: Sequence[Increase]) -> list[Float[Tensor, "batch d_model"]]:
@@ -162,13 +167,13 @@ def _search(
     psi: Float[Tensor, "batch neuron_source"] | None,
     k: int,
     sign: int,
-    max_bytes: int,
+    score: Callable[..., Float[Tensor, "n"]],
     promoted: int,
     sums: AnswerSums | None,
 ) -> TopK:
     """Return the top ``k`` of ``sign`` times the scores, none of which is above its bound (Phase 3).
 
-    ``psi`` is the part of the bounds that can be narrowed, if there is one.
+    ``score`` gives exact scores; ``psi`` is the part of the bounds that can be narrowed, if there is one.
     """
     narrow = NarrowBounds(increases, sublayers)
     coefficients = flat_coefficients(sublayers)
@@ -186,7 +191,7 @@ def _search(
         flat = torch.cat([f.repeat(len(r.places)) for (r, _), f in zip(open_walks, chosen, strict=True)])
         tokens = flat.new_full((len(flat), promoted), -1)
         noted = tokens if promoted else None
-        scores = exact_scores(increases, sublayers, rows, flat, max_bytes=max_bytes, promoted=noted)
+        scores = score(rows, flat, promoted=noted)
         sizes = [len(r.places) * len(f) for (r, _), f in zip(open_walks, chosen, strict=True)]
         for (result, walk), own, best in zip(open_walks, scores.split(sizes), tokens.split(sizes), strict=True):
             by_place = own.reshape(len(result.places), -1)
