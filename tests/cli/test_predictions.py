@@ -158,11 +158,11 @@ def test_an_answer_of_several_tokens_is_explained_whole(run):
     assert [row["neuron"] for row in found["neurons"]] == value.labels
     assert [row["score"] for row in found["neurons"]] == pytest.approx(value.score.tolist(), abs=1e-5)
     code, text, _ = run("neurons", *PROMPT, "--target", " basketball .", "-k", "4")
-    assert code == 0 and text.startswith('" basketball ." (p ') and "several tokens) after" in text
+    assert code == 0 and text.startswith('" basketball ." (p ') and "2 tokens) after" in text
     for command in ("query", "trace"):
         assert run(command, *PROMPT, "--target", " basketball .")[0] == 0
     contrast = run("neurons", *PROMPT, "--target", " basketball .", "--contrast", " golf", "-k", "4")
-    assert contrast[0] == 0 and 'against " golf"' in contrast[1] and contrast[1] != text
+    assert contrast[0] == 0 and 'against " golf" (1 token)' in contrast[1] and contrast[1] != text
 
 
 def test_heads_of_an_answer_of_several_tokens(run):

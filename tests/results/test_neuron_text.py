@@ -26,3 +26,12 @@ def test_joining_puts_prompts_one_after_another_and_taking_one_apart_gives_it_ba
     assert joined.sources == (("a", " b"), ("c",), ("d", "e", "f"))
     assert joined.source(2, 2) == "f" and joined.of("L5N6+") == ("w",) and joined.of("L0N1-") == ("y", "z")
     assert joined.of_prompt(2).sources == SECOND.sources
+
+
+def test_words_are_told_by_the_space_before_them_where_the_tokenizer_marks_it():
+    text = NeuronText((("<bos>", " b"),), {"L0N1+": (" Rome", "affili", " ,", " Wien", "<eos>"), "L0N2+": ("x",)})
+    kept, left_out = text.readable()
+    assert kept.of("L0N1+") == (" Rome", " Wien") and kept.of("L0N2+") == () and left_out == 4
+    whole, left_out = NeuronText((("<bos>", "b"),), {"L0N1+": ("Rome", "+", "<eos>")}).readable()
+    assert whole.of("L0N1+") == ("Rome",) and left_out == 2
+    assert set(text.of_keys(["L0N2+", "L9N9-"]).promoted) == {"L0N2+"}

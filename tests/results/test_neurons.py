@@ -172,3 +172,17 @@ def test_labels_of_a_single_prompt_are_not_nested(one, batch):
     assert alone.batched and alone.score.shape == (1, 6)
     assert alone.labels == batch[0].labels and len(alone.labels[:5]) == 5
     assert batch.labels == [batch[0].labels, batch[1].labels] and one.labels == one.flat_labels
+
+
+def test_readable_tables_and_frames_hold_words_only_and_count_the_rest():
+    model = tna.demo.load()
+    _, cache = model.run_with_cache("Tim Duncan plays the sport of basketball")
+    found = tna.value_neurons(cache, ".", k=10)
+    every, words = found.to_frame(), found.to_frame(readable=True)
+    for before, after in zip(every["promoted"], words["promoted"], strict=True):
+        assert after == [token for token in before if token.isalnum()]
+    left_out = sum(map(len, every["promoted"])) - sum(map(len, words["promoted"]))
+    assert words.attrs["left_out"] == left_out > 0
+    assert f"{left_out} promoted tokens that are no words left out" in str(found.table(readable=True).caption)
+    with pytest.raises(ValueError, match="readable=True needs the tokens that neurons promote"):
+        tna.value_neurons(cache, ".", k=3, text=False).table(readable=True)

@@ -42,6 +42,7 @@ class Explained:
         model: The model's name.
         before: The text up to the position scored.
         likeliest: The likeliest token and its probability.
+        tokens: How many tokens target and contrast have: the shorter of two answers is likelier for that alone.
     """
 
     prompt: str
@@ -53,13 +54,17 @@ class Explained:
     model: str
     before: str
     likeliest: tuple[str, float]
+    tokens: tuple[int, int] = (1, 1)
 
     def __str__(self) -> str:
         """Return ``" 8" (p 0.9996, rank 1) after "3 + 5 ="``; the likeliest token too where that is another."""
-        likelihood = "several tokens" if self.rank is None else f"rank {self.rank}"
+        of_target, of_contrast = self.tokens
+        likelihood = f"{of_target} tokens" if self.rank is None else f"rank {self.rank}"
         if self.rank not in (None, 1):
             likelihood += f"; first is {in_quotes(self.likeliest[0])}, p {self.likeliest[1]:.4g}"
         against = "" if self.contrast is None else f" against {in_quotes(self.contrast)}"
+        if self.contrast is not None and self.rank is None:
+            against += f" ({of_contrast} token{'s' * (of_contrast > 1)})"
         return f"{in_quotes(self.target)} (p {self.p:.4g}, {likelihood}){against} after {prompt_in_quotes(self.before)}"
 
     def columns(self) -> dict[str, Any]:
@@ -221,7 +226,8 @@ def read_answer(
     contrast = getattr(args, "contrast", None)
     whole = Answer.of(model, target, "--target-id" if isinstance(target, tuple) else "--target")
     alone = answer(model, list(tokens), [whole])
-    q = alone if contrast is None else answer(model, list(tokens), [whole], contrast=[contrast])
+    other = None if contrast is None else Answer.of(model, contrast, "--contrast")
+    q = alone if other is None else answer(model, list(tokens), [whole], contrast=[other])
     first = alone.log_probs()[0].detach()
     likeliest = int(first.argmax())
     return q, Explained(
@@ -234,6 +240,7 @@ def read_answer(
         model=str(model.cfg.model_name),
         before=text,
         likeliest=(token_text(model, likeliest), float(first[likeliest].exp())),
+        tokens=(len(whole), 1 if other is None else len(other)),
     )
 
 

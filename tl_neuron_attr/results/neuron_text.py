@@ -35,6 +35,22 @@ class NeuronText:
         """Return the tokens a neuron promotes; none where they are not known."""
         return self.promoted.get(key, ())
 
+    def of_keys(self, keys: Sequence[str]) -> "NeuronText":
+        """Return the text of some neurons alone."""
+        return replace(self, promoted={key: self.promoted[key] for key in keys if key in self.promoted})
+
+    def readable(self) -> tuple["NeuronText", int]:
+        """Return the text with promoted tokens that are words or begin one, and how many others were left out.
+
+        Where any token begins with a space, the tokenizer marks beginnings of words so, and a token without one
+        continues a word.
+        """
+        every = [token for tokens in (*self.sources, *self.promoted.values()) for token in tokens]
+        marked = any(token.startswith(" ") for token in every)
+        kept = {key: tuple(t for t in tokens if _is_word(t, marked)) for key, tokens in self.promoted.items()}
+        left_out = sum(len(tokens) - len(kept[key]) for key, tokens in self.promoted.items())
+        return replace(self, promoted=kept), left_out
+
     def of_prompt(self, prompt: int) -> "NeuronText":
         """Return the text of one prompt of a batch."""
         followed = None if self.followed is None else self.followed.of_prompt(prompt)
@@ -47,3 +63,7 @@ class NeuronText:
         known = [text.followed for text in texts if text.followed is not None]
         followed = FollowedText.joined(known) if known and len(known) == len(texts) else None
         return cls(tuple(tokens for text in texts for tokens in text.sources), promoted, followed)
+
+
+def _is_word(token: str, marked: bool) -> bool:
+    return (token.startswith(" ") or not marked) and token.strip(" ").isalnum()

@@ -221,26 +221,51 @@ class Neurons(PrintsAsTable):
         """What :class:`NeuronText` knows each neuron by, prompts in a row: its direction and its coefficient's sign."""
         return neuron_keys(self._columns())
 
-    def table(self) -> Table:
+    @typechecked
+    def table(self, *, readable: bool = False) -> Table:
         """Return one row per neuron: rank, neuron, source token, coefficient, score, promoted tokens.
 
-        Of several prompts, the prompt comes first.
+        Of several prompts, the prompt comes first. With ``readable``, only promoted tokens that are words or begin one
+        are shown, and the table says how many were left out; :func:`~tl_neuron_attr.top_tokens` with ``readable`` looks
+        further down for as many words.
+
+        Raises:
+            ValueError: If ``readable`` is asked of neurons without text.
         """
-        return neuron_table(self._columns(), len(self), self.text)
+        if not readable:
+            return neuron_table(self._columns(), len(self), self.text)
+        text, left_out = self._readable()
+        found = neuron_table(self._columns(), len(self), text)
+        return replace(found, caption=f"{found.caption}; {left_out} promoted tokens that are no words left out")
 
     @typechecked
-    def to_frame(self, *, catalogue: "Mapping[str, pd.DataFrame] | None" = None) -> "pd.DataFrame":
+    def to_frame(
+        self, *, readable: bool = False, catalogue: "Mapping[str, pd.DataFrame] | None" = None
+    ) -> "pd.DataFrame":
         """Return one row per neuron, in order, with everything the table shows.
 
         Args:
+            readable: Keep only promoted tokens that are words or begin one; ``frame.attrs["left_out"]`` counts the
+                others.
             catalogue: The tables of a merged :class:`~tl_neuron_attr.sweep.CatalogueTask`: adds ``context``, where in
                 its corpus each MLP neuron was strongest with the sign it has here.
 
         Raises:
-            ValueError: If ``catalogue`` is something else, or of another model.
+            ValueError: If ``catalogue`` is something else, or of another model, or ``readable`` is asked of neurons
+                without text.
         """
-        frame = neuron_frame(self._columns(), len(self), self.text, batched=self.batched)
+        text, left_out = self._readable() if readable else (self.text, 0)
+        frame = neuron_frame(self._columns(), len(self), text, batched=self.batched)
+        if readable:
+            frame.attrs["left_out"] = left_out
         return frame if catalogue is None else frame.assign(context=strongest_contexts(frame, catalogue))
+
+    def _readable(self) -> tuple[NeuronText, int]:
+        if self.text is None:
+            raise ValueError(
+                "readable=True needs the tokens that neurons promote, and these have no text: leave it out"
+            )
+        return self.text.of_keys(self.keys).readable()
 
     @typechecked
     def save(self, path: str | Path) -> None:
