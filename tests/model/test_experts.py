@@ -247,6 +247,8 @@ def test_an_expert_of_a_dense_model_is_refused_with_the_label_it_has_there():
 
 def test_methods_that_hook_single_neurons_refuse_experts():
     model = architectures.build("mixtral", dtype=torch.float32)
+    with pytest.raises(ValueError, match="layer 1 is a mixture of experts, whose neurons have no hook"):
+        tna.evaluate.verify_components(model, "w1 w2 w3", ["L1E0N7"], "w5", baseline="mean", progress=False)
     with pytest.raises(ValueError, match="layer 0 is a mixture of experts, whose neurons have no hook"):
         tna.evaluate.estimate_effects(model, "w1 w2 w3", "w5")
 

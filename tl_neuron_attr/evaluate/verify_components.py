@@ -103,8 +103,8 @@ def verify_components(
     Raises:
         TypeError: If an element is no component.
         IndexError: If a component, position or token id is out of range, or a component is named twice.
-        ValueError: If there is no component, ``reference`` is empty or comes with ``baseline="zero"``, or the MLP
-            neurons of a layer are those of experts.
+        ValueError: If there is no component, ``reference`` is empty or comes with ``baseline="zero"``, or neurons
+            of experts are to become anything but zero.
 
     Examples:
         >>> import tl_neuron_attr as tna

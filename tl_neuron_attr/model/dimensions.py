@@ -69,7 +69,7 @@ def post_hook(model: Any, layer: int) -> str:
     if weights.experts or (weights.has_mlp and not weights.has_mlp_neurons):
         raise ValueError(
             f"layer {layer} is a mixture of experts, whose neurons have no hook of their own: this method needs dense "
-            "MLPs; scores, ablate and edit work"
+            "MLPs; scores, ablate, edit and verify work"
         )
     return mlp_post_hook(layer)
 

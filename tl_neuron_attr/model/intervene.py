@@ -19,7 +19,7 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.active_edits import Change, require_none
 from tl_neuron_attr.model.components import Component, Components, component_lists
-from tl_neuron_attr.model.experts import Experts
+from tl_neuron_attr.model.expert_hooks import Hook, expert_hooks, require_same_batch
 from tl_neuron_attr.model.weights import block_weights, editable_weights
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.stacked_rows import StackedRows
@@ -27,9 +27,6 @@ from tl_neuron_attr.numerics.sublayer import Site
 
 Where = tuple[Site, int]
 """A sublayer: its site and layer."""
-
-Hook = tuple[str, Callable[..., Tensor | None]]
-"""A hook point's name and the function to run there, as ``run_with_hooks`` takes them."""
 
 
 @typechecked
@@ -209,19 +206,11 @@ def multiplier(factor: Float[Tensor, "row *width"]) -> Callable[..., Tensor]:
     """Return a hook that multiplies activations at every position; one row for all prompts, or one per prompt."""
 
     def multiply(activation: Tensor, hook: Any) -> Tensor:
-        _require_batch(factor, activation)
+        require_same_batch(factor, activation)
         own = factor.reshape(len(factor), 1, *activation.shape[2:])  # latent attention's hook_z may have other heads
         return activation * own.to(activation.device)
 
     return multiply
-
-
-def _require_batch(factor: Float[Tensor, "row *width"], activation: Tensor) -> None:
-    if len(factor) not in (1, len(activation)):
-        raise ValueError(
-            f"the neurons are of {len(factor)} prompts, but the model is run on {len(activation)}: run it on the "
-            "same batch, or take one prompt's neurons"
-        )
 
 
 def _sublayer_of(component: Component) -> Where:
@@ -270,27 +259,5 @@ def _multipliers(model: Any, factors: Mapping[Where, Float[Tensor, "row *width"]
         if experts is None:
             hooks.append((f"blocks.{layer}.{'mlp.hook_post' if site == 'mlp' else 'attn.hook_z'}", multiplier(factor)))
         else:
-            hooks += [(f"blocks.{layer}.{name}", hook) for name, hook in _expert_hooks(experts, factor)]
+            hooks += [(f"blocks.{layer}.{name}", hook) for name, hook in expert_hooks(experts, factor)]
     return hooks
-
-
-def _expert_hooks(experts: Experts, factor: Float[Tensor, "row width"]) -> list[Hook]:
-    """Return hooks that keep what the experts read and how it was routed, and change what they wrote."""
-    seen: dict[str, Tensor] = {}
-
-    def keeping(name: str) -> Callable[..., None]:
-        def keep_activation(activation: Tensor, hook: Any) -> None:
-            seen[name] = activation
-
-        return keep_activation
-
-    def change(out: Tensor, hook: Any) -> Tensor:
-        _require_batch(factor, out)
-        batch, pos, _ = out.shape
-        read, *returned = (seen[name].to(factor.device) for name in experts.hooks)
-        routing = experts.routing(read, returned, out.dtype).flatten(0, 1)
-        row = torch.arange(batch, device=factor.device).clamp_max(len(factor) - 1).repeat_interleave(pos)
-        added = experts.written(read.flatten(0, 1), routing, factor - 1, row)
-        return out + added.unflatten(0, (batch, pos)).to(out.device)
-
-    return [*((name, keeping(name)) for name in experts.hooks), ("mlp.hook_out", change)]

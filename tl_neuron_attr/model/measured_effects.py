@@ -17,8 +17,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tl_neuron_attr.model.answer_runs import AnswerRuns
-from tl_neuron_attr.model.dimensions import head_sizes, post_hook
+from tl_neuron_attr.model.dimensions import d_mlp, device_of, dtype_of, head_sizes, post_hook
+from tl_neuron_attr.model.expert_hooks import Hook, expert_hooks
 from tl_neuron_attr.model.rerun import KeptRun, require_finite_logits, runs_within
+from tl_neuron_attr.model.weights import block_weights
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import Site, score_dtype
 
@@ -64,10 +66,8 @@ def log_probs_without(
         progress: What a progress bar says; empty for none.
 
     Raises:
-        ValueError: If the logits hold NaN or Inf, or an MLP neuron is one of an expert.
+        ValueError: If the logits hold NaN or Inf, or a neuron of an expert is to become anything but zero.
     """
-    for layer in sorted({r.layer for removals in sets for r in removals if r.site == "mlp"}):
-        post_hook(model, layer)  # refuses mixtures of experts
     by_row = [_of_row(model, runs, row, sets, max_bytes, progress) for row in range(len(runs.lengths))]
     order = torch.cat([runs.places_in(row) for row in range(len(by_row))]).argsort()
     base = torch.cat([base for base, _ in by_row])[order]
@@ -110,18 +110,35 @@ def _of_row(
 
 def _removing(
     model: Any, sets: Sequence[Sequence[NeuronRemoval]], pos: Int[Tensor, "n"], places: Int[Tensor, "n"]
-) -> list[tuple[str, Callable[..., Tensor]]]:
+) -> list[Hook]:
     """Return the hooks under which row ``i`` of a run lacks the neurons of ``sets[i]``; ``places`` are at ``pos``."""
     by_place: dict[tuple[Site, int], list[tuple[int, NeuronRemoval]]] = {}
     for row, removals in enumerate(sets):
         for removal in removals:
             by_place.setdefault((removal.site, removal.layer), []).append((row, removal))
-    return [
-        (f"blocks.{layer}.mlp.hook_post", _of_mlp(removals))
-        if site == "mlp"
-        else (f"blocks.{layer}.attn.hook_z", _of_heads(head_sizes(model, layer), removals, pos, places))
-        for (site, layer), removals in by_place.items()
-    ]
+    hooks: list[Hook] = []
+    for (site, layer), removals in by_place.items():
+        if site == "attn":
+            of_heads = _of_heads(head_sizes(model, layer), removals, pos, places)
+            hooks.append((f"blocks.{layer}.attn.hook_z", of_heads))
+        elif (experts := block_weights(model, layer).live_experts) is not None:
+            found = expert_hooks(experts, _kept_factors(model, layer, removals, len(sets)))
+            hooks += [(f"blocks.{layer}.{name}", hook) for name, hook in found]
+        else:
+            hooks.append((post_hook(model, layer), _of_mlp(removals)))
+    return hooks
+
+
+def _kept_factors(
+    model: Any, layer: int, removals: Sequence[tuple[int, NeuronRemoval]], rows: int
+) -> Float[Tensor, "row neuron"]:
+    """Return what each neuron of a mixture is multiplied with in each row: 0 where it is taken out, 1 elsewhere."""
+    factor = torch.ones(rows, d_mlp(model, layer), dtype=dtype_of(model), device=device_of(model))
+    for row, removal in removals:
+        if isinstance(removal.value, Tensor) or removal.value != 0:
+            raise ValueError(f"layer {layer} is a mixture of experts, whose neurons can become zero alone")
+        factor[row, slice(None) if removal.index < 0 else removal.index] = 0
+    return factor
 
 
 def _of_mlp(removals: Sequence[tuple[int, NeuronRemoval]]) -> Callable[..., Tensor]:

@@ -17,15 +17,12 @@ def measured(q: ScoredCache, neurons: Neurons) -> Verified | None:
 
     Returns:
         The effects, in nats; None where the run can't be repeated: the cache does not hold its tokens, or the model no
-        longer gives this prediction for them (it ran under hooks, with padding, or was edited since); or where a
-        neuron is of a mixture of experts, whose neurons cannot be taken out one by one.
+        longer gives this prediction for them (it ran under hooks, with padding, or was edited since).
     """
     ids = q.stream.tokens()
     if ids is None:
         return None
     model, pos = q.stream.model, int(q.places.pos[0])
-    if any(q.stream.weights(layer).experts for layer in set(neurons.of_site("mlp").flat("layer"))):
-        return None
     at = torch.tensor([pos], device=ids.device)
     runs = AnswerRuns.of(model, ids[:, : pos + 1], q.target, at=at, contrast=q.contrast)
     found = without_each(model, runs, neurons, _zeroed(neurons, len(runs.target)))

@@ -1,0 +1,51 @@
+"""What neurons of experts write, changed while the model runs: they have no hook of their own.
+
+What they wrote is computed again, from what their layer read and how it was routed, and added to its output.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_neuron_attr.model.experts import Experts
+
+Hook = tuple[str, Callable[..., Tensor | None]]
+"""A hook point's name and the function to run there, as ``run_with_hooks`` takes them."""
+
+
+def expert_hooks(experts: Experts, factor: Float[Tensor, "row width"]) -> list[Hook]:
+    """Return hooks that keep what the experts read and how it was routed, and change what they wrote."""
+    seen: dict[str, Tensor] = {}
+
+    def keeping(name: str) -> Callable[..., None]:
+        def keep_activation(activation: Tensor, hook: Any) -> None:
+            seen[name] = activation
+
+        return keep_activation
+
+    def change(out: Tensor, hook: Any) -> Tensor:
+        require_same_batch(factor, out)
+        batch, pos, _ = out.shape
+        read, *returned = (seen[name].to(factor.device) for name in experts.hooks)
+        routing = experts.routing(read, returned, out.dtype).flatten(0, 1)
+        row = torch.arange(batch, device=factor.device).clamp_max(len(factor) - 1).repeat_interleave(pos)
+        added = experts.written(read.flatten(0, 1), routing, factor - 1, row)
+        return out + added.unflatten(0, (batch, pos)).to(out.device)
+
+    return [*((name, keeping(name)) for name in experts.hooks), ("mlp.hook_out", change)]
+
+
+def require_same_batch(factor: Float[Tensor, "row *width"], activation: Tensor) -> None:
+    """Refuse factors of several prompts in a run of another number of them.
+
+    Raises:
+        ValueError: Naming both numbers.
+    """
+    if len(factor) not in (1, len(activation)):
+        raise ValueError(
+            f"the neurons are of {len(factor)} prompts, but the model is run on {len(activation)}: run it on the "
+            "same batch, or take one prompt's neurons"
+        )
