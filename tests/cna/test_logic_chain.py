@@ -5,7 +5,8 @@ import torch
 
 import tl_neuron_attr as tna
 from tests import architectures
-from tl_neuron_attr import cna, demo
+from tl_neuron_attr import cna, demo, vis
+from tl_neuron_attr.cna.carried import carried_drops
 
 PROMPT = "6 * 7 ="
 
@@ -22,8 +23,8 @@ def chain(model):
 
 def test_it_is_the_four_stages_one_after_the_other(model, chain):
     _, cache = model.run_with_cache(PROMPT)
-    predicting = cna.feature_predicting(model, PROMPT, "42", k=30)
-    assert chain.answer == "42" and chain.head == predicting.head
+    predicting = cna.feature_predicting(model, PROMPT, "42", head=chain.head, k=30)
+    assert chain.answer == "42"
     assert chain.feature_predicting.neurons.labels == predicting.neurons.labels
     enhancing = cna.prediction_enhancing(cache, predicting.neurons)
     assert chain.prediction_enhancing.root == enhancing.root
@@ -80,3 +81,28 @@ def test_bad_input_is_named():
         cna.logic_chain(architectures.build("gptj"), architectures.prompts(1), 5, head=(2, 1))
     with pytest.raises(IndexError, match="must lie between 0 and 2, got 9"):
         cna.logic_chain(architectures.build("gpt2"), architectures.prompts(1), 5, head=(9, 1))
+
+
+def test_the_head_is_the_one_that_carried_most_of_those_that_cost_most(model, chain):
+    ids = model.to_tokens(PROMPT)
+    costliest = cna.head_effects(model, ids, "42", progress=False).ranked()[:20]
+    drops = carried_drops(model, ids, "42", costliest)
+    assert chain.head == costliest[int(drops.argmax())] and chain.head != costliest[0]
+
+
+def test_it_says_what_share_it_explains_and_warns_where_that_is_little(model, chain):
+    assert chain.explained > 0.25 and f"30 deep neurons alone cost {chain.explained:.0%} of that" in str(chain)
+    with pytest.warns(
+        UserWarning, match=r"the chain's 1 neurons explain \d+% of what zeroing L\dH\d costs: it is no full"
+    ):
+        few = cna.logic_chain(model, PROMPT, k=1)
+    assert few.explained < chain.explained
+    page = str(vis.logic_chain(few).body)
+    assert "These neurons explain little" in page and "explain little" not in str(vis.logic_chain(chain).body)
+
+
+def test_layers_and_contrast_reach_the_deep_neurons(model):
+    found = cna.logic_chain(model, PROMPT, "42", layers=[4], contrast="7", k=10)
+    deep = cna.feature_predicting(model, PROMPT, "42", head=found.head, layers=[4], contrast="7", k=10)
+    assert found.feature_predicting.neurons.labels == deep.neurons.labels[: len(found.feature_predicting.neurons)]
+    assert set(found.feature_predicting.neurons.layer.tolist()) == {4}

@@ -71,7 +71,7 @@ def test_many_deep_layers_share_columns(chain):
 
 
 def test_several_hops_stand_in_one_column():
-    chain = cna.logic_chain(demo.load(), "6 * 7 =", hops=3)
+    chain = cna.logic_chain(demo.load(), "6 * 7 =", head=(2, 6), hops=3)
     head, *further = chain.feature_transferring.hops
     assert len(further) == 2, "another prompt is needed: this one has no third hop"
     body = vis.chain_flow(chain).body

@@ -1,6 +1,7 @@
 """The logic chain as a picture and as a page: what a head effect broke, and how the answer came about (paper 3)."""
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 import networkx as nx
@@ -9,7 +10,7 @@ from markupsafe import Markup
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.feature_transferring import Hop
 from tl_neuron_attr.cna.head_effects import HeadEffects
-from tl_neuron_attr.cna.logic_chain import LogicChain
+from tl_neuron_attr.cna.logic_chain import SMALL_SHARE, LogicChain
 from tl_neuron_attr.knowledge.flow import ANSWER
 from tl_neuron_attr.model.components import head_name
 from tl_neuron_attr.results.table import PrintsAsTable
@@ -91,7 +92,13 @@ def logic_chain(found: LogicChain, *, name: str = "") -> View:
         root=found.prediction_enhancing.root_neuron.flat_labels[0],
         before=float(predicting.effects.base_prob),
         after=float(predicting.left),
+<<<<<<< HEAD
         heatmap=head_heatmap(predicting.effects.drop.nan_to_num(0)) if whole else Markup(),
+=======
+        explained=found.explained if isfinite(found.explained) else None,
+        small=found.explained < SMALL_SHARE,
+        heatmap=head_effects(predicting.effects).body if whole else Markup(),
+>>>>>>> fe4cdf4 (The logic chain follows the head that carried most to the answer, and says what share of its effect it explains)
         heads=[(head_name(*h), float(predicting.effects.drop[h]), float(predicting.effects.prob[h])) for h in best],
         picture=chain_flow(found).body,
         deep=neurons(predicting.neurons).body,
