@@ -1,14 +1,14 @@
 """What a head carried, and what its neurons explain, against runs edited by hand."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests import architectures
 from tl_neuron_attr import cna, demo
-from tl_neuron_attr.cna.carried import carried_drops, explained_share
+from tl_neuron_attr.cna import carried
+from tl_neuron_attr.cna.carried import carried_drops, explained_share, first_source
 
 TOKENS = architectures.prompts(1)
 HEADS = [(0, 1), (1, 2), (2, 3)]
@@ -19,7 +19,7 @@ HEADS = [(0, 1), (1, 2), (2, 3)]
 @pytest.mark.parametrize("bos", [False, True])
 def test_what_a_head_carried_is_taken_out_at_the_last_position_alone(name, bos, monkeypatch):
     model = architectures.build(name)
-    monkeypatch.setattr(model, "tokenizer", SimpleNamespace(bos_token_id=int(TOKENS[0, 0]) if bos else None))
+    monkeypatch.setattr(carried, "first_source", lambda model, ids: int(bos))
     logits, cache = model.run_with_cache(TOKENS)
     before = float(logits[0, -1].log_softmax(-1)[5])
     found = carried_drops(model, TOKENS, 5, HEADS)
@@ -27,11 +27,11 @@ def test_what_a_head_carried_is_taken_out_at_the_last_position_alone(name, bos, 
         pattern, values = cache[f"blocks.{layer}.attn.hook_pattern"], cache[f"blocks.{layer}.attn.hook_v"]
         values = values.reshape(*values.shape[:2], -1, 8)
         own = head * values.shape[2] // pattern.shape[1]  # the group's, where heads share keys and values
-        carried = sum(pattern[0, head, -1, s] * values[0, s, own] for s in range(int(bos), TOKENS.shape[1] - 1))
+        moved = sum(pattern[0, head, -1, s] * values[0, s, own] for s in range(int(bos), TOKENS.shape[1] - 1))
 
-        def without(z, hook, head=head, carried=carried):
+        def without(z, hook, head=head, moved=moved):
             heads = z.clone().reshape(*z.shape[:2], -1, 8)
-            heads[0, -1, head] -= carried
+            heads[0, -1, head] -= moved
             return heads.reshape(z.shape)
 
         left = model.run_with_hooks(TOKENS, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", without)])
@@ -81,3 +81,9 @@ def test_experts_and_heads_that_cost_nothing_have_no_share():
     costs = cna.head_effects(dense, TOKENS, 5, progress=False).ranked()[-1]
     least = cna.feature_predicting(dense, TOKENS, 5, head=costs, k=3)
     assert float(least.effects.drop[costs]) < 0 and math.isnan(explained_share(dense, TOKENS, 5, least))
+
+
+def test_the_bos_is_no_source():
+    model = demo.load()
+    ids = model.to_tokens("6 * 7 =")
+    assert first_source(model, ids) == 1 and first_source(model, ids[:, 1:]) == 0

@@ -37,7 +37,7 @@ def carried_drops(
     """
     _, cache = run_at_last(model, ids, needed_by(("attn",), model))
     stream, length = Stream(cache, model), ids.shape[1]
-    first = int(getattr(model.tokenizer, "bos_token_id", None) == int(ids[0, 0]))
+    first = first_source(model, ids)
     sets: list[list[NeuronRemoval]] = []
     for layer, head in heads:
         sublayer = stream.sublayer("attn", layer, stream.last)
@@ -46,6 +46,11 @@ def carried_drops(
     runs = AnswerRuns.of(model, ids, target, at=torch.tensor([length - 1], device=ids.device))
     base, without = log_probs_without(model, runs, sets, max_bytes=max_bytes)
     return base - without
+
+
+def first_source(model: Any, ids: Int[Tensor, "1 pos"]) -> int:
+    """Return the first position that says something of the prompt: 1 behind a BOS, else 0."""
+    return int(getattr(model.tokenizer, "bos_token_id", None) == int(ids[0, 0]))
 
 
 @torch.no_grad()
