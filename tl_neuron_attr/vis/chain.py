@@ -92,13 +92,9 @@ def logic_chain(found: LogicChain, *, name: str = "") -> View:
         root=found.prediction_enhancing.root_neuron.flat_labels[0],
         before=float(predicting.effects.base_prob),
         after=float(predicting.left),
-<<<<<<< HEAD
         heatmap=head_heatmap(predicting.effects.drop.nan_to_num(0)) if whole else Markup(),
-=======
         explained=found.explained if isfinite(found.explained) else None,
         small=found.explained < SMALL_SHARE,
-        heatmap=head_effects(predicting.effects).body if whole else Markup(),
->>>>>>> fe4cdf4 (The logic chain follows the head that carried most to the answer, and says what share of its effect it explains)
         heads=[(head_name(*h), float(predicting.effects.drop[h]), float(predicting.effects.prob[h])) for h in best],
         picture=chain_flow(found).body,
         deep=neurons(predicting.neurons).body,
