@@ -1,4 +1,4 @@
-"""Arguments of the right type and an odd value: answered or refused by the package in three lines, by 64 functions.
+"""Arguments of the right type and an odd value: answered or refused by the package in three lines, by 85 functions.
 
 Functions are called as they should be, with one argument at a time replaced: counts below one and beyond every
 limit, numbers that are none, empty and broken texts, empty lists. An answer is fine where the value means something; an
@@ -8,6 +8,7 @@ error of a library below, or of no kind that a caller expects, is not.
 import traceback
 from collections.abc import Callable, Sequence
 from functools import cache
+from tempfile import mkdtemp
 from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints, is_typeddict
 from unittest.mock import MagicMock
@@ -17,7 +18,7 @@ import pytest
 import tl_neuron_attr as tna
 from tests.fuzzing import REFUSALS
 from tests.test_typechecked import PUBLIC
-from tl_neuron_attr import cna, demo, incontext
+from tl_neuron_attr import cna, demo, evaluate, incontext, sweep
 from tl_neuron_attr.model.active_edits import Change
 
 PROMPT, TARGET = "Tim Duncan plays the sport of", " basketball"
@@ -36,8 +37,14 @@ def real() -> SimpleNamespace:
     found = tna.value_neurons(runs, TARGET, 30, sites="mlp", text=False)
     root = found.pick([int(found.layer[0].argmax())])  # above the head whose writes it reads
     cases = cna.arithmetic_cases(model, [cna.Problem(3, "+", 5), cna.Problem(2, "+", 4)])
+    study = mkdtemp()
+    plan = sweep.plan_study(model, sweep.corpus_items([PROMPT]), task=sweep.CatalogueTask(), out=study)
+    sweep.run_study(plan, model, progress=False)
+    sweep.merge_study(study)
     return SimpleNamespace(
         model=model,
+        study=study,
+        plan=plan,
         adapted=cna.train_lora(model, cases, layer=2, rank=1, steps=1, progress=False),
         cache=runs,
         value=value,
@@ -58,6 +65,16 @@ def calls(r: SimpleNamespace) -> dict[str, dict[str, Any]]:
     icl, on_cases = {"model": r.model, "prompts": r.prompts}, {"model": r.model, "cases": r.cases}
     quiet, heads = {"progress": False}, {"heads": HEADS}
     return {
+        "answer": {"model": r.model, "prompt": PROMPT, "answer": " basketball ."},
+        "attention_sources": {"cache": r.cache, "layer": 3, "head": 2},
+        "chat": {"model": r.model, "messages": [{"role": "user", "content": PROMPT}]},
+        "common_neurons": {"model": r.model, "prompts": [PROMPT, "3 + 5 ="], "k": 2, **quiet},
+        "edit": {"model": r.model, "components": HEADS, "scale": 0.0},
+        "explain": {"model": r.model, "prompt": PROMPT, "max_new_tokens": 2, "k": 2},
+        "hooks_needed": {"model": r.model},
+        "logit_flow": scored,
+        "moved_tokens": {**scored, "neurons": r.value, "k": 2},
+        "run": {"model": r.model, "tokens": PROMPT},
         "ablate": {"model": r.model, "components": HEADS, "scale": 0.0},
         "ablation_hooks": {"model": r.model, "components": HEADS, "scale": 0.0},
         "attribute_attn_neurons": scored,
@@ -82,6 +99,8 @@ def calls(r: SimpleNamespace) -> dict[str, dict[str, Any]]:
         "cna.answered": on_cases,
         "cna.bias_neurons": {"model": r.model, "prompt_pairs": PAIRS, "targets": ["she", "he"], "n": 2},
         "cna.bias_report": {"model": r.model, "neurons": r.root, "prompt_pairs": PAIRS, "targets": ["she", "he"]},
+        "cna.arithmetic_cases": {"model": r.model, "problems": [cna.Problem(3, "+", 5)]},
+        "cna.changed_neurons": {**scored, "other": r.cache, "k": 2, "layers": [1]},
         "cna.coefficient_increase": {**on_cases, "others": {"a": r.model}, "ks": [2], **quiet},
         "cna.concept_neurons": {"model": r.model, "words": ["1", "2"], "top": 2, **quiet},
         "cna.feature_enhancing": {"cache": r.cache, "transferring": r.transferring},
@@ -102,6 +121,7 @@ def calls(r: SimpleNamespace) -> dict[str, dict[str, Any]]:
             "model": r.model, "neurons": r.root[0], "guard": r.guard, **quiet,
         },
         "cna.train_lora": {**on_cases, "layer": 2, "rank": 1, "steps": 1, **quiet},
+        "cna.whole_answers": on_cases,
         "cna.zero_shot": {
             **on_cases, "found": r.concepts,
             "more_than": [1], "seeds": 1, **quiet,
@@ -113,6 +133,8 @@ def calls(r: SimpleNamespace) -> dict[str, dict[str, Any]]:
         },
         "evaluate.important_neurons": {**run, "k": 2, "candidates": 4, **quiet},
         "evaluate.verify": {**run, "neurons": r.root, **quiet},
+        "evaluate.select": {"model": r.model, "prompts": [evaluate.StudyPrompt(PROMPT, TARGET, "sport")]},
+        "evaluate.verify_components": {**run, "components": ["L1N2"], **quiet},
         "incontext.arranged": {**icl, "sequence": [0, 1, 0, 1]},
         "incontext.attention_shift": {**icl, **heads},
         "incontext.batch_of": {**icl, "indices": [0]},
@@ -134,6 +156,16 @@ def calls(r: SimpleNamespace) -> dict[str, dict[str, Any]]:
         "incontext.two_towers": {"cache": r.icl_cache, "prompts": r.prompts, "layer": 1, "head": 1},
         "incontext.vector_effect": {**icl, "vector": r.vector},
         "incontext.with_query": {"model": r.model, "prompt": r.prompts[0], "queries": [("great movie", 0)]},
+        "sweep.corpus_items": {"texts": [PROMPT, "3 + 5 ="], "chunk": 4},
+        "sweep.merge_study": {"out": r.study},
+        "sweep.open_plan": {"out": r.study},
+        "sweep.plan_study": {
+            "model": r.model, "items": sweep.corpus_items([PROMPT]), "task": sweep.CatalogueTask(), "out": r.study,
+        },
+        "sweep.read_catalogue": {"out": r.study, "model": r.model},
+        "sweep.repair_study": {"out": r.study},
+        "sweep.run_study": {"plan": r.plan, "model": r.model, **quiet},
+        "sweep.run_shard": {"plan": r.plan, "model": r.model, "i": 0},
         "vis.attention": {"cache": r.cache, **heads},
         "vis.report": {**scored, "k": 2, "heads": 2},
     }  # fmt: skip

@@ -82,7 +82,7 @@ def test_prompts_none_of_which_can_be_run_give_empty_tables(model, tmp_path):
         ({"scores": []}, "scores must hold at least one"),
         ({"counts": [3, 3]}, "counts must hold at least one, each once"),
         ({"counts": [0]}, "counts must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 0}, r"batch_size must be between 1 and 2\*\*62, got 0"),
     ],
 )
 def test_what_can_t_be_measured_is_refused(given, message):

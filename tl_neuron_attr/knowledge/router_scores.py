@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
 from tl_neuron_attr.model.additive_checks import require_finite
 from tl_neuron_attr.model.router_logits import router_logits
@@ -25,6 +25,7 @@ from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_text import visible
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class RouterScores(PrintsAsTable):
     """What one layer's router chose at one position, and what made it choose so.

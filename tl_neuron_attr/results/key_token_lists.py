@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from tl_neuron_attr._typechecked import typechecked_fields
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_lists import listed
 
 
+@typechecked_fields
 @dataclass(frozen=True, repr=False, eq=False)
 class KeyTokens(PrintsAsTable):
     """The tokens whose embeddings neurons respond to most and least, strongest first.

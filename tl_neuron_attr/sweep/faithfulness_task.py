@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tl_neuron_attr._typechecked import typechecked_fields
 from tl_neuron_attr.evaluate.faithfulness import outcomes_by_method, require_neurons
 from tl_neuron_attr.evaluate.method_scores import METHODS, UNTOUCHED, AnyMethod, Method
 from tl_neuron_attr.evaluate.outcome import METRICS
@@ -20,6 +21,7 @@ _REFERENCE: Method = "log_prob_increase"
 """The paper's score, to which the others are compared."""
 
 
+@typechecked_fields
 @dataclass(frozen=True)
 class FaithfulnessTask:
     """Zero each method's best MLP neurons in every prompt. Items are prompts: ``prompt``, ``target``, ``type``.
@@ -46,9 +48,8 @@ class FaithfulnessTask:
         for name, values in (("scores", self.scores), ("counts", self.counts)):
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} must hold at least one, each once, got {list(values)}")
-        for name, value in (("counts", min(self.counts)), ("batch_size", self.batch_size)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        if min(self.counts) < 1:
+            raise ValueError(f"counts must be at least 1, got {min(self.counts)}")
         object.__setattr__(self, "scores", tuple(self.scores))
         object.__setattr__(self, "counts", tuple(sorted(self.counts)))
 
