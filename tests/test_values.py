@@ -1,4 +1,4 @@
-"""Arguments of the right type and an odd value: answered or refused by the package in three lines, by 85 functions.
+"""Arguments of the right type and an odd value: answered or refused by the package in three lines, by 83 functions.
 
 Functions are called as they should be, with one argument at a time replaced: counts below one and beyond every
 limit, numbers that are none, empty and broken texts, empty lists. An answer is fine where the value means something; an
@@ -67,14 +67,12 @@ def calls(r: SimpleNamespace) -> dict[str, dict[str, Any]]:
     return {
         "answer": {"model": r.model, "prompt": PROMPT, "answer": " basketball ."},
         "attention_sources": {"cache": r.cache, "layer": 3, "head": 2},
-        "chat": {"model": r.model, "messages": [{"role": "user", "content": PROMPT}]},
         "common_neurons": {"model": r.model, "prompts": [PROMPT, "3 + 5 ="], "k": 2, **quiet},
         "edit": {"model": r.model, "components": HEADS, "scale": 0.0},
         "explain": {"model": r.model, "prompt": PROMPT, "max_new_tokens": 2, "k": 2},
         "hooks_needed": {"model": r.model},
         "logit_flow": scored,
         "moved_tokens": {**scored, "neurons": r.value, "k": 2},
-        "run": {"model": r.model, "tokens": PROMPT},
         "ablate": {"model": r.model, "components": HEADS, "scale": 0.0},
         "ablation_hooks": {"model": r.model, "components": HEADS, "scale": 0.0},
         "attribute_attn_neurons": scored,
@@ -227,7 +225,7 @@ def test_odd_values_are_answered_or_refused_by_the_package(where):
                 continue
             try:
                 tried(function, {**given, name: value})
-            except REFUSALS as error:
+            except (*REFUSALS, OSError) as error:
                 raised_at = traceback.extract_tb(error.__traceback__)[-1].filename
                 assert "/tl_neuron_attr/" in raised_at, f"{name}={value!r:.40}: {raised_at} raised {error!r}"
                 assert len(str(error).splitlines()) <= 3 and len(str(error)) < 500, f"{name}={value!r:.40}: {error}"

@@ -6,6 +6,7 @@ run to thousands of lines and take seconds to write, since it prints the value; 
 """
 
 import operator
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -51,6 +52,9 @@ _PATHS = ("path", "folder", "out")
 
 _LONGEST_PATH = 4096
 """Characters of a path that Linux takes, and more than other systems do."""
+
+_NOT_IN_A_NAME = re.compile("[\0\ud800-\udfff]")
+"""Characters that no file's name holds."""
 
 _LARGEST = 2**62
 """Larger integers overflow in torch."""
@@ -190,9 +194,16 @@ class _Door:
             )
         if name in _AT_LEAST_ONE and found is not None and not 1 <= found <= _LARGEST:
             raise ValueError(f"{self._name}: {name} must be between 1 and 2**62, got {found}")
-        if name in _PATHS and isinstance(found, str | PurePath) and len(str(found)) > _LONGEST_PATH:
-            raise ValueError(f"{self._name}: {name} has {len(str(found))} characters, no file system takes that many")
+        if name in _PATHS and isinstance(found, str | PurePath):
+            self._require_name(name, str(found))
         return found
+
+    def _require_name(self, name: str, path: str) -> None:
+        if len(path) > _LONGEST_PATH:
+            raise ValueError(f"{self._name}: {name} has {len(path)} characters, no file system takes that many")
+        if held := _NOT_IN_A_NAME.search(path):
+            what = "a NUL" if held[0] == "\0" else "a lone surrogate"
+            raise ValueError(f"{self._name}: {name}={path[:40]!r} holds {what}, which no file's name does")
 
     def _require_model(self, name: str, value: Any) -> None:
         optional = value is None and self._parameters.parameters[name].default is None

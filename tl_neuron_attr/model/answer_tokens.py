@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.model import dimensions
+from tl_neuron_attr.results.token_text import quoted
 
 _BROKEN = "\ufffd"
 """What tokenizers put where bytes are no character."""
@@ -148,7 +149,8 @@ def _encoded(model: Any, text: str, name: str) -> tuple[int, ...]:
     unknown = model.tokenizer.unk_token_id
     if unknown is not None and unknown in tokens and model.tokenizer.unk_token not in text:
         raise ValueError(
-            f"{name}={text!r} is not in the model's vocabulary: a part of it reads as {model.tokenizer.unk_token!r}"
+            f"{name}={quoted(text)} is not in the model's vocabulary: a part of it reads as "
+            f"{model.tokenizer.unk_token!r}"
         )
     return tokens
 

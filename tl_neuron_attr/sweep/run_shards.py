@@ -8,6 +8,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.results.token_text import quoted
 from tl_neuron_attr.sweep.plan import Plan, open_plan
 from tl_neuron_attr.sweep.shard_task import Shard
 
@@ -74,7 +75,7 @@ def run_study(
     plan.require_model(model)
     for stage in plan.task.stages if stages is None else stages:
         if stage not in plan.task.stages:
-            raise ValueError(f"stages must be of {list(plan.task.stages)}, got {stage!r}")
+            raise ValueError(f"stages must be of {list(plan.task.stages)}, got {quoted(stage)}")
         todo = [
             i for i in (range(plan.shards) if shards is None else shards) if not plan.folder.has(plan.part(stage, i))
         ]
