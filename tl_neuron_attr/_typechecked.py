@@ -201,8 +201,8 @@ class _Door:
     def _require_name(self, name: str, path: str) -> None:
         if len(path) > _LONGEST_PATH:
             raise ValueError(f"{self._name}: {name} has {len(path)} characters, no file system takes that many")
-        if held := _NOT_IN_A_NAME.search(path):
-            what = "a NUL" if held[0] == "\0" else "a lone surrogate"
+        if found := _NOT_IN_A_NAME.search(path):
+            what = "a NUL" if found[0] == "\0" else "a lone surrogate"
             raise ValueError(f"{self._name}: {name}={path[:40]!r} holds {what}, which no file's name does")
 
     def _require_model(self, name: str, value: Any) -> None:
