@@ -4,6 +4,7 @@ import inspect
 import time
 import types
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -218,3 +219,16 @@ def test_a_token_and_a_position_may_be_what_argmax_gives(real, pos):
     for given in (target, target.numpy(), np.int64(int(target))):
         for where in (np.int64(pos), torch.tensor(pos)):
             assert torch.equal(tna.attribute_layers(cache, given, pos=where).mlp, expected)
+
+
+@pytest.mark.parametrize(
+    "out, message", [("", "out is empty"), ("a\0b", "holds a NUL"), ("w" * 5000, "5000 characters"), ("\ud800", "lone")]
+)
+def test_a_path_that_names_nothing_is_refused_before_the_work(out, message):
+    with pytest.raises(ValueError, match=message):
+        written(out)
+
+
+@typechecked
+def written(out: str | Path) -> None:
+    pytest.fail(f"worked for {out!r}")

@@ -216,7 +216,8 @@ def tried(function: Callable[..., Any], given: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ARGUMENTS)
-def test_odd_values_are_answered_or_refused_by_the_package(where):
+def test_odd_values_are_answered_or_refused_by_the_package(where, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     function, given = public(where), calls(real())[where]
     tried(function, given)
     for name, hint in options(function).items():

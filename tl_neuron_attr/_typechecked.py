@@ -199,6 +199,8 @@ class _Door:
         return found
 
     def _require_name(self, name: str, path: str) -> None:
+        if not path:
+            raise ValueError(f"{self._name}: {name} is empty: name a file or folder, or '.' for the one you are in")
         if len(path) > _LONGEST_PATH:
             raise ValueError(f"{self._name}: {name} has {len(path)} characters, no file system takes that many")
         if found := _NOT_IN_A_NAME.search(path):

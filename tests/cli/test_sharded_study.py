@@ -67,6 +67,9 @@ def test_a_damaged_shard_is_repaired(run, tmp_path):
         (("--out", "OUT", "--shards", "2", "--runner", "pool", "--shard", "0"), "leave out --shard"),
         (("--out", "nosuchstore://b/s", "--shards", "2"), "can't be opened"),
         (("merge", "OUT"), "holds no study"),
+        (("--out", "OUT", "--batch-size", "4"), "--batch-size is of a study in shards: give --shards too"),
+        (("--out", "OUT", "--task", "head-effects", "--seed", "1"), "--seed draws random neurons"),
+        (("merge", "OUT", "--shards", "2"), "study merge reads what it needs from DIR: leave out --shards"),
     ],
 )
 def test_what_makes_no_study_is_refused(run, tmp_path, args, message):

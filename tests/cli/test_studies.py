@@ -21,3 +21,14 @@ def test_a_study_of_a_file_names_what_it_leaves_out(run, tmp_path):
     assert "2 of 3 prompts kept; 1 left out: the target is not among the 10 likeliest tokens\n" in err
     assert (tmp_path / "out" / "study.html").exists() and (tmp_path / "out" / "layers.parquet").exists()
     assert run(*args, "--value-mlp", "3")[0] == 1
+
+
+def test_the_seed_reaches_the_study(run, tmp_path, monkeypatch):
+    seen = []
+
+    def study(*args, seed, **options):
+        seen.append(seed)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("tl_neuron_attr.evaluate.knowledge_study", study)
+    assert run("study", "--per-type", "1", "--out", str(tmp_path), "--seed", "7")[0] == 1 and seen == [7]

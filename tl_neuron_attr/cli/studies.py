@@ -1,11 +1,13 @@
 """The commands ``study`` and ``reproduce``: many prompts at once, and the authors' printed numbers."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from tl_neuron_attr.cli.explained import load_model
 from tl_neuron_attr.cli.options import command, count_option, flag, model_options, option
@@ -23,6 +25,7 @@ _SIZES = {
     "shared": "best neurons of a prompt among which shared ones are counted",
     "heads": "share of all heads zeroed for other types",
 }
+_OF_SHARDS = ("shard", "stage", "runner", "workers", "cpus", "gpus", "batch_size")
 _KNOWLEDGE = "knowledge"
 _TASKS = (_KNOWLEDGE, "faithfulness", "head-effects")
 _FITTING = "what fits the model"
@@ -118,7 +121,9 @@ def _study(args: Namespace) -> int:
 
         items = sweep.prompt_items([prompt for group in limited.values() for prompt in group])
         return run_sharded(args, model, items, _task(args, model))
-    found = evaluate.knowledge_study(model, limited, sizes=_sizes(args, model), out=args.out, progress=not args.quiet)
+    found = evaluate.knowledge_study(
+        model, limited, sizes=_sizes(args, model), out=args.out, seed=args.seed, progress=not args.quiet
+    )
     show(found)
     write_page(args, page(found, name=model.cfg.model_name), args.out / "study.html")
     return 0
@@ -130,12 +135,21 @@ def _require_options_of_task(args: Namespace, sharded: bool) -> None:
     Raises:
         click.UsageError: Naming them.
     """
-    if not sharded and (args.shard is not None or args.stage is not None or args.runner != "loop"):
-        raise click.UsageError("--shard, --stage and --runner are of a study in shards: give --shards too")
+    if not sharded and (given := _typed(_OF_SHARDS)):
+        raise click.UsageError(f"{given[0]} is of a study in shards: give --shards too")
+    if args.task == "head-effects" and _typed(("seed",)):
+        raise click.UsageError("--seed draws random neurons, and --task head-effects has none: leave it out")
     if args.task != "faithfulness" and args.zeroed:
         raise click.UsageError(f"--zeroed is of --task faithfulness, not of {args.task}")
-    if args.task != _KNOWLEDGE and (given := [name for name in _SIZES if getattr(args, name) is not None]):
-        raise click.UsageError(f"--{given[0].replace('_', '-')} is of --task {_KNOWLEDGE}, not of {args.task}")
+    if args.task != _KNOWLEDGE and (given := _typed(tuple(_SIZES))):
+        raise click.UsageError(f"{given[0]} is of --task {_KNOWLEDGE}, not of {args.task}")
+
+
+def _typed(names: Sequence[str]) -> list[str]:
+    """Return those of the options that stand on the command line, as they are written there."""
+    context = click.get_current_context()
+    typed = [name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    return [f"--{name.replace('_', '-')}" for name in typed]
 
 
 def _task(args: Namespace, model: Any) -> "ShardTask":
@@ -165,6 +179,9 @@ def _finished(args: Namespace) -> int:
         raise click.UsageError(
             f"study takes no {' '.join(args.action)!r}: study merge DIR, study repair DIR, or --out DIR"
         )
+    others = [name for name in vars(args) if name not in ("action", "quiet", "open")]
+    if given := _typed(others):
+        raise click.UsageError(f"study {args.action[0]} reads what it needs from DIR: leave out {given[0]}")
     return actions[args.action[0]](args, args.action[1])
 
 
