@@ -128,3 +128,19 @@ def test_a_search_that_was_made_before_reads_the_unembedding_no_more(cache, pass
     assert before > 0 and len(passes) == before
     assert torch.equal(again.score, first.score) and again.labels == first.labels and again.text == first.text
     assert torch.equal(fewer.score, first.score[:, :3])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("weight", ["W_U", "ln_final"])
+@pytest.mark.parametrize("later", [lambda q: tna.value_neurons(q, k=9), tna.attribute_layers, tna.attribute_heads])
+def test_a_readout_that_changed_since_a_call_is_refused_by_the_next(weight, later):
+    """What the first call kept is of the old weights; the second would mix the two."""
+    model = architectures.build("llama")
+    q = tna.scored(model.run_with_cache(architectures.prompts())[1], 5)
+    before = later(q)
+    changed = model.W_U if weight == "W_U" else model.ln_final.original_component.weight
+    changed.mul_(1.1)
+    with pytest.raises(ValueError, match="weights were changed since the run"):
+        later(q)
+    changed.div_(1.1)
+    assert str(later(q)) == str(before)

@@ -62,9 +62,19 @@ def require_additive(stream: Stream, readout: Readout, places: Positions) -> Non
         norm = replace(readout.norm, weight=torch.ones_like(readout.norm.weight))
         if not _close(norm(final), stream.at("ln_final.hook_normalized", places), allowed):
             _refuse(stream, "ln_final.hook_normalized is not the final stream after the norm", edited="ln_final")
-    if not stream.has("unembed.hook_out"):
+    if stream.has("unembed.hook_out"):
+        require_logits(stream, readout, places)
+    else:
         _require_own_model(stream, places)
-        return
+
+
+def require_logits(stream: Stream, readout: Readout, places: Positions) -> None:
+    """Refuse a readout that does not give the cached logits, of every so manyth token.
+
+    Raises:
+        ValueError: Saying what was changed.
+    """
+    final, allowed = stream.final(places), tolerance(stream.cache["blocks.0.hook_resid_pre"].dtype)
     some = slice(None, None, max(1, readout.d_vocab // _SAMPLED_LOGITS))
     W_U = readout.W_U[:, some].to(readout.dtype)
     computed = (readout.norm(final) + readout.norm_bias) @ W_U + readout.b_U[some]

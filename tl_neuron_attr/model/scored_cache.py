@@ -153,9 +153,13 @@ class ScoredCache:
     def require(self, sites: Sequence[Site], *, reads: bool = False) -> None:
         """Check, once, that the cache has what ``sites`` need; with ``reads``, the norms in front of them too.
 
+        Each time, that the model still reads its final stream out as it did: what is kept is of the weights of then.
+
         Raises:
-            ValueError: Naming the missing hooks, or the layers without neurons.
+            ValueError: Naming the missing hooks, or the layers without neurons, or the weights that were changed.
         """
+        if (self._increases or self._final or self._scores) and self.stream.has("unembed.hook_out"):
+            additive_checks.require_logits(self.stream, self.stream.readout(self.places), self.places)
         new: tuple[Site, ...] = tuple(site for site in SITES if site in sites and (site, reads) not in self._checked)
         if new:
             require_sites(self.stream, new, reads=reads)
