@@ -106,7 +106,7 @@ def typechecked_fields(cls: type[T]) -> type[T]:
         ...     subject: str
         >>> Fact(3)
         Traceback (most recent call last):
-        TypeError: Fact: subject must be a str, got 3
+        TypeError: Fact: subject must be a string, got 3
     """
     made = cls.__init__
     door = _Door(made, cls.__name__)

@@ -8,7 +8,7 @@ PROMPT = "Tim Duncan plays the sport of"
 def test_a_position_within_a_prompt_shows_what_is_before_it_and_every_step_is_told():
     _, cache = demo.load().run_with_cache(PROMPT)
     steps = []
-    shown = Shown(3, 2, 2, 0, True, "m", lambda: steps.append(1))
+    shown = Shown(3, 2, 2, 0, True, "m", done=lambda: steps.append(1))
     found = OneToken.of(tna.scored(cache, pos=3), shown)
     assert len(found.tokens) == 4 and all(len(scores) == 4 for scores in found.sources.values())
     part, page = (token_tab(found, shown, alone=alone) for alone in (False, True))

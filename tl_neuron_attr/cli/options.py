@@ -121,7 +121,7 @@ def prompt_options() -> list[click.Parameter]:
             "--target-id",
             type=_token_ids,
             metavar="ID[,ID...]",
-            show_default=False,
+            show_default="none",
             help="the target by token ids instead, which no spelling can mistake: 1234, or 1234,567 for an answer",
         ),
         flag("--no-bos", help="do not put the tokenizer's BOS token first"),

@@ -20,6 +20,7 @@ from tl_neuron_attr.cna.number_words import in_words
 from tl_neuron_attr.model.batches import Batch, of_tokens
 from tl_neuron_attr.model.targets import token_id
 from tl_neuron_attr.model.tokens import prompt_ids
+from tl_neuron_attr.results.token_text import quoted
 
 Op = Literal["+", "-", "*", "/"]
 CaseKind = Literal["memorised", "carried", ""]
@@ -252,7 +253,9 @@ def _way(template: str | None, way: Written | None) -> Written:
         raise ValueError("template and written both say how problems are written: give one of them")
     names = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
     if not {"a", "b"} <= names <= {"a", "b", "op"}:
-        raise ValueError(f"template must name {{a}}, {{b}} and perhaps {{op}}, and nothing else, got {template!r}")
+        raise ValueError(
+            f"template must name {{a}}, {{b}} and perhaps {{op}}, and nothing else, got {quoted(template)}"
+        )
     return written(template, space="" if template.endswith(" ") else " ")
 
 
