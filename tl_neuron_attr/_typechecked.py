@@ -121,6 +121,17 @@ def typechecked_fields(cls: type[T]) -> type[T]:
     return cls
 
 
+def unnameable(path: str) -> str | None:
+    """Return what a path holds that no file's name does; None for nothing.
+
+    Examples:
+        >>> unnameable("a/b.html"), unnameable("a\\0b")
+        (None, 'a NUL')
+    """
+    found = _NOT_IN_A_NAME.search(path)
+    return None if found is None else "a NUL" if found[0] == "\0" else "a lone surrogate"
+
+
 @no_type_check
 class _Door:
     """What a function takes and returns; annotations are looked up at its first call, when every module is loaded."""
@@ -203,8 +214,7 @@ class _Door:
             raise ValueError(f"{self._name}: {name} is empty: name a file or folder, or '.' for the one you are in")
         if len(path) > _LONGEST_PATH:
             raise ValueError(f"{self._name}: {name} has {len(path)} characters, no file system takes that many")
-        if found := _NOT_IN_A_NAME.search(path):
-            what = "a NUL" if found[0] == "\0" else "a lone surrogate"
+        if what := unnameable(path):
             raise ValueError(f"{self._name}: {name}={path[:40]!r} holds {what}, which no file's name does")
 
     def _require_model(self, name: str, value: Any) -> None:

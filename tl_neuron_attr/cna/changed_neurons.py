@@ -17,8 +17,8 @@ from tl_neuron_attr.knowledge.value_neurons import neurons_of
 from tl_neuron_attr.knowledge.vocabulary import with_text
 from tl_neuron_attr.model import additive_checks
 from tl_neuron_attr.model.positions import Pos
-from tl_neuron_attr.model.scored import as_scored, refuse_given
-from tl_neuron_attr.model.scored_cache import ScoredCache
+from tl_neuron_attr.model.scored import as_scored
+from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import Site
@@ -85,7 +85,10 @@ def changed_neurons(
         >>> changed_neurons(cache, without, "8", k=1).labels
         ['L4N122']
     """
-    mine = _scored(cache, target, site, pos=pos, contrast=contrast, model=model)
+    scoring: Scoring = {"contrast": contrast, "model": model}
+    if pos is not None:
+        scoring["pos"] = pos
+    mine = as_scored(cache, target, (site,), **scoring)
     theirs = other_run(mine, other, site, other_model)
     sublayers = list(mine.checked_sublayers((site,), layers))
     available = sum(sublayer.coefficients[0].numel() for sublayer in sublayers)
@@ -102,12 +105,3 @@ def changed_neurons(
     additive_checks.require_finite(mine.stream, neurons.score, "the scores")
     best = with_text(neurons, mine.stream) if text else neurons
     return best.squeeze(batched=mine.batched)
-
-
-def _scored(
-    cache: ActivationCache | ScoredCache, target: Target | None, site: Site, *, pos: Pos | None, **scoring: Any
-) -> ScoredCache:
-    if isinstance(cache, ScoredCache):
-        refuse_given(target=target, pos=pos, **scoring)
-        return as_scored(cache, sites=(site,))
-    return as_scored(cache, target, (site,), pos=-1 if pos is None else pos, **scoring)

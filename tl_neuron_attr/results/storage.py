@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tl_neuron_attr._typechecked import unnameable
 from tl_neuron_attr.results.token_text import encodable
 
 VERSION = 1
@@ -61,10 +62,8 @@ def whole(path: str | Path) -> Generator[Path]:
         OSError: If the file can't be written, naming it; nothing is left behind.
         ValueError: If no file can have such a name.
     """
-    if "\0" in str(path):
-        raise ValueError(f"path={str(path)!r} holds a NUL, which no file's name does")
-    if str(path) != encodable(str(path)):
-        raise ValueError(f"path={encodable(str(path))!r} holds a lone surrogate, which no file's name does")
+    if what := unnameable(str(path)):
+        raise ValueError(f"path={encodable(str(path))!r} holds {what}, which no file's name does")
     if not str(path):
         raise ValueError("path='' is empty: give the file a name")
     target = Path(os.path.realpath(path))

@@ -11,6 +11,7 @@ from tl_neuron_attr._typechecked import typechecked_fields
 from tl_neuron_attr.cna.head_effects import head_effects
 from tl_neuron_attr.sweep.knowledge_tables import Sums, head_table
 from tl_neuron_attr.sweep.prompt_batches import prompt_batches
+from tl_neuron_attr.sweep.prompt_rows import left_out_rows
 from tl_neuron_attr.sweep.shard_task import Frames, Shard
 
 
@@ -43,18 +44,15 @@ class HeadEffectsTask:
 
     def rows(self, stage: str, model: Any, shard: Shard, known: Mapping[str, Any]) -> pd.DataFrame:
         """Return one row per prompt: ``log_prob`` untouched and ``heads``, its change in nats with each head zeroed."""
-        lines = shard.items[["type", "target_id", "target_tokens", "problem"]].rename(columns={"problem": "status"})
-        found: dict[int, dict[str, Any]] = {}
+        nothing = dict.fromkeys(("log_prob", "heads", "layers"))
+        found = {item: {**row, **nothing} for item, row in left_out_rows(shard.items).items()}
         for batch in prompt_batches(model, shard.items, batch_size=self.batch_size):
             effects = head_effects(model, batch.prompts, batch.answers, progress=False)
             change = effects.log_prob - effects.base_log_prob[:, None, None]
             for i, item in enumerate(batch.indices):
                 heads = change[i].flatten().cpu().numpy().astype(np.float32)
-                found[item] = {"log_prob": float(effects.base_log_prob[i]), "heads": heads, "layers": len(change[i])}
-        columns = {
-            name: [found.get(int(i), {}).get(name) for i in lines.index] for name in ("log_prob", "heads", "layers")
-        }
-        return lines.assign(**columns).rename_axis("item").reset_index()
+                found[item] |= {"log_prob": float(effects.base_log_prob[i]), "heads": heads, "layers": len(change[i])}
+        return pd.DataFrame(list(found.values()))
 
     def tables(self, frames: Frames) -> dict[str, pd.DataFrame]:
         """Return the mean change of ``log p`` by type and head, in nats, with its interval."""
