@@ -35,6 +35,17 @@ def test_cna_takes_a_head_and_a_target(run, tmp_path):
     assert run("cna", *PROMPT, *page, "--head", "3,2") == (code, out, "")
 
 
+def test_cna_takes_an_answer_of_several_tokens(run, tmp_path):
+    page = tmp_path / "page.html"
+    given = ("--target", " basketball .", "-k", "60", "--html", str(page))
+    code, out, _ = run("cna", "Tim Duncan plays the sport of", *given)
+    model = demo.load()
+    chains = cna.logic_chains(model, "Tim Duncan plays the sport of", tna.Answer.of(model, " basketball ."), k=60)
+    first, rest = out.split("\n", 1)
+    assert code == 0 and rest == f"{chains}\nwrote {page}\n" and ", 2 tokens) after" in first
+    assert "token by token" in page.read_text(encoding="utf-8")
+
+
 def test_heads_prints_all_heads_in_three_formats(run, first):
     effects = tna.head_effects(demo.load(), "6 * 7 =", "42", progress=False)
     code, out, _ = run("heads", *PROMPT)

@@ -96,6 +96,17 @@ def test_the_heat_map_holds_every_head_that_was_zeroed():
 
 
 @needs_browser
+def test_a_click_on_a_token_of_an_answer_shows_its_chain(tmp_path):
+    chains = cna.logic_chains(demo.load(), "Tim Duncan plays the sport of", " basketball .", k=60)
+    with opened(vis.logic_chains(chains).save(tmp_path / "chains.html")) as page:
+        assert "best deep neuron" in str(page.run("return document.body.innerText"))
+        page.run("document.querySelector('[data-part=\"2\"]').click()")
+        page.wait_for("return document.querySelectorAll('.tna-layered[data-ready]').length == 1")
+        text = str(page.run("return document.body.innerText"))
+        assert chains[1].feature_predicting.neurons.labels[0] in text and page.errors() == [] == page.requests()
+
+
+@needs_browser
 def test_the_page_opens_without_errors_or_requests_and_says_what_it_shows(chain, tmp_path):
     path = vis.logic_chain(chain, name="tna-demo").save(tmp_path / "chain.html")
     shown = "return [...document.querySelectorAll('.edge')].filter(e => e.getAttribute('display') != 'none').length"

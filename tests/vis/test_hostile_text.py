@@ -136,6 +136,7 @@ def of_prompts(model, texts):
             "label differences": vis.label_differences(cache, prompts[:2], **shown),
             "tower split": vis.tower_split(two_towers(cache, prompts[:2], layer=1, head=1)),
             "logic chain": vis.logic_chain(chain, name=texts[0]),
+            "logic chains": vis.logic_chains(cna.LogicChains(texts[0], (chain, chain)), name=texts[0]),
         }
         return {name: str(view.body) for name, view in views.items()}, {"logic chain": str(chain)}
 

@@ -48,7 +48,7 @@ def cna_command() -> click.Command:
     return command(
         "cna",
         _chain,
-        summary="Print how the answer came about, and write a page of it.",
+        summary="Print how the answer came about, of several tokens a line for each, and write a page of it.",
         options=[
             *prompt_options(),
             option(
@@ -64,6 +64,7 @@ def cna_command() -> click.Command:
         examples=[
             'tl-neuron-attr cna "3 + 5 ="',
             'tl-neuron-attr cna "6 * 7 =" --head L3H2 --html chain.html --open',
+            'tl-neuron-attr cna "Tim Duncan plays the sport of" --target " basketball ."',
         ],
     )
 
@@ -83,18 +84,26 @@ def heads_command() -> click.Command:
 
 
 def _chain(args: Namespace) -> int:
-    from tl_neuron_attr.cna import logic_chain
-    from tl_neuron_attr.vis import logic_chain as page
+    from tl_neuron_attr import cna, vis
+    from tl_neuron_attr.model.answer_tokens import Answer
 
     text, named = prompt_of(args), target_of(args)
     ready_page(args.html)
     model = load_model(args)
     tokens = tokens_of_prompt(model, text, args)
-    target, explained = read_prediction(model, text, tokens, model(tokens), named, args)
-    print(explained)
-    chain = logic_chain(model, tokens, target, head=args.head, k=args.k, shallow=args.shallow)
-    show(chain)
-    write_page(args, page(chain, name=explained.model))
+    if named is not None and is_answer(model, named):
+        _, explained = read_answer(model, text, tokens, named, args)
+        print(explained)
+        answer = Answer.of(model, named)
+        found = cna.logic_chains(model, tokens, answer, head=args.head, k=args.k, shallow=args.shallow)
+        page = vis.logic_chains(found, name=explained.model)
+    else:
+        target, explained = read_prediction(model, text, tokens, model(tokens), named, args)
+        print(explained)
+        found = cna.logic_chain(model, tokens, target, head=args.head, k=args.k, shallow=args.shallow)
+        page = vis.logic_chain(found, name=explained.model)
+    show(found)
+    write_page(args, page)
     return 0
 
 

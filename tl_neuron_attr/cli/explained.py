@@ -221,7 +221,7 @@ def read_answer(
     from tl_neuron_attr.model.answer_tokens import Answer
     from tl_neuron_attr.results.token_text import token_text
 
-    if args.pos != -1:
+    if getattr(args, "pos", -1) != -1:
         raise ValueError(f"--pos {args.pos} given with several tokens, which follow the prompt: leave it out")
     contrast = getattr(args, "contrast", None)
     whole = Answer.of(model, target, "--target-id" if isinstance(target, tuple) else "--target")

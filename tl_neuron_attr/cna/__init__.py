@@ -31,6 +31,7 @@ from tl_neuron_attr.cna.feature_predicting import (
 from tl_neuron_attr.cna.feature_transferring import FeatureTransferring, Hop, feature_transferring
 from tl_neuron_attr.cna.head_effects import HeadEffects, head_effects
 from tl_neuron_attr.cna.logic_chain import LogicChain, logic_chain
+from tl_neuron_attr.cna.logic_chains import LogicChains, logic_chains
 from tl_neuron_attr.cna.lora import Adapter, train_lora
 from tl_neuron_attr.cna.neuron_comparison import NeuronComparison
 from tl_neuron_attr.cna.prediction_enhancing import PredictionEnhancing, RootMasking, prediction_enhancing, root_masking
@@ -55,6 +56,7 @@ __all__ = [
     "HeadEffects",
     "Hop",
     "LogicChain",
+    "LogicChains",
     "MaskKeepCoef",
     "NeuronComparison",
     "PredictionEnhancing",
@@ -81,6 +83,7 @@ __all__ = [
     "head_accuracy",
     "head_effects",
     "logic_chain",
+    "logic_chains",
     "mask_keep_coef",
     "neuron_coefficients",
     "prediction_enhancing",

@@ -19,13 +19,14 @@ from tl_neuron_attr.cna.feature_transferring import FeatureTransferring, feature
 from tl_neuron_attr.cna.head_effects import HeadEffects, head_effects
 from tl_neuron_attr.cna.prediction_enhancing import PredictionEnhancing, prediction_enhancing
 from tl_neuron_attr.knowledge.vocabulary import prompt_tokens
+from tl_neuron_attr.model.answer_tokens import Answer, AnyOf
 from tl_neuron_attr.model.components import Head, NamedHead, head_name, required_head
 from tl_neuron_attr.model.targets import Target, one_each
 from tl_neuron_attr.model.tokens import Tokens, one_prompt
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_lists import listed
-from tl_neuron_attr.results.token_text import token_text, visible
+from tl_neuron_attr.results.token_text import quoted, token_text, visible
 
 _SHOWN = 5  # rows per stage of a printed table, so that all four fit on a screen
 
@@ -160,7 +161,8 @@ def logic_chain(
         max_bytes: A cap on the working set.
 
     Raises:
-        ValueError: If there are several prompts, the target is not one token, or the head feeds no MLP neuron.
+        ValueError: If there are several prompts, the target is not one token
+            (:func:`~tl_neuron_attr.cna.logic_chains` follows each token of an answer), or the head feeds no MLP neuron.
         IndexError: If the head or a layer is out of range.
 
     Warns:
@@ -174,23 +176,24 @@ def logic_chain(
     """
     ids = one_prompt(model, prompt)
     logits, cache = model.run_with_cache(ids)
-    followed = int(logits[0, -1].argmax()) if target is None else target
+    followed = int(logits[0, -1].argmax()) if target is None else _one_token(model, target)
     asked = None if head is None else [required_head(model, head)]
     effects = head_effects(model, ids[0], followed, heads=asked, max_bytes=max_bytes, progress=False)
     chosen = asked[0] if asked else _carrying(model, ids, followed, effects, max_bytes)
     predicting = _that_fall(predicting_through(model, ids, followed, effects, chosen, k, layers, contrast, max_bytes))
-    explained = explained_share(model, ids, int(one_each(model, followed, 1)[0]), predicting)
+    explained = explained_share(model, ids, followed, predicting)
+    text = token_text(model, followed)
     if explained < SMALL_SHARE:
         warnings.warn(
             f"the chain's {len(predicting.neurons)} neurons explain {explained:.0%} of what zeroing "
-            f"{head_name(*chosen)} costs: it is no full account of this answer; a larger k= or another head= may be",
+            f"{head_name(*chosen)} costs: it is no full account of {quoted(text)}; a larger k= or another head= may be",
             stacklevel=2,
         )
     enhancing = prediction_enhancing(cache, predicting.neurons)
     transferring = feature_transferring(cache, enhancing.root_neuron, predicting.head, hops=hops)
     return LogicChain(
         tokens=prompt_tokens(model, ids)[0],
-        answer=followed if isinstance(followed, str) else token_text(model, int(torch.as_tensor(followed))),
+        answer=text,
         cache=cache,
         feature_enhancing=feature_enhancing(cache, transferring, k=shallow),
         feature_transferring=transferring,
@@ -200,7 +203,27 @@ def logic_chain(
     )
 
 
-def _carrying(model: Any, ids: Int[Tensor, "1 pos"], target: Target, effects: HeadEffects, max_bytes: int) -> Head:
+def _one_token(model: Any, target: Target) -> int:
+    """Return the token id of a target.
+
+    Raises:
+        ValueError: If it is not one token.
+        IndexError: If it is outside the vocabulary.
+    """
+    if isinstance(target, Answer) or (isinstance(target, str) and model.tokenizer is not None):
+        answer = Answer.of(model, target, "target")
+        if len(answer) > 1:
+            raise ValueError(
+                f"target={quoted(answer.text)} is {len(answer)} tokens, and one chain follows one of them:\n"
+                "cna.logic_chains(model, prompt, target) follows each in turn"
+            )
+        return answer.tokens[0]
+    if isinstance(target, AnyOf):
+        raise ValueError("target is a set of right answers, and one chain follows one token: give one of them")
+    return int(one_each(model, target, 1)[0])
+
+
+def _carrying(model: Any, ids: Int[Tensor, "1 pos"], target: int, effects: HeadEffects, max_bytes: int) -> Head:
     """Return the head that carried most of what log p(target) needs, of those whose zeroing costs most."""
     candidates = [head for head in effects.ranked()[:_CANDIDATES] if float(effects.drop[head]) > 0]
     if not candidates:

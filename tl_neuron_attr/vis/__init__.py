@@ -4,7 +4,7 @@ Every view is offline and escaped: token text is shown, never interpreted. Needs
 """
 
 from tl_neuron_attr.vis.biases import biases
-from tl_neuron_attr.vis.chain import chain_flow, head_effects, logic_chain
+from tl_neuron_attr.vis.chain import chain_flow, head_effects, logic_chain, logic_chains
 from tl_neuron_attr.vis.editing import bias, coefficients
 from tl_neuron_attr.vis.explanation import explanation
 from tl_neuron_attr.vis.flow import flow
@@ -34,6 +34,7 @@ __all__ = [
     "layer_scores",
     "learned_metric",
     "logic_chain",
+    "logic_chains",
     "logit_flow",
     "merged_study",
     "neurons",

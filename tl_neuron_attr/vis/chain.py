@@ -11,12 +11,14 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.cna.feature_transferring import Hop
 from tl_neuron_attr.cna.head_effects import HeadEffects
 from tl_neuron_attr.cna.logic_chain import SMALL_SHARE, LogicChain
+from tl_neuron_attr.cna.logic_chains import LogicChains
 from tl_neuron_attr.knowledge.flow import ANSWER
 from tl_neuron_attr.model.components import head_name
 from tl_neuron_attr.results.table import PrintsAsTable
 from tl_neuron_attr.results.token_text import visible
 from tl_neuron_attr.vis.charts import head_heatmap
 from tl_neuron_attr.vis.layered import layered
+from tl_neuron_attr.vis.tabs import Line, Tab, paged
 from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
 from tl_neuron_attr.vis.views import head_scores, neurons
@@ -102,6 +104,30 @@ def logic_chain(found: LogicChain, *, name: str = "") -> View:
         stages={stage: _html(each) for stage, each in _stages(found).items()},
     )
     return View(body, f"From the tokens to {visible(found.answer.strip())}", whole=True)
+
+
+@typechecked
+def logic_chains(found: LogicChains, *, name: str = "") -> View:
+    """Make one page of an answer's chains: a click on a token shows how it came about.
+
+    Args:
+        found: From :func:`~tl_neuron_attr.cna.logic_chains`.
+        name: What to call the model.
+
+    Examples:
+        >>> from tl_neuron_attr import cna, demo
+        >>> chains = cna.logic_chains(demo.load(), "Tim Duncan plays the sport of", " basketball .", k=60)
+        >>> logic_chains(chains)
+        View('From the tokens to basketball ., token by token'): shown in a notebook; .save(path) writes a page
+    """
+    tabs = [
+        Tab(chain.answer, logic_chain(chain, name=name).body, float(chain.feature_predicting.effects.base_prob))
+        for chain in found.chains
+    ]
+    title = f"From the tokens to {visible(found.answer.strip())}, token by token"
+    heading, whole = Markup("<h1>{}</h1>").format(title), Markup('<div class="scroll">{}</div>').format(_html(found))
+    first = Tab("all tokens", whole, whole=True)
+    return paged([Line(found.chains[0].tokens, tuple(tabs))], heading, title, first=first)
 
 
 def _stages(found: LogicChain) -> dict[str, PrintsAsTable]:
