@@ -1,8 +1,9 @@
-"""Paper 3's experiments on a real model that calculates, beside its numbers: ``make results-real``.
+"""Paper 3's arithmetic heads on a real model, beside its numbers: ``make results-real``.
 
-Problems are asked as questions, which Qwen2.5-Coder answers where it does not go on from ``3+5=``. Every head is zeroed
-on a few cases; the heads that cost most log-probability there are zeroed on all of them. Every section is written when
-it is done, so that a run that is stopped leaves what it had.
+Problems are asked bare, as questions and behind four solved ones; heads are zeroed in the way of asking that
+``--prompt`` names. Every head is zeroed on a few cases; those that cost most log-probability, and as many random ones,
+are zeroed on other cases. A group of which the model answers too little is left out of that. Every section is written
+when it is done, so that a run that is stopped leaves what it had.
 """
 
 import argparse
@@ -19,95 +20,121 @@ import tl_neuron_attr as tna
 from tl_neuron_attr import cna
 from tl_neuron_attr.cna import Case
 from tl_neuron_attr.cna.arithmetic_cases import Op
-from tl_neuron_attr.model.components import Component, Components, Head, head_name
-from tl_neuron_attr.results.intervals import interval
+from tl_neuron_attr.model.components import Head, head_name, required_heads
+from tl_neuron_attr.results.intervals import change_interval
 
 ASKED = {op: f"Q: What is {{a}} {word} {{b}}? A: " for op, word in {"+": "plus", "-": "minus", "*": "times"}.items()}
-GROUPS: tuple[tuple[Op, int], ...] = (("+", 1), ("-", 1), ("*", 1), ("+", 2), ("-", 2))
-KS = (99, 30, 10)
-SHOWN = 5  # heads of the table, as in paper 3, Table 1
+GROUPS: dict[str, tuple[Op, int]] = {
+    "1D+": ("+", 1),
+    "1D-": ("-", 1),
+    "1D*": ("*", 1),
+    "2D+": ("+", 2),
+    "2D-": ("-", 2),
+}
+BARE = "{a} {op} {b} = "
+SHOTS = 4
+DOES_IT = 0.5
+"""The share of first tokens a model must get right for heads to be searched: below it there is little to lose."""
 
 
-def screened(model: Any, cases: list[Case], n: int) -> tuple[list[Head], pd.Series]:
-    """Return the heads whose zeroing costs ``n`` cases most log-probability, and the mean cost of each."""
-    drops = [cna.head_effects(model, torch.tensor(c.tokens), c.answer, progress=False) for c in cases[:n]]
-    mean = torch.stack([each.drop for each in drops]).mean(0)
+def three_ways(model: Any, group: str, n: int, seed: int) -> dict[str, list[Case]]:
+    """Return the cases of ``n`` problems asked bare, as questions and behind four solved ones."""
+    op, digits = GROUPS[group]
+    drawn = cna.problems(op, digits=digits, n=min(n + SHOTS, 55), seed=seed)  # there are 55 one-digit differences
+    asked, shots = drawn[SHOTS:], drawn[:SHOTS]
+    ways: dict[str, dict[str, Any]] = {
+        "bare": {"template": BARE},
+        "question": {"template": ASKED[op]},
+        "shots": {"template": BARE, "shots": shots},
+    }
+    return {name: cna.arithmetic_cases(model, asked, **way) for name, way in ways.items()}
+
+
+def screened(model: Any, cases: list[Case], shown: int) -> dict[Head, float]:
+    """Return the heads whose zeroing costs cases most log-probability, and the mean cost of each."""
+    drops = [cna.head_effects(model, torch.tensor(c.tokens), c.answer, progress=False).drop for c in cases]
+    mean = torch.stack(drops).mean(0)
     order = mean.flatten().argsort(descending=True).tolist()
-    heads = [divmod(i, mean.shape[1]) for i in order[:SHOWN]]
-    return heads, pd.Series({head_name(*head): float(mean[head]) for head in heads})
+    return {head: float(mean[head]) for head in (divmod(i, mean.shape[1]) for i in order[:shown])}
 
 
-@torch.no_grad()
-def masked(model: Any, cases: list[Case], head: Head, seed: int) -> pd.DataFrame:
-    """Zero the neurons that a head switches on in each case, and random ones of its layer and above (Table 5)."""
-    above: list[Component] = [
-        ("mlp", layer, i) for layer in range(head[0], model.cfg.n_layers) for i in range(model.cfg.d_mlp)
-    ]
+def with_heads_zeroed(model: Any, cases: list[Case], heads: list[Head]) -> pd.DataFrame:
+    """Return what zeroing each head takes from the cases that are answered without, by kind of digit."""
+    kinds = {"first token": [not case.given for case in cases]}
+    kinds |= {kind: [case.kind == kind for case in cases] for kind in ("memorised", "carried")}
+    before = pd.Series(cna.answered(model, cases), dtype=float)
     rows: list[dict[str, Any]] = []
-    for n, case in enumerate(cases):
-        tokens = torch.tensor([case.tokens])
-        _, cache = model.run_with_cache(tokens)
+    for head in heads:
         with tna.ablate(model, [head]):
-            _, other = model.run_with_cache(tokens)
-        top = cna.changed_neurons(cache, other, case.answer, max(KS), text=False)[0]
-        before = float(model(tokens)[0, -1].log_softmax(-1)[case.answer])
-        for k in KS:
-            drawn = Random(f"{seed} {n} {k}").sample(above, k)
-            picked: dict[str, Components] = {"the neurons of the largest change": top.top(k), "random neurons": drawn}
-            for name, zeroed in picked.items():
-                with tna.ablate(model, zeroed):
-                    left = model(tokens)[0, -1].log_softmax(-1)
-                right = int(left.argmax()) == case.answer
-                rows.append({"zeroed": name, "k": k, "right": right, "lost": before - float(left[case.answer])})
+            after = pd.Series(cna.answered(model, cases), dtype=float)
+        row: dict[str, Any] = {"head": head_name(*head)}
+        for kind, members in kinds.items():
+            mine, left = before[members].to_numpy(), after[members].to_numpy()
+            if mine.sum():
+                row[f"{kind}, % lost of {len(mine)}"] = decrease(mine, left)
+        rows.append(row)
     return pd.DataFrame(rows)
+
+
+def decrease(before: Any, after: Any) -> str:
+    """Return the share of a mean that is lost, in per cent, with its interval."""
+    change, low, high = (0.0 - x for x in change_interval(before, after))
+    return ranged(change, high, low, ".0f")
+
+
+def accuracies(model: Any, options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, list[Case]]]:
+    """Return how many answers are right in each way of asking, and the cases of the groups the model does."""
+    rows: list[dict[str, Any]] = []
+    cases: dict[str, list[Case]] = {}
+    for group in options.groups:
+        for name, some in three_ways(model, group, options.screen + options.cases, options.seed).items():
+            found = cna.whole_answers(model, some).summary().iloc[0].to_dict()
+            right = {
+                f"{what}, %": ranged(100 * found[what], 100 * found[f"{what}_low"], 100 * found[f"{what}_high"], ".0f")
+                for what in ("first", "whole")
+            }
+            same = {"answers": found["answers"], "begin as another": found["shared"]}
+            rows.append({"group": group, "prompt": name, **same, **right})
+            if name == options.prompt and found["first"] >= DOES_IT:
+                cases[group] = some
+    return pd.DataFrame(rows), cases
+
+
+def heads_of(model: Any, cases: list[Case], options: argparse.Namespace) -> pd.DataFrame:
+    """Return what the best heads of some cases, those asked for and random ones cost other cases."""
+    firsts = [case for case in cases if not case.given]
+    known = [case for case, right in zip(firsts, cna.answered(model, firsts), strict=True) if right]
+    on = known[: options.screen]
+    best = screened(model, on, options.shown) if on else {}
+    asked: list[Head] = required_heads(model, options.heads) if options.heads else []
+    named = list(dict.fromkeys([*best, *asked]))
+    every = [(layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
+    drawn = Random(f"heads {options.seed}").sample([head for head in every if head not in named], options.shown)
+    searched = {case.tokens for case in on}
+    others = [case for case in cases if case.tokens[: len(case.tokens) - case.given] not in searched]
+    frame = with_heads_zeroed(model, others, named + drawn)
+    cost = [f"{best[head]:.2f}" if head in best else "" for head in named] + ["random head"] * len(drawn)
+    return frame.assign(**{f"log p lost on {len(on)} others, nats": cost})
 
 
 def sections(model: Any, options: argparse.Namespace) -> Iterator[tuple[str, str]]:
     """Yield the tables with their titles."""
-    groups: dict[str, list[Case]] = {}
-    answers: list[pd.DataFrame] = []
-    for op, digits in GROUPS:
-        some = cna.problems(op, digits=digits, n=min(options.cases, 55), seed=options.seed)
-        for name, template in (("bare", "{a}" + op + "{b}= "), ("question", ASKED[op])):
-            cases = cna.arithmetic_cases(model, some, template=template)
-            answers.append(cna.whole_answers(model, cases).summary().assign(prompt=name))
-        groups[f"{digits}D{op}"] = [case for case in cases if not case.given]
-    yield "Accuracy of first tokens and whole answers", markdown(pd.concat(answers))
-    known = {
-        group: [c for c, right in zip(cases, cna.answered(model, cases), strict=True) if right]
-        for group, cases in groups.items()
-    }
-    best: dict[str, list[Head]] = {}
-    costs: list[dict[str, Any]] = []
-    for group, cases in known.items():
-        best[group], cost = screened(model, cases, options.screen)
-        costs += [{"group": group, "head": name, "log p lost, nats": value} for name, value in cost.items()]
-    title = f"Heads that cost most log-probability, zeroed one at a time, {options.screen} cases a group"
-    yield title, markdown(pd.DataFrame(costs))
-    heads = list(dict.fromkeys(head for group in best.values() for head in group[:2]))
-    found = cna.head_accuracy(model, [c for cases in groups.values() for c in cases], heads=heads, progress=False)
-    yield (
-        "Accuracy of the first token with one head zeroed, % (Table 1)",
-        markdown((100 * found.by_group()).rename_axis("group").reset_index(), 1),
-    )
-    for group in options.masked:
-        frame = masked(model, known[group][: options.screen * 2], best[group][0], options.seed)
-        rows = [
-            {"zeroed": name, "neurons": k, "right, %": 100 * some["right"].mean(),
-             "log p lost, nats": ranged(*interval(some["lost"]), ".2f")}
-            for (name, k), some in frame.groupby(["zeroed", "k"], sort=False)
-        ]  # fmt: skip
-        what = f"{group}: neurons that {head_name(*best[group][0])} switches on, {options.screen * 2} cases (Table 5)"
-        yield what, markdown(pd.DataFrame(rows), 1)
+    frame, cases = accuracies(model, options)
+    yield "Accuracy of first tokens and whole answers", markdown(frame)
+    for group, some in cases.items():
+        yield f"{group}, {options.prompt}: one head zeroed (Tables 1 to 3)", markdown(heads_of(model, some, options))
 
 
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="qwen2.5-coder-0.5b")
-    parser.add_argument("--cases", type=int, default=40, help="problems a group")
-    parser.add_argument("--screen", type=int, default=8, help="cases a group on which every head is zeroed")
-    parser.add_argument("--masked", nargs="*", default=["1D+", "1D-", "1D*"], help="groups whose neurons are masked")
+    parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS))
+    parser.add_argument("--prompt", default="question", choices=["bare", "question", "shots"])
+    parser.add_argument("--cases", type=int, default=36, help="problems a group that heads are measured on")
+    parser.add_argument("--screen", type=int, default=4, help="others on which every head is zeroed")
+    parser.add_argument("--shown", type=int, default=5, help="heads a group, and as many random ones")
+    parser.add_argument("--heads", nargs="*", help="heads measured besides, such as L16H8")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()

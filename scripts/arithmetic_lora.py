@@ -1,0 +1,172 @@
+"""Paper 3's fine-tuning and pruning on a real model that hardly calculates on the bare prompt: ``make results-real``.
+
+Adapters of a few layers learn sums and differences of numbers below a hundred, negative results included. Whatever is
+measured of an adapter is measured of a random change of the same size too. Every section is written when it is done.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pandas as pd
+import torch
+from tables import Stopwatch, markdown, ranged
+
+import tl_neuron_attr as tna
+from tl_neuron_attr import cna
+from tl_neuron_attr.cna import Adapter, Case
+from tl_neuron_attr.cna.coefficients import run_of
+from tl_neuron_attr.cna.paired_runs import paired_changes, plain
+from tl_neuron_attr.results.intervals import interval
+
+KS = (50, 30, 20, 10)
+"""The numbers of neurons of the paper's Table 10."""
+
+
+def flags(model: Any, cases: list[Case], adapter: Adapter | None = None) -> pd.Series:
+    """Return whether each case is answered, 1 or 0."""
+    if adapter is None:
+        return pd.Series(cna.answered(model, cases), dtype=float)
+    with adapter.attached(model):
+        return flags(model, cases)
+
+
+@torch.no_grad()
+def increases(model: Any, adapter: Adapter, cases: list[Case], batch_size: int) -> pd.DataFrame:
+    """Return by how much each case's neurons' coefficients rise: one row per case, one column per number of neurons."""
+    rows: dict[int, dict[int, float]] = {}
+    runs = paired_changes(
+        plain(model),
+        run_of(model, adapter),
+        cases,
+        max(KS),
+        largest=False,
+        batch_size=batch_size,
+        what="",
+        progress=False,
+    )
+    for changed in runs:
+        for k in KS:
+            top = changed.neurons.top(k)
+            before, after = top.coefficient, changed.other_coefficients(top)
+            rise = (after.abs() - before * after.sign()).sum(1) / before.abs().sum(1)
+            for case, value in zip(changed.indices, rise.tolist(), strict=True):
+                rows.setdefault(case, {})[k] = 100 * value
+    return pd.DataFrame.from_dict(rows, orient="index").sort_index()
+
+
+def sections(model: Any, options: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """Yield the tables with their titles."""
+    of = {"train": options.train, "test": options.test, "seed": options.seed}
+    train, test = cna.arithmetic_set(model, written=cna.written(), **of)
+    training: dict[str, Any] = {
+        "learning_rate": options.learning_rate,
+        "steps": options.steps,
+        "epochs": options.steps,  # the steps end it
+        "batch_size": options.batch_size,
+    }
+    right = flags(model, test)
+    rows = [{"adapter": "none", "right, %": ranged(*interval(100 * right), ".1f")}]
+    adapters: dict[int, Adapter] = {}
+    for layer in options.layers:
+        adapters[layer] = cna.train_lora(model, train, layer=layer, seed=options.seed, progress=False, **training)
+        for name, each in (("", adapters[layer]), (", random change", cna.random_adapter(adapters[layer]))):
+            found = flags(model, test, each)
+            rows.append({
+                "adapter": f"layer {layer}{name}", "right, %": ranged(*interval(100 * found), ".1f"),
+                "more than none": ranged(*interval(100 * (found - right)), ".1f"),
+            })  # fmt: skip
+        title = f"{len(train)} cases to train on, {options.steps} steps of {options.batch_size}; {len(test)} to test"
+        yield title, markdown(pd.DataFrame(rows), 1)
+    yield "Increase of coefficients, % (Table 10)", table_10(model, adapters, test, options)
+    if options.top:
+        yield (
+            "Accuracy, %, with deep layers pruned (Table 11)",
+            table_11(model, adapters, train, test, training, options),
+        )
+
+
+def table_10(model: Any, adapters: dict[int, Adapter], test: list[Case], options: argparse.Namespace) -> str:
+    """Return how much coefficients rise with each adapter, with a random change, and the difference."""
+    some = Random(f"compared {options.seed}").sample(test, options.compared)
+    rows: list[dict[str, Any]] = []
+    for layer, adapter in adapters.items():
+        rise, chance = (
+            increases(model, each, some, options.batch_size) for each in (adapter, cna.random_adapter(adapter))
+        )
+        for name, values in (("", rise), (", random change", chance), (", difference", rise - chance)):
+            cells = {f"top {k}": ranged(*interval(values[k]), ".0f") for k in KS}
+            rows.append({"adapter": f"layer {layer}{name}", **cells})
+    return f"{len(some)} cases, means over cases.\n\n{markdown(pd.DataFrame(rows))}"
+
+
+def table_11(
+    model: Any,
+    adapters: dict[int, Adapter],
+    train: list[Case],
+    test: list[Case],
+    training: dict[str, Any],
+    options: argparse.Namespace,
+) -> str:
+    """Return accuracies with the deep layers pruned to the neurons an adapter amplifies, or to random ones."""
+    deep = list(range(*options.pruned))
+    found = cna.pruning_experiment(
+        model,
+        train,
+        test,
+        layers=deep,
+        lora_layer=options.lora_layer,
+        top=options.top,
+        search=Random(f"search {options.seed}").sample(train, options.search),
+        adapter=adapters[options.lora_layer],
+        seed=options.seed,
+        progress=False,
+        **training,
+    )
+    of_all = found.frame[found.frame["group"] == "all"]
+    rows = [
+        {"model": model_name, "right, %": ranged(*interval(_flags_of(100 * share, n)), ".1f")}
+        for model_name, share, n in of_all[["model", "accuracy", "cases"]].itertuples(index=False)
+    ]
+    kept = f"Layers {deep[0]} to {deep[-1]}, {100 * found.share:.1f} % of their neurons kept"
+    how = f"the first {options.top} of {options.search} training cases; adapters in layer {options.lora_layer}"
+    return f"{kept}: {how}.\n\n{markdown(pd.DataFrame(rows))}"
+
+
+def _flags_of(percent: float, n: int) -> pd.Series:
+    """Return 100 for every right case and 0 for every wrong one, given their number and share."""
+    right = round(percent * n / 100)
+    return pd.Series([100.0] * right + [0.0] * (n - right))
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--layers", type=int, nargs="+", default=[8, 3, 20], help="layers adapted, one at a time")
+    parser.add_argument("--train", type=int, default=4000, help="problems to train on")
+    parser.add_argument("--test", type=int, default=100, help="problems to test on")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=5e-3)
+    parser.add_argument("--compared", type=int, default=32, help="test cases on which coefficients are compared")
+    parser.add_argument("--lora-layer", type=int, default=8, help="the layer adapted after pruning")
+    parser.add_argument("--pruned", type=int, nargs=2, default=[16, 30], help="the first layer pruned, and the end")
+    parser.add_argument("--top", type=int, default=500, help="neurons a case that are kept; 0 leaves pruning out")
+    parser.add_argument("--search", type=int, default=32, help="training cases whose neurons are kept")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model = tna.load(options.model)
+    text, spent, done = f"### {model.cfg.model_name}\n", Stopwatch(), {}
+    for title, body in sections(model, options):
+        done[title] = f"\n#### {title}\n\n{body}\n\n{spent} so far.\n"
+        options.out.write_text(text + "".join(done.values()))
+        print(f"{title}\n{body}\n{spent}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
