@@ -60,6 +60,20 @@ def test_targets_of_several_tokens_count_by_the_lists_of_the_whole_answer(model)
         assert all(found.loc[label.split("@")[0], kind] >= 0.3 for label in lists.labels)
 
 
+def test_a_contrast_counts_the_lists_of_the_difference(model):
+    targets, contrast = ["w5 w9", "w7", "w3"], ["w8", "w6 w2", 9]
+    found = common_neurons(model, PROMPTS, targets=targets, contrast=contrast, k=20, share=0.3, progress=False).frame
+    for prompt, target, other in zip(PROMPTS, targets, contrast, strict=True):
+        other = other if isinstance(other, str) else model.tokenizer.decode([other])
+        mine, theirs = (tna.attribute_mlp_neurons(tna.answer(model, prompt, f" {each}")) for each in (target, other))
+        best = (mine - theirs).flatten().topk(20)
+        both = tna.value_neurons(tna.answer(model, prompt, f" {target}", contrast=f" {other}"), k=20)
+        listed = [label for label in both.labels if "N" in label]
+        mlp = [f"L{int(j) // 80}N{int(j) % 80}" for j in best.indices][: len(listed)]
+        assert mlp == listed
+        assert set(mlp) <= set(found[found["value"] > 0.3]["neuron"])
+
+
 @pytest.mark.parametrize("sites", [("mlp",), ("mlp", "attn")])
 def test_lists_without_them_are_the_lists_with_them_struck_out(model, common, sites):
     _, cache = model.run_with_cache(PROMPTS[1])
@@ -83,6 +97,8 @@ def tna_count(model, cache, sites):
     [
         ({"prompts": ["w1"]}, "prompts must be at least two, got 1"),
         ({"targets": ["w1"]}, "targets must be one per prompt: 3 prompts, 1 targets"),
+        ({"contrast": ["w1"]}, "contrast must be one for all prompts or one for each of the 3, got 1"),
+        ({"contrast": "zyx"}, r"contrast\[0\]='zyx' is not in the model's vocabulary"),
         ({"share": 1.0}, "share must lie between 0 and 1, got 1.0"),
         ({"k": 0}, "k must be at least 1, got 0"),
         ({"massive_ratio": float("nan")}, "massive_ratio must be at least 1, got nan"),

@@ -2,16 +2,17 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
 from tl_neuron_attr._typechecked import typechecked, typechecked_fields
+from tl_neuron_attr.evaluate.contrasted import ContrastedBatch, contrasted_batches, require_contrasted
 from tl_neuron_attr.evaluate.method_scores import (
     METHODS,
     UNTOUCHED,
@@ -26,11 +27,14 @@ from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.answer_tokens import Answer, require_room
 from tl_neuron_attr.model.batches import AnswerBatch, answer_batches
 from tl_neuron_attr.model.intervene import ablate
-from tl_neuron_attr.model.targets import token_id
+from tl_neuron_attr.model.targets import OneTarget, answer_of, contrast_each
 from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.results.intervals import interval, named_interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_text import quoted
+
+Asked = tuple[Answer, Answer | None]
+"""An answer, and what it is compared with."""
 
 
 @typechecked_fields
@@ -43,11 +47,14 @@ class Faithfulness(PrintsAsTable):
             untouched model), ``k``, ``rank``, ``reciprocal_rank``, ``prob``, ``log_prob`` (nats).
         k: The number of neurons of the table.
         problems: Why a prompt was left out, each by its place among the targets.
+        contrasted: Whether targets were compared with a contrast: ``log_prob`` is then ``log p(target) -
+            log p(contrast)`` and ``prob`` how many times as likely the target is.
     """
 
     frame: pd.DataFrame
     k: int
     problems: tuple[str, ...] = ()
+    contrasted: bool = False
 
     @typechecked
     def summary(self, k: int | None = None) -> pd.DataFrame:
@@ -102,15 +109,18 @@ class Faithfulness(PrintsAsTable):
         count = self.frame["prompt"].nunique()
         caption = f"{self.k} MLP neurons zeroed in each of {count} prompts; mean and 95 % bootstrap interval"
         caption += f"; {len(self.problems)} left out" if self.problems else ""
-        return Table(("score", "MRR", "probability", "log-probability (nats)"), rows, caption)
+        measured = ("times as likely", "log p less the contrast's (nats)")
+        headings = measured if self.contrasted else ("probability", "log-probability (nats)")
+        return Table(("score", "MRR", *headings), rows, caption)
 
 
 @typechecked
 def faithfulness(
     model: Any,
     prompts: Sequence[str],
-    targets: Sequence[int | str | Answer],
+    targets: Sequence[OneTarget],
     *,
+    contrast: OneTarget | Sequence[OneTarget] | None = None,
     scores: Sequence[Method] = METHODS,
     k: int = 10,
     curve: Sequence[int] = (),
@@ -130,6 +140,9 @@ def faithfulness(
         targets: One answer per prompt: a token id, or a string or :class:`~tl_neuron_attr.Answer` of one or several
             tokens. Of several, log-probabilities and scores are sums over the tokens, and the rank is that of the worst
             token. A prompt whose target the model has no tokens for is left out.
+        contrast: If given, neurons are picked by ``log p(target) - log p(contrast)``, and that is what is measured: one
+            for all prompts or one each, lengths may differ. Of the methods, ``"log_prob_increase"``, ``"gradient"``,
+            ``"integrated_gradients"`` and ``"random"`` can.
         scores: The methods; all of :data:`METHODS` by default. ``"random"`` draws neurons that are active.
         k: How many neurons of the table.
         curve: Further numbers of neurons to measure.
@@ -139,12 +152,13 @@ def faithfulness(
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If prompts and targets differ in number, a prompt is empty, no target can be read, or a number of
-            neurons is not between 1 and all there are, or a score of your own has the name of another, another shape
-            than one score per neuron, or scores that are NaN, or meets a target of several tokens.
+        ValueError: If prompts and targets or contrasts differ in number, a prompt is empty, no target can be read, a
+            method cannot pick by a contrast, or a number of neurons is not between 1 and all there are, or a score of
+            your own has the name of another, another shape than one score per neuron, or scores that are NaN, or meets
+            a target of several tokens.
 
     Warns:
-        UserWarning: Naming targets that cannot be read; they are in ``.problems``.
+        UserWarning: Naming targets and contrasts that cannot be read; they are in ``.problems``.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -162,42 +176,42 @@ def faithfulness(
     if "" in prompts:
         raise ValueError(f"prompts[{list(prompts).index('')}] is empty")
     ids = [prompt_ids(model, prompt) for prompt in prompts]
-    answers, problems = _answers(model, ids, targets)
-    _require_single(answers, own_scores or {})
-    places, asked = list(answers), [ids[i] for i in answers]
+    if contrast is not None:
+        require_contrasted(list(methods))
+    asked, problems = _asked(model, ids, targets, contrast_each(contrast, len(prompts)))
+    _require_single(asked, own_scores or {})
+    places = list(asked)
     frames: list[pd.DataFrame] = []
-    with tqdm(total=len(answers), desc="faithfulness", unit="prompt", disable=not progress) as bar:
-        for each in answer_batches(asked, [a.tokens for a in answers.values()], batch_size=batch_size):
-            batch = AnswerBatch([places[at] for at in each.indices], each.tokens, each.target)
+    with tqdm(total=len(asked), desc="faithfulness", unit="prompt", disable=not progress) as bar:
+        for each in _batches([ids[i] for i in places], list(asked.values()), batch_size):
+            batch = replace(each, indices=[places[at] for at in each.indices])
             frames += [
                 outcome.frame().assign(prompt=batch.indices, score=name, k=zeroed)
                 for name, zeroed, outcome in outcomes_by_method(model, batch, methods, counts, seed)
             ]
             bar.update(len(batch.indices))
     frame = pd.concat(frames).sort_values(["prompt", "k", "score"], ignore_index=True)
-    return Faithfulness(frame, k, problems)
+    return Faithfulness(frame, k, problems, contrast is not None)
 
 
-def _answers(
-    model: Any, prompts: Sequence[Int[Tensor, "_"]], targets: Sequence[int | str | Answer]
-) -> tuple[dict[int, Answer], tuple[str, ...]]:
-    """Return each target that can be read as an answer, by its place, and what is wrong with the others.
+def _asked(
+    model: Any, prompts: Sequence[Int[Tensor, "_"]], targets: Sequence[OneTarget], contrasts: Sequence[OneTarget | None]
+) -> tuple[dict[int, Asked], tuple[str, ...]]:
+    """Return what can be read, by its place, and what is wrong with the others.
 
     Raises:
-        ValueError: If none can be read.
+        ValueError: If nothing can be read.
     """
-    found: dict[int, Answer] = {}
+    found: dict[int, Asked] = {}
     problems: list[str] = []
-    for i, (ids, target) in enumerate(zip(prompts, targets, strict=True)):
+    for i, (ids, target, contrast) in enumerate(zip(prompts, targets, contrasts, strict=True)):
         name = f"targets[{i}]"
-        given = (token_id(model, target, name),) if isinstance(target, int) else target
         try:
-            answer = Answer.of(model, given, name)
-            require_room(model, len(ids), answer)
+            answer = _read(model, ids, target, name)
+            name = f"contrast[{i}]"
+            found[i] = answer, None if contrast is None else _read(model, ids, contrast, name)
         except (ValueError, IndexError) as error:
             problems.append(why if (why := str(error)).startswith(name) else f"{name}: {why}")
-        else:
-            found[i] = answer
     if problems and not found:
         raise ValueError(f"no target can be read; {problems[0]}")
     if problems:
@@ -205,9 +219,22 @@ def _answers(
     return found, tuple(problems)
 
 
-def _require_single(answers: Mapping[int, Answer], own: Mapping[str, OwnScore]) -> None:
+def _read(model: Any, ids: Int[Tensor, "_"], target: OneTarget, name: str) -> Answer:
+    answer = answer_of(model, target, name)
+    require_room(model, len(ids), answer)
+    return answer
+
+
+def _batches(prompts: Sequence[Int[Tensor, "_"]], asked: Sequence[Asked], batch_size: int) -> Iterator[AnswerBatch]:
+    contrasts = [contrast for _, contrast in asked if contrast is not None]
+    if contrasts:
+        return contrasted_batches(prompts, [answer for answer, _ in asked], contrasts, batch_size=batch_size)
+    return answer_batches(prompts, [answer.tokens for answer, _ in asked], batch_size=batch_size)
+
+
+def _require_single(asked: Mapping[int, Asked], own: Mapping[str, OwnScore]) -> None:
     """Refuse scores of the user's, which take one target id per prompt, where an answer is of several tokens."""
-    for i, answer in answers.items():
+    for i, (answer, _) in asked.items():
         if own and len(answer) > 1:
             raise ValueError(
                 f"own_scores {list(own)} take one token per prompt, and targets[{i}] is {len(answer)}, "
@@ -225,13 +252,22 @@ def outcomes_by_method(
     """Yield what is left of the answers untouched, then by method and by number of neurons zeroed, smallest first."""
     with torch.no_grad():
         logits, cache = model.run_with_cache(batch.tokens)
-    yield UNTOUCHED, 0, Outcome.of(batch.predicting(logits), batch.target)
+    yield UNTOUCHED, 0, _outcome(model, batch, logits)
     for name, method in methods.items():
         ranked = best_by_method(model, cache, batch, method, max(counts), seed)
         for k in counts:
             with ablate(model, ranked.top(k)), torch.no_grad():
-                left = Outcome.of(batch.predicting(model(batch.tokens)), batch.target)
+                left = _outcome(model, batch, model(batch.tokens))
             yield name, k, left
+
+
+@torch.no_grad()
+def _outcome(model: Any, batch: AnswerBatch, logits: Float[Tensor, "batch pos d_vocab"]) -> Outcome:
+    """Return the outcome of a batch's logits; of contrasts, which are another run, too."""
+    found = Outcome.of(batch.predicting(logits), batch.target)
+    if not isinstance(batch, ContrastedBatch):
+        return found
+    return found.against(_outcome(model, batch.against, model(batch.against.tokens)))
 
 
 def require_neurons(model: Any, counts: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from tl_neuron_attr.evaluate.best_by_score import SEARCHED, best_by_score
+from tl_neuron_attr.evaluate.contrasted import ContrastedBatch, best_by_increase, gradient_scores
 from tl_neuron_attr.evaluate.gradients import gradient, integrated_gradients
 from tl_neuron_attr.knowledge.baselines import SCORES, Score, baseline_scores
 from tl_neuron_attr.model import dimensions
@@ -58,6 +59,8 @@ def best_by_method(
     seed: int,
 ) -> Neurons:
     """Return each prompt's ``k`` best MLP neurons by a method, best first."""
+    if isinstance(batch, ContrastedBatch) and method == "log_prob_increase":
+        return best_by_increase(model, batch, k)
     stream = Stream(cache, model)
     post = torch.stack([stream.mlp_coefficients(layer, stream.last) for layer in range(stream.n_layers)], dim=1)
     for searched in SEARCHED:
@@ -66,6 +69,8 @@ def best_by_method(
     if method == "random":
         scores = torch.stack([_noise(post[0].shape, i, seed) for i in batch.indices]).to(post)
         scores = scores.masked_fill(post == 0, -1.0)
+    elif isinstance(batch, ContrastedBatch):
+        scores = gradient_scores(model, batch, str(method))
     else:
         scores = method_scores(model, cache, batch.tokens, batch.target, method)
     best = scores.flatten(1).topk(k)

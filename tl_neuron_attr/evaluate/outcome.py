@@ -39,6 +39,11 @@ class Outcome:
         log_prob = chosen[..., 0].sum(1)
         return cls(((log_probs > chosen).sum(2) + 1).amax(1), log_prob.exp(), log_prob)
 
+    def against(self, contrast: "Outcome") -> "Outcome":
+        """Return the target's rank, how many times as likely it is as the contrast, and the log of that."""
+        log_prob = self.log_prob - contrast.log_prob
+        return Outcome(self.rank, log_prob.exp(), log_prob)
+
     def frame(self) -> pd.DataFrame:
         """Return one row per prompt: rank, reciprocal rank (its mean is the MRR), prob, log_prob."""
         rank = self.rank.cpu().numpy()

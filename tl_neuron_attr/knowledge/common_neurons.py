@@ -21,10 +21,10 @@ from tl_neuron_attr.knowledge.query_neurons import query_neurons
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.model.activation_ratios import activation_ratios
 from tl_neuron_attr.model.answer import answer
-from tl_neuron_attr.model.answer_tokens import Answer
 from tl_neuron_attr.model.dimensions import sizes_of
 from tl_neuron_attr.model.scored import scored
 from tl_neuron_attr.model.scored_cache import ScoredCache
+from tl_neuron_attr.model.targets import OneTarget, answer_of, contrast_each
 from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.results.common import CommonNeurons
 from tl_neuron_attr.results.neurons import Neurons
@@ -39,7 +39,8 @@ def common_neurons(
     model: Any,
     prompts: Sequence[str],
     *,
-    targets: Sequence[int | str | Answer] | None = None,
+    targets: Sequence[OneTarget] | None = None,
+    contrast: OneTarget | Sequence[OneTarget] | None = None,
     k: int = 100,
     share: float = 0.5,
     massive_ratio: float = MASSIVE,
@@ -56,14 +57,15 @@ def common_neurons(
         prompts: The prompts, two at least.
         targets: One answer per prompt: a token id, or a string or :class:`~tl_neuron_attr.Answer` of one or several
             tokens; by default the token that the model itself predicts.
+        contrast: If given, neurons count by ``log p(target) - log p(contrast)``: one for all prompts or one each.
         k: How many of each prompt's best value and query neurons count.
         share: Of the prompts.
         massive_ratio: From how many times the layer's median on an MLP neuron's activation is massive.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If there are fewer than two prompts, targets are not one per prompt, ``share`` is not between 0 and
-            1, ``massive_ratio`` or ``k`` is below 1, or a prompt or target is invalid.
+        ValueError: If there are fewer than two prompts, targets or contrasts are not one per prompt, ``share`` is not
+            between 0 and 1, ``massive_ratio`` or ``k`` is below 1, or a prompt, target or contrast is invalid.
 
     Examples:
         >>> import tl_neuron_attr as tna
@@ -73,10 +75,11 @@ def common_neurons(
         True
     """
     _require(prompts, targets, k, share, massive_ratio)
+    contrasts = contrast_each(contrast, len(prompts))
     counts = _Counts()
     for i, prompt in enumerate(tqdm(prompts, desc="common neurons", unit="prompt", disable=not progress, delay=2)):
         ids = prompt_ids(model, prompt)
-        q = _scored(model, ids, None if targets is None else targets[i], f"targets[{i}]")
+        q = _scored(model, ids, None if targets is None else targets[i], contrasts[i], i)
         value = value_neurons(q, k=min(k, q.stream.neuron_count(("mlp", "attn"))), text=False)
         counts.count("value", value)
         counts.count("query", query_neurons(q, value, k=k, text=False))
@@ -84,15 +87,16 @@ def common_neurons(
     return CommonNeurons(counts.frame(len(prompts), share), len(prompts), k, massive_ratio, sizes_of(model))
 
 
-def _scored(model: Any, ids: Int[Tensor, "pos"], target: int | str | Answer | None, name: str) -> ScoredCache:
-    """Return the scored cache of a prompt: of the token that the model predicts, of a token, or of an answer."""
-    if target is not None and not isinstance(target, int):
-        whole = Answer.of(model, target, name)
-        if len(whole) > 1:
-            return answer(model, [ids], [whole])
-        target = whole.tokens[0]
+def _scored(
+    model: Any, ids: Int[Tensor, "pos"], target: OneTarget | None, contrast: OneTarget | None, prompt: int
+) -> ScoredCache:
+    """Return the scored cache of a prompt: of the token that the model predicts, or of an answer."""
     logits, cache = model.run_with_cache(ids[None])
-    return scored(cache, int(logits[0, -1].argmax()) if target is None else target)
+    followed = answer_of(model, int(logits[0, -1].argmax()) if target is None else target, f"targets[{prompt}]")
+    other = None if contrast is None else answer_of(model, contrast, f"contrast[{prompt}]")
+    if len(followed) == 1 and (other is None or len(other) == 1):
+        return scored(cache, followed.tokens[0], contrast=None if other is None else other.tokens[0])
+    return answer(model, [ids], [followed], contrast=None if other is None else [other])
 
 
 @dataclass
@@ -140,7 +144,7 @@ class _Counts:
 
 
 def _require(
-    prompts: Sequence[str], targets: Sequence[int | str | Answer] | None, k: int, share: float, massive_ratio: float
+    prompts: Sequence[str], targets: Sequence[OneTarget] | None, k: int, share: float, massive_ratio: float
 ) -> None:
     if len(prompts) < 2:
         raise ValueError(f"prompts must be at least two, got {len(prompts)}: nothing is common to one")

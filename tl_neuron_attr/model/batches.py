@@ -42,7 +42,7 @@ def batches(model: Any, prompts: Sequence[str], *, batch_size: int) -> Iterator[
 
 def of_tokens(tokens: Sequence[Int[Tensor, "_"]], *, batch_size: int) -> Iterator[Batch]:
     """Yield tokenised prompts, shortest first."""
-    for chosen in _of_one_shape([(len(ids),) for ids in tokens], batch_size):
+    for chosen in of_one_shape([(len(ids),) for ids in tokens], batch_size):
         yield Batch(chosen, torch.stack([tokens[i] for i in chosen]))
 
 
@@ -59,6 +59,11 @@ class AnswerBatch:
     indices: list[int]
     tokens: Int[Tensor, "batch pos"]
     target: Int[Tensor, "batch token"]
+
+    @property
+    def prompts(self) -> Int[Tensor, "batch pos"]:
+        """The token ids of the prompts alone."""
+        return self.tokens[:, : self.tokens.shape[1] - self.target.shape[1] + 1]
 
     def predicting(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, "batch token d_vocab"]:
         """Return the logits that predict the answers' tokens."""
@@ -77,13 +82,13 @@ def answer_batches(
 ) -> Iterator[AnswerBatch]:
     """Yield tokenised prompts with their answers behind them, shortest prompts first, then shortest answers."""
     shapes = [(len(ids), len(answer)) for ids, answer in zip(prompts, answers, strict=True)]
-    for chosen in _of_one_shape(shapes, batch_size):
+    for chosen in of_one_shape(shapes, batch_size):
         asked = torch.stack([prompts[i] for i in chosen])
         target = torch.tensor([answers[i] for i in chosen], device=asked.device)
         yield AnswerBatch(chosen, torch.cat([asked, target[:, :-1]], dim=1), target)
 
 
-def _of_one_shape(shapes: Sequence[tuple[int, ...]], batch_size: int) -> Iterator[list[int]]:
+def of_one_shape(shapes: Sequence[tuple[int, ...]], batch_size: int) -> Iterator[list[int]]:
     """Yield the places of equal shapes, the smallest shape first."""
     for shape in sorted(set(shapes)):
         same = [i for i, each in enumerate(shapes) if each == shape]

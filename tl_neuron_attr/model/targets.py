@@ -15,6 +15,26 @@ from tl_neuron_attr.results.token_text import quoted
 Target = int | str | Answer | AnyOf | Sequence[int | str | Answer | AnyOf] | Int[Tensor, "batch"]
 """A token id, a string that is one token, an answer, a set of right answers, or one of these for each prompt."""
 
+OneTarget = int | str | Answer
+"""A token id, or an answer of one or several tokens."""
+
+
+def answer_of(model: Any, target: OneTarget, name: str) -> Answer:
+    """Return a target as an answer, which a token is too; errors as :meth:`Answer.of`."""
+    return Answer.of(model, (target,) if isinstance(target, int) else target, name)
+
+
+def contrast_each(contrast: OneTarget | Sequence[OneTarget] | None, count: int) -> Sequence[OneTarget | None]:
+    """Return what each of ``count`` targets is compared with, None for nothing.
+
+    Raises:
+        ValueError: If there is not one for all prompts or one each.
+    """
+    each = [contrast] * count if contrast is None or isinstance(contrast, OneTarget) else contrast
+    if len(each) != count:
+        raise ValueError(f"contrast must be one for all prompts or one for each of the {count}, got {len(each)}")
+    return each
+
 
 def has_answers(*targets: Target | None) -> bool:
     """Return whether a target is an answer or a set of them, for one prompt or for all."""

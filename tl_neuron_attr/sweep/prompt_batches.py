@@ -36,11 +36,6 @@ class PromptBatch(AnswerBatch):
     types: list[str]
 
     @property
-    def prompts(self) -> Int[Tensor, "batch pos"]:
-        """The token ids of the prompts alone."""
-        return self.tokens[:, : self.tokens.shape[1] - self.target.shape[1] + 1]
-
-    @property
     def answers(self) -> Int[Tensor, "batch"] | list[Answer]:
         """What is followed, as functions that run the model themselves take it: tokens, or answers of several."""
         if self.target.shape[1] == 1:

@@ -43,7 +43,8 @@ def faithfulness(found: Faithfulness) -> View:
     }
     drawn = Markup()
     if any(len(places) > 1 for places, _ in series.values()):
-        drawn = lines(series, x="MLP neurons zeroed", y="mean log p (nats)", log_x=True)
+        measured = "mean log p less the contrast's (nats)" if found.contrasted else "mean log p (nats)"
+        drawn = lines(series, x="MLP neurons zeroed", y=measured, log_x=True)
     return View(render("faithfulness.html.j2", table=Markup(found.table().html()), curve=drawn), "faithfulness")
 
 
