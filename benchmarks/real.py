@@ -3,7 +3,8 @@
 Every call starts from a cache that is there, as the forward pass that made it does not; its cost stands beside them,
 in the same process, medians of interleaved runs, in processor time, as other programs may share the machine. ``again``
 means after the same call on the same scored cache. A model that is not installed is replaced by random weights of its
-shape, which its name says.
+shape, which its name says. The peak of memory is that of the package's calls; the forward pass, whose logits at every
+position may take more, has a row of its own.
 """
 
 import argparse
@@ -50,6 +51,7 @@ def ways(model: object, tokens: torch.Tensor, cache: ActivationCache, target: in
     tna.value_neurons(used, k=30)
     return {
         "forward": lambda: model.run_with_cache(tokens),
+        "tna.run, in place of the forward pass": lambda: tna.run(model, tokens),
         "layers": lambda: tna.attribute_layers(cache, target),
         "heads": lambda: tna.attribute_heads(cache, target),
         "head positions": lambda: tna.attribute_head_positions(cache, target),
@@ -80,7 +82,9 @@ def table(name: str, lengths: list[int], runs: int) -> str:
         ratios = [each[way].cpu_median / each["forward"].cpu_median if way in each else "-" for each in found]
         rows.append((way, *ratios))
     rows.append(("suppressing neurons scored exactly", *evaluated))
-    rows.append(("largest peak above the model, MiB", *(max(t.peak_mib for t in each.values()) for each in found)))
+    own = [max(timing.peak_mib for way, timing in each.items() if way != "forward") for each in found]
+    rows.append(("largest peak of these above the model and the cache, MiB", *own))
+    rows.append(("peak of the forward pass, MiB", *(each["forward"].peak_mib for each in found)))
     return f"### {shown}\n\n" + markdown(("forward passes", *(f"{n} tokens" for n in lengths)), rows)
 
 

@@ -67,7 +67,8 @@ def _require_readable(stream: Stream) -> None:
                 "unembedding in memory (device_map), and offload blocks only"
             )
     for layer in range(stream.n_layers):
-        if (found := unreadable(stream.block(layer))) is not None:
+        at_hand = stream.weights(layer).at_hand  # and so readable
+        if not at_hand and (found := unreadable(stream.block(layer))) is not None:
             raise ValueError(f"layer {layer}: {found}")
 
 

@@ -124,8 +124,9 @@ def _is_quantised(module: nn.Module) -> bool:
 
 def _dequantiser(module: nn.Module) -> str | None:
     """Return the name of a linear module's method that gives its weight, where its class has one."""
-    linear = "in_features" in vars(module)
-    return next((name for name in _DEQUANTISERS if linear and callable(getattr(type(module), name, None))), None)
+    if "in_features" not in vars(module):  # not linear
+        return None
+    return next((name for name in _DEQUANTISERS if callable(getattr(type(module), name, None))), None)
 
 
 def _shape(linear: Any) -> tuple[int, int]:

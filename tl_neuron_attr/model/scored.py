@@ -70,20 +70,44 @@ def scored(
         >>> tna.attribute_mlp_neurons(basketball).max() > 1  # nats
         tensor(True)
     """
+    return _checked(
+        cache, target, (), pos=pos, contrast=contrast, model=model, final_bias=final_bias, max_bytes=max_bytes
+    )
+
+
+def _checked(
+    cache: ActivationCache,
+    target: Target | None,
+    sites: Sequence[Site],
+    *,
+    pos: Pos = -1,
+    contrast: Target | None = None,
+    model: Any = None,
+    final_bias: bool = True,
+    max_bytes: int = MAX_BYTES,
+) -> ScoredCache:
+    """Return what :func:`scored` returns, the cache checked at once for what ``sites`` need: checks walk every block.
+
+    Raises:
+        ValueError: As :func:`as_scored`.
+        IndexError: If a position or token id is out of range.
+    """
     if has_answers(target, contrast):
         stream = Stream(cache, model)
-        require_sites(stream, ())
+        require_sites(stream, tuple(sites))
         if target is None:
             raise ValueError("target is missing: a contrast of answers needs one beside it")
         found = scored_answers(stream, in_cache(stream, target, contrast, pos), max_bytes, batched=stream.batched)
     else:
-        stream, places, readout = checked_stream(cache, (), pos=pos, model=model)
+        stream, places, readout = checked_stream(cache, sites, pos=pos, model=model)
         other = None if contrast is None else token_ids(stream, contrast, "contrast")
         ids = token_ids(stream, 0 if target is None else target)
         found = ScoredCache(stream, places, readout, ids, other, max_bytes, batched=stream.batched)
         if target is None:
             found = replace(found, target=found.log_probs().argmax(-1))
-    return found if final_bias else found.without_final_bias()
+    found = found if final_bias else found.without_final_bias()
+    found.note_checked(sites)
+    return found
 
 
 def scored_answers(stream: Stream, placed: Sequence[PlacedAnswer], max_bytes: int, *, batched: bool) -> ScoredCache:
@@ -163,12 +187,9 @@ def as_scored(
     """
     if isinstance(cache, ScoredCache):
         refuse_given(target=target, **scoring)
-        q = cache
-    else:
-        require_sites(Stream(cache, scoring.get("model")), tuple(sites))
-        q = scored(cache, target, max_bytes=max_bytes, **scoring)
-    q.require(sites)
-    return q
+        cache.require(sites)
+        return cache
+    return _checked(cache, target, sites, max_bytes=max_bytes, **scoring)
 
 
 def refuse_given(**given: Any) -> None:

@@ -163,7 +163,11 @@ class ScoredCache:
         new: tuple[Site, ...] = tuple(site for site in SITES if site in sites and (site, reads) not in self._checked)
         if new:
             require_sites(self.stream, new, reads=reads)
-            self._checked.update((site, reads) for site in new)
+            self.note_checked(new, reads=reads)
+
+    def note_checked(self, sites: Sequence[Site], *, reads: bool = False) -> None:
+        """Note that the cache has what ``sites`` need, so that :meth:`require` need not look again."""
+        self._checked.update((site, reads) for site in sites)
 
     def increases(self, sites: Sequence[Site], layers: Sequence[int] | None = None) -> list[Increase]:
         """Return scores of what is added to each stream that a sublayer read, in the order of the stream.
