@@ -166,7 +166,7 @@ class ScoredCache:
             self.note_checked(new, reads=reads)
 
     def note_checked(self, sites: Sequence[Site], *, reads: bool = False) -> None:
-        """Note that the cache has what ``sites`` need, so that :meth:`require` need not look again."""
+        """Record that the cache has what ``sites`` need, so that :meth:`require` need not look again."""
         self._checked.update((site, reads) for site in sites)
 
     def increases(self, sites: Sequence[Site], layers: Sequence[int] | None = None) -> list[Increase]:

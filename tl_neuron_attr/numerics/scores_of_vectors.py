@@ -241,7 +241,7 @@ class _Groups:
         of_each = len(at) // max(1, len(self.used))
         self._alike = torch.equal(self.base, torch.arange(len(at), device=at.device) // max(1, of_each))
 
-    def bases_used(self, values: Float[Tensor, "all *n"]) -> Float[Tensor, "batch *n"]:
+    def bases_used(self, values: Float[Tensor, "n *m"]) -> Float[Tensor, "batch *m"]:
         """Return the rows of the bases in use, without a copy where these are all."""
         return values if self._every and len(values) == len(self.used) else values[self.used]
 
