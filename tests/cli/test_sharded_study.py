@@ -69,6 +69,10 @@ def test_a_damaged_shard_is_repaired(run, tmp_path):
         (("merge", "OUT"), "holds no study"),
         (("--out", "OUT", "--batch-size", "4"), "--batch-size is of a study in shards: give --shards too"),
         (("--out", "OUT", "--task", "head-effects", "--seed", "1"), "--seed draws random neurons"),
+        (("--out", "OUT", "--task", "icl-biases"), "--head is missing"),
+        (("--out", "OUT", "--task", "icl-biases", "--head", "L9H0"), "layer of (9, 0) must lie between 0 and 4"),
+        (("--out", "OUT", "--task", "icl-biases", "--head", "L3H4", "--per-type", "1"), "--per-type is of prompts"),
+        (("--out", "OUT", "--shards", "1", "--draw", "4"), "--draw is of --task icl-biases, not of knowledge"),
         (("merge", "OUT", "--shards", "2"), "study merge reads what it needs from DIR: leave out --shards"),
     ],
 )
@@ -95,3 +99,11 @@ def test_faithfulness_and_head_effects_are_studies_in_shards(run, tmp_path):
     assert set(table["k"]) == {0, 3} and {"none", "log_prob_increase", "random"} < set(table["score"])
     assert run("study", "--task", "head-effects", *given, str(tmp_path / "b"), "--shards", "2")[0] == 0
     assert len(list((tmp_path / "b" / "effects").glob("part*"))) == 2
+
+
+def test_the_biases_of_drawn_prompts_are_a_study_in_shards(run, tmp_path):
+    given = ("--task", "icl-biases", "--head", "L3H4", "--head", "L3H7", "--draw", "30", "--shards", "2")
+    code, out, _ = run("study", *given, "--out", str(tmp_path))
+    assert code == 0 and "biases" in out
+    table = pd.read_parquet(tmp_path / "tables" / "biases.parquet")
+    assert {"majority", "recency"} == set(table["bias"])

@@ -9,6 +9,7 @@ from tl_neuron_attr import demo
 from tl_neuron_attr.incontext import from_demo
 from tl_neuron_attr.incontext.bias_measures import (
     ALL_PROMPTS,
+    LEVELS,
     MEAN_OF_LABELS,
     ConditionOutcomes,
     accuracy_by_order,
@@ -16,6 +17,7 @@ from tl_neuron_attr.incontext.bias_measures import (
     accuracy_changes,
     before_and_after,
     bias_measures,
+    prompt_values,
 )
 from tl_neuron_attr.incontext.resampling import Resampled
 
@@ -28,6 +30,10 @@ ORDERS = torch.tensor([[1.0, 0, 1, 1], [0, 0, 1, 1]])
 ATTENTION = [torch.tensor([0.1, 0.3]).expand(4, 1, 2), torch.tensor([0.3, 0.7]).expand(4, 1, 2)]
 
 
+def means_of(sample, values):
+    return lambda name, gold: sample.means(values[name], gold)
+
+
 @pytest.fixture(scope="module")
 def sample():
     return Resampled(GOLD, 2)
@@ -35,9 +41,12 @@ def sample():
 
 @pytest.fixture(scope="module")
 def measures(sample):
-    levels = {"log-odds": torch.tensor([[2.0, 0, 1, 1], [-4, 0, 1, 3]])}
-    balanced = {"log-odds": torch.tensor([2.0, 0, 1, 3])}
-    return bias_measures(sample, LABELS, MAJORITY, ConditionOutcomes(ORDERS, levels, ATTENTION), balanced)
+    log_odds = torch.tensor([[2.0, 0, 1, 1], [-4, 0, 1, 3]])
+    orders = ConditionOutcomes(ORDERS, dict.fromkeys(LEVELS, log_odds), ATTENTION)
+    balanced = {level: torch.tensor([[2.0, 0, 1, 3], [9, 9, 9, 9], [9, 9, 9, 9]]) for level in LEVELS}
+    without = ConditionOutcomes(MAJORITY, balanced, ATTENTION)  # the first of foo, the second of bar
+    shown = from_demo(demo.load(), demo.in_context(4, 2, order=(0, 1)))
+    return bias_measures(means_of(sample, prompt_values(without, orders, shown)), LABELS)
 
 
 @pytest.mark.parametrize(
@@ -82,11 +91,17 @@ def test_removals_of_a_label_are_averaged_and_other_labels_left_out():
 
 
 def test_changes_and_orders_are_named_by_label_and_time(sample):
-    changes = accuracy_changes(sample, LABELS, {"before": MAJORITY, "after": MAJORITY[[0, 0, 0]]})
+    changes = accuracy_changes(
+        {
+            "before": means_of(sample, {"majority": MAJORITY}),
+            "after": means_of(sample, {"majority": MAJORITY[[0, 0, 0]]}),
+        },
+        LABELS,
+    )
     before = changes[changes["when"] == "before"].set_index(["gold", "removed"])["value"].to_dict()
     assert before["foo", "foo"] == -0.5 and before["bar", "bar"] == -0.5 and before["bar", "foo"] == 0.5
     assert set(changes[changes["when"] == "after"]["value"]) == {0}
-    orders = accuracy_by_order(sample, LABELS, {"before": ORDERS}, [(0, 1), (1, 0)])
+    orders = accuracy_by_order({"before": means_of(sample, {"recency": ORDERS})}, LABELS, [(0, 1), (1, 0)])
     assert orders.set_index(["gold", "order"])["value"].to_dict()["foo", "foo bar"] == 0.5
 
 

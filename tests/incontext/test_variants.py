@@ -60,13 +60,13 @@ def test_one_removed_leaves_each_out_in_turn(model, prompts):
 def test_orders(model, prompts):
     for before, after in zip(prompts, reordered(model, prompts, [3, 2, 1, 0]), strict=True):
         assert after.demonstrations == before.demonstrations[::-1]
-    for sequence in label_sequences(prompts[0]):
+    for sequence in label_sequences(prompts[0].sequence):
         for before, after in zip(prompts, arranged(model, prompts, sequence), strict=True):
             assert after.sequence == sequence
             for label in (0, 1):
                 kept = [pair for pair in after.demonstrations if pair[1] == label]
                 assert kept == [pair for pair in before.demonstrations if pair[1] == label]
-    assert len(label_sequences(prompts[0])) == 6
+    assert len(label_sequences(prompts[0].sequence)) == 6
     with pytest.raises(ValueError, match=r"order must be a permutation of the 4 demonstrations, got \[0, 1, 2, 2\]"):
         reordered(model, prompts, [0, 1, 2, 2])
     with pytest.raises(ValueError, match="sequence must have the labels of the demonstrations"):

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from tests.sweep.conftest import parts
-from tl_neuron_attr import sweep
+from tl_neuron_attr import demo, incontext, sweep
 
 RUN = """
 import sys
@@ -104,6 +104,36 @@ def test_a_killed_study_loses_the_shard_in_flight_only(model, plan, tmp_path, st
     assert finished == {name: whole[name] for name in finished}
     sweep.run_study(sweep.open_plan(tmp_path / "killed"), model, progress=False)
     assert tables(tmp_path / "killed") == tables(tmp_path / "undisturbed")
+
+
+STUDIES = {
+    "faithfulness": lambda model, prompts: (
+        sweep.FaithfulnessTask(scores=["log_prob_increase", "random"], counts=[3]),
+        sweep.prompt_items(prompts),
+    ),
+    "icl_biases": lambda model, prompts: (
+        sweep.IclBiasesTask(heads=[(3, 4), (3, 7)]),
+        sweep.icl_items(incontext.from_demo(model, demo.in_context(6, 4, counts=(2, 2)))),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_two_workers_one_of_them_killed_and_a_resumed_run_write_what_a_loop_writes(model, prompts, tmp_path, name):
+    task, items = STUDIES[name](model, prompts)
+    loop, shared = (sweep.plan_study(model, items, task=task, out=tmp_path / at, shards=6) for at in ("loop", "shared"))
+    sweep.run_study(loop, model, progress=False)
+    workers = [subprocess.Popen([sys.executable, "-c", RUN, tmp_path / "shared"]) for _ in range(2)]
+    while len(parts(tmp_path / "shared")) < 2 and all(worker.poll() is None for worker in workers):
+        time.sleep(0.02)
+    workers[0].kill()
+    time.sleep(0.1)  # the other works on alone
+    workers[1].kill()
+    assert [worker.wait() for worker in workers] == [-signal.SIGKILL] * 2
+    sweep.run_study(shared, model, progress=False)
+    assert parts(tmp_path / "shared") == parts(tmp_path / "loop")
+    assert tables(tmp_path / "shared") == tables(tmp_path / "loop")
 
 
 def test_a_damaged_shard_is_named_and_repaired(model, plan, tmp_path):

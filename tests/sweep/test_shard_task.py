@@ -12,6 +12,7 @@ TASKS = [
     sweep.KnowledgeTask(sizes=SIZES, seed=3, batch_size=2),
     sweep.FaithfulnessTask(scores=("gradient", "random"), counts=(5, 2), seed=1),
     sweep.HeadEffectsTask(batch_size=5),
+    sweep.IclBiasesTask(heads=[(3, 4), (3, 7)], among="labels", seed=2),
     sweep.CatalogueTask(top=7, batch_size=2, window=4),
 ]
 

@@ -20,6 +20,17 @@ if TYPE_CHECKING:
 PICTURED, DRAWN = 100, 8
 """How many prompts the page's pictures average over, and how many heads they show: as many as a screen holds."""
 
+PROMPT_DEFAULTS = {
+    "text": "text",
+    "label": "label",
+    "labels": ("foo", "bar"),
+    "classes": None,
+    "separator": " : ",
+    "end": " ",
+    "per_label": 2,
+}
+"""What the prompts are made of unless the options say otherwise."""
+
 
 def icl_command() -> click.Command:
     """Return ``icl``."""
@@ -29,9 +40,9 @@ def icl_command() -> click.Command:
         summary="Find in-context heads and measure the two biases.",
         options=[
             path_option("--data", show_default="the bundled model's world", help="CSV or JSONL of texts and classes"),
-            option("--text", default="text", help="the column of the texts"),
-            option("--label", default="label", help="the column of the classes"),
-            option("--labels", nargs=2, default=("foo", "bar"), metavar="WORD WORD", help="the label words"),
+            option("--text", default=PROMPT_DEFAULTS["text"], help="the column of the texts"),
+            option("--label", default=PROMPT_DEFAULTS["label"], help="the column of the classes"),
+            option("--labels", nargs=2, default=PROMPT_DEFAULTS["labels"], metavar="WORD WORD", help="the label words"),
             option(
                 "--classes",
                 nargs=2,
@@ -39,12 +50,16 @@ def icl_command() -> click.Command:
                 show_default="drawn anew for every prompt",
                 help="the class of --data that each label word stands for",
             ),
-            option("--separator", default=" : ", help="between a text and its label"),
-            option("--end", default=" ", help="between a label and the next text; $'\\n' is a line break"),
+            option("--separator", default=PROMPT_DEFAULTS["separator"], help="between a text and its label"),
+            option(
+                "--end",
+                default=PROMPT_DEFAULTS["end"],
+                help="between a label and the next text; $'\\n' is a line break",
+            ),
             count_option(
                 "--per-label",
                 least=2,
-                default=2,
+                default=PROMPT_DEFAULTS["per_label"],
                 help="demonstrations of each label; one is removed",
             ),
             count_option("--prompts", least=2, default=300, help="prompts for each of the two steps"),
@@ -83,7 +98,7 @@ def _icl(args: Namespace) -> int:
     ready_page(args.out)
     model = load_model(args)
     sizes = {} if args.batch_size is None else {"batch_size": args.batch_size}
-    prompts = _prompts(model, args)
+    prompts = drawn_prompts(model, args, 2 * args.prompts)
     found = incontext.in_context_heads(
         model, prompts[: args.prompts], n=args.heads, layers=list(args.layers) or None,
         min_attention=args.min_attention, search=args.search, among=args.among, seed=args.seed,
@@ -147,18 +162,18 @@ def _towers(
         return {}
 
 
-def _prompts(model: Any, args: Namespace) -> "list[IclPrompt]":
-    """Return twice as many prompts as asked for, of the data given or of the bundled world."""
+def drawn_prompts(model: Any, args: Namespace, n: int) -> "list[IclPrompt]":
+    """Return ``n`` prompts of the data given or of the bundled world."""
     from tl_neuron_attr import demo, incontext
 
     counts, k = (args.per_label, args.per_label), 2 * args.per_label
     if args.data is None:
-        drawn = demo.in_context(2 * args.prompts, k, counts=counts, labels=tuple(args.labels), seed=args.seed)
+        drawn = demo.in_context(n, k, counts=counts, labels=tuple(args.labels), seed=args.seed)
         return incontext.from_demo(model, drawn)
     file = incontext.read_examples(args.data, text=args.text, label=args.label)
     for problem in file.problems:
         note(args, f"left out: {problem}")
     return incontext.icl_prompts(
-        model, file.examples, 2 * args.prompts, k=k, labels=args.labels, classes=args.classes or None, counts=counts,
+        model, file.examples, n, k=k, labels=args.labels, classes=args.classes or None, counts=counts,
         separator=args.separator, end=args.end, seed=args.seed,
     )  # fmt: skip

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from tl_neuron_attr.cli.cna import head
 from tl_neuron_attr.cli.explained import load_model
+from tl_neuron_attr.cli.icl import PROMPT_DEFAULTS, drawn_prompts
 from tl_neuron_attr.cli.options import command, count_option, flag, model_options, option
 from tl_neuron_attr.cli.output import note, ready_folder, show, write_page
 from tl_neuron_attr.cli.sharded_study import merge, repair, run_sharded, shard_options
 
 if TYPE_CHECKING:
     from tl_neuron_attr.evaluate import Sizes, StudyPrompt
+    from tl_neuron_attr.sweep import Items
     from tl_neuron_attr.sweep.shard_task import ShardTask
 
 _SIZES = {
@@ -27,7 +30,9 @@ _SIZES = {
 }
 _OF_SHARDS = ("shard", "stage", "runner", "workers", "cpus", "gpus", "batch_size")
 _KNOWLEDGE = "knowledge"
-_TASKS = (_KNOWLEDGE, "faithfulness", "head-effects")
+_BIASES = "icl-biases"
+_TASKS = (_KNOWLEDGE, "faithfulness", "head-effects", _BIASES)
+_OF_BIASES = ("head", "draw")
 _FITTING = "what fits the model"
 
 
@@ -46,7 +51,8 @@ def study_command() -> click.Command:
             option(
                 "--prompts",
                 show_default="the bundled model's facts",
-                help="JSONL, CSV, Parquet or hf://DATASET of prompt, target, type; - reads JSONL from stdin",
+                help="JSONL, CSV, Parquet or hf://DATASET of prompt, target, type; - reads JSONL from stdin; "
+                f"of {_BIASES}, CSV or JSONL of text, label",
             ),
             option(
                 "--out",
@@ -57,11 +63,20 @@ def study_command() -> click.Command:
                 "--task",
                 type=click.Choice(_TASKS),
                 default=_KNOWLEDGE,
-                help="what is measured; faithfulness and head-effects are always in shards",
+                help="what is measured; all but knowledge are always in shards",
             ),
             count_option(
                 "--zeroed", multiple=True, show_default="10", help="of faithfulness: how many neurons; may be repeated"
             ),
+            option(
+                "--head",
+                type=head,
+                multiple=True,
+                metavar="HEAD",
+                show_default="none",
+                help=f"of {_BIASES}, which needs one: a head to correct, L3H2 or 3,2; may be repeated",
+            ),
+            count_option("--draw", least=2, default=300, help=f"of {_BIASES}: how many prompts are drawn"),
             *shard_options("one study, not cut; one per 256 prompts of another task"),
             option("--stage", show_default="all, in order", help="of knowledge, run one: scores, then cross"),
             option("--seed", type=int, default=0, help="of the random neurons"),
@@ -75,6 +90,7 @@ def study_command() -> click.Command:
             "tl-neuron-attr study --prompts facts.jsonl --model smollm2-135m --out study",
             "tl-neuron-attr study --prompts facts.parquet --model smollm2-135m --out study --shards 40 --runner pool",
             "tl-neuron-attr study --task faithfulness --prompts facts.jsonl --zeroed 10 --zeroed 100 --out faithful",
+            "tl-neuron-attr study --task icl-biases --head L3H4 --head L3H7 --draw 1000 --out biases",
             "tl-neuron-attr study merge study",
         ],
         when_stopped="the prompts done so far are kept in {out}: the same command goes on there",
@@ -113,6 +129,9 @@ def _study(args: Namespace) -> int:
         args.out = Path(args.out)
     if "://" not in str(args.out):
         ready_folder(Path(args.out))
+    if args.task == _BIASES:
+        model = load_model(args)
+        return run_sharded(args, model, _icl_items(args, model), _task(args, model))
     prompts = _prompts(args)
     model = load_model(args)
     limited = {kind: group[: args.per_type] for kind, group in prompts.items()}
@@ -141,6 +160,12 @@ def _require_options_of_task(args: Namespace, sharded: bool) -> None:
         raise click.UsageError("--seed draws random neurons, and --task head-effects has none: leave it out")
     if args.task != "faithfulness" and args.zeroed:
         raise click.UsageError(f"--zeroed is of --task faithfulness, not of {args.task}")
+    if args.task != _BIASES and (given := _typed(_OF_BIASES)):
+        raise click.UsageError(f"{given[0]} is of --task {_BIASES}, not of {args.task}")
+    if args.task == _BIASES and not args.head:
+        raise click.UsageError(f"--head is missing: name the heads that --task {_BIASES} corrects; icl finds them")
+    if args.task == _BIASES and _typed(("per_type",)):
+        raise click.UsageError(f"--per-type is of prompts with types, and --task {_BIASES} has none: leave it out")
     if args.task != _KNOWLEDGE and (given := _typed(tuple(_SIZES))):
         raise click.UsageError(f"{given[0]} is of --task {_KNOWLEDGE}, not of {args.task}")
 
@@ -155,12 +180,16 @@ def _typed(names: Sequence[str]) -> list[str]:
 def _task(args: Namespace, model: Any) -> "ShardTask":
     """Return what is measured in shards."""
     from tl_neuron_attr import sweep
+    from tl_neuron_attr.model.components import required_heads
 
     if args.task == "faithfulness":
         counts = tuple(args.zeroed) or (10,)
         return sweep.FaithfulnessTask(counts=counts, seed=args.seed, batch_size=args.batch_size)
     if args.task == "head-effects":
         return sweep.HeadEffectsTask(batch_size=args.batch_size)
+    if args.task == _BIASES:
+        heads = required_heads(model, args.head)
+        return sweep.IclBiasesTask(heads=heads, seed=args.seed, batch_size=args.batch_size)
     return sweep.KnowledgeTask(sizes=_sizes(args, model), seed=args.seed, batch_size=args.batch_size)
 
 
@@ -195,6 +224,14 @@ def _prompts(args: Namespace) -> "dict[str, list[StudyPrompt]]":
     for problem in file.problems:
         note(args, f"left out: {problem}")
     return evaluate.by_type(file.prompts)
+
+
+def _icl_items(args: Namespace, model: Any) -> "Items":
+    """Return the prompts whose biases are measured, drawn as ``icl`` draws them without options."""
+    from tl_neuron_attr import sweep
+
+    drawn = Namespace(data=args.prompts, seed=args.seed, quiet=args.quiet, **PROMPT_DEFAULTS)
+    return sweep.icl_items(drawn_prompts(model, drawn, args.draw))
 
 
 def _reproduce(args: Namespace) -> int:

@@ -1,6 +1,6 @@
 """The measures of the two biases: runs under each condition, and the numbers computed from them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from tl_neuron_attr.incontext.icl_batches import icl_batches, positions_of_label
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.label_values import at_labels, last_attention
 from tl_neuron_attr.incontext.outcomes import Among, Correction, Outcomes, joined
-from tl_neuron_attr.incontext.resampling import Resampled, estimate, percent
+from tl_neuron_attr.incontext.resampling import estimate, percent
 from tl_neuron_attr.model.components import Head
 from tl_neuron_attr.model.hook_points import hooks_of_patterns
 from tl_neuron_attr.model.rerun import unembedding_last
@@ -25,7 +25,14 @@ ALL_PROMPTS, MEAN_OF_LABELS = "all", "mean of labels"
 
 WHEN = ("before", "after")
 
+LEVELS = ("in vocabulary", "among labels", "log-odds")
+"""What every report gives beside the accuracy: it over the vocabulary and among the labels, and the right label's
+log-odds in nats."""
+
 _Draws = Float[Tensor, "draw"]
+
+Means = Callable[[str, int | None], Float[Tensor, "draw _"]]
+"""The means of a named value over the prompts of one right label, or over all, with their bootstrap draws."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,7 @@ class ConditionOutcomes:
 
     Attributes:
         right: Whether the answer was right; a share if a condition is the mean of several.
-        levels: Means that every report gives beside it, by name: the accuracy over the vocabulary and among the labels,
-            and the log-odds of the right label in nats.
+        levels: What every report gives beside it, by the names of :data:`LEVELS`.
         attention: Attention from the last position to each demonstration's label, demonstrations sorted by label; one
             tensor per condition.
     """
@@ -76,12 +82,9 @@ def run_conditions(
         attention.append(torch.cat(seen)[torch.tensor([i for indices, _ in batches for i in indices]).argsort()])
         if done is not None:
             done()
-    levels = {
-        "in vocabulary": torch.stack([each.right("vocabulary").double().cpu() for each in found]),
-        "among labels": torch.stack([each.right("labels").double().cpu() for each in found]),
-        "log-odds": torch.stack([each.log_odds.double().cpu() for each in found]),
-    }
-    return ConditionOutcomes(levels["in vocabulary" if among == "vocabulary" else "among labels"], levels, attention)
+    each = ([o.right("vocabulary") for o in found], [o.right("labels") for o in found], [o.log_odds for o in found])
+    levels = {name: torch.stack(values).double().cpu() for name, values in zip(LEVELS, each, strict=True)}
+    return ConditionOutcomes(levels[LEVELS[0] if among == "vocabulary" else LEVELS[1]], levels, attention)
 
 
 def _attention(
@@ -107,41 +110,46 @@ def accuracy_by_removed_label(
     return torch.stack(columns, dim=1)
 
 
-def bias_measures(
-    sample: Resampled,
-    labels: Sequence[str],
-    majority: Float[Tensor, "condition prompt"],
-    recency: ConditionOutcomes,
-    balanced: Mapping[str, Float[Tensor, "prompt"]],
-) -> dict[tuple[str, str, str], _Draws]:
-    """Return every measure by bias, name and right label, with its bootstrap draws.
+def prompt_values(
+    removals: ConditionOutcomes, orders: ConditionOutcomes, prompts: Sequence[IclPrompt]
+) -> dict[str, Float[Tensor, "_ prompt"]]:
+    """Return all that the measures are means of, by name.
 
     Args:
-        sample: The draws.
-        labels: The label words.
-        majority: From :func:`accuracy_by_removed_label`.
-        recency: The orders.
-        balanced: The levels of the balanced prompts.
+        removals: The balanced prompts, then each without one demonstration.
+        orders: The prompts in each order of labels.
+        prompts: The balanced prompts.
     """
-    attention = torch.stack(list(recency.attention))
-    deviation, mean = attention.std(0, correction=0).mean((1, 2))[None], attention.mean((0, 2, 3))[None]
+    attention = torch.stack(list(orders.attention))
+    return {
+        "majority": accuracy_by_removed_label(removals.right, prompts),
+        **{f"majority {level}": values[:1] for level, values in removals.levels.items()},
+        "recency": orders.right,
+        **{f"recency {level}": values for level, values in orders.levels.items()},
+        "attention": attention.mean((0, 2, 3))[None],
+        "attention deviation": attention.std(0, correction=0).mean((1, 2))[None],
+    }
+
+
+def bias_measures(means: Means, labels: Sequence[str]) -> dict[tuple[str, str, str], _Draws]:
+    """Return every measure by bias, name and right label, with its bootstrap draws, from :func:`prompt_values`."""
     found: dict[tuple[str, str, str], _Draws] = {}
     for gold, name in [*enumerate(labels), (None, ALL_PROMPTS)]:
-        by_removed, by_order = sample.means(majority, gold), sample.means(recency.right, gold)
+        by_removed, by_order = means("majority", gold), means("recency", gold)
         found["majority", "accuracy", name] = by_removed[:, 0]
         moved = by_removed[:, 1:] - by_removed[:, :1]
         found["majority", "fluctuation", name] = moved.abs().mean(-1)
         if gold is not None:
             others = [label for label in range(len(labels)) if label != gold]
             found["majority", "gap", name] = moved[:, others].mean(-1) - moved[:, gold]
-        for level, of_balanced in balanced.items():
-            found["majority", level, name] = sample.means(of_balanced[None], gold)[:, 0]
+        for level in LEVELS:
+            found["majority", level, name] = means(f"majority {level}", gold)[:, 0]
         found["recency", "accuracy", name] = by_order.mean(-1)
-        for level, values in recency.levels.items():
-            found["recency", level, name] = sample.means(values, gold).mean(-1)
+        for level in LEVELS:
+            found["recency", level, name] = means(f"recency {level}", gold).mean(-1)
         found["recency", "deviation", name] = by_order.std(-1, correction=0)
-        found["recency", "attention", name] = sample.means(mean, gold)[:, 0]
-        found["recency", "attention deviation", name] = sample.means(deviation, gold)[:, 0]
+        for measure in ("attention", "attention deviation"):
+            found["recency", measure, name] = means(measure, gold)[:, 0]
     for bias, measure in dict.fromkeys((bias, measure) for bias, measure, _ in found):
         found[bias, measure, MEAN_OF_LABELS] = torch.stack([found[bias, measure, name] for name in labels]).mean(0)
     return found
@@ -160,40 +168,35 @@ def before_and_after(
     return pd.DataFrame(rows)
 
 
-def accuracy_changes(
-    sample: Resampled, labels: Sequence[str], right: Mapping[str, Float[Tensor, "condition prompt"]]
-) -> pd.DataFrame:
+def accuracy_changes(means: Mapping[str, Means], labels: Sequence[str]) -> pd.DataFrame:
     """Return one row per right label, removed label and time: the change of accuracy."""
     rows: list[dict[str, Any]] = []
-    for when, name, means in _means(sample, labels, right):
+    for when, name, draws in _by_label(means, labels, "majority"):
         for label, removed in enumerate(labels):
-            value, low, high = estimate(means[:, 1 + label] - means[:, 0])
+            value, low, high = estimate(draws[:, 1 + label] - draws[:, 0])
             rows.append({"gold": name, "removed": removed, "when": when, "value": value, "low": low, "high": high})
     return pd.DataFrame(rows)
 
 
 def accuracy_by_order(
-    sample: Resampled,
-    labels: Sequence[str],
-    right: Mapping[str, Float[Tensor, "condition prompt"]],
-    orders: Sequence[Sequence[int]],
+    means: Mapping[str, Means], labels: Sequence[str], orders: Sequence[Sequence[int]]
 ) -> pd.DataFrame:
     """Return one row per right label, order and time: the accuracy."""
     rows: list[dict[str, Any]] = []
-    for when, name, means in _means(sample, labels, right):
+    for when, name, draws in _by_label(means, labels, "recency"):
         for i, order in enumerate(orders):
-            value, low, high = estimate(means[:, i])
+            value, low, high = estimate(draws[:, i])
             words = " ".join(labels[label] for label in order)
             rows.append({"gold": name, "order": words, "when": when, "value": value, "low": low, "high": high})
     return pd.DataFrame(rows)
 
 
-def _means(
-    sample: Resampled, labels: Sequence[str], right: Mapping[str, Float[Tensor, "condition prompt"]]
-) -> Iterator[tuple[str, str, Float[Tensor, "draw condition"]]]:
-    for when, values in right.items():
+def _by_label(
+    means: Mapping[str, Means], labels: Sequence[str], value: str
+) -> Iterator[tuple[str, str, Float[Tensor, "draw _"]]]:
+    for when, of in means.items():
         for gold, name in [*enumerate(labels), (None, ALL_PROMPTS)]:
-            yield when, name, sample.means(values, gold)
+            yield when, name, of(value, gold)
 
 
 def _intervals(columns: Mapping[str, _Draws]) -> dict[str, float]:

@@ -19,22 +19,26 @@ from typing import Any
 
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from tqdm import tqdm
 
 from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.incontext.bias_measures import (
     MEAN_OF_LABELS,
+    WHEN,
+    Means,
     accuracy_by_order,
-    accuracy_by_removed_label,
     accuracy_changes,
     before_and_after,
     bias_measures,
+    prompt_values,
     run_conditions,
 )
 from tl_neuron_attr.incontext.icl_batches import require_alike
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.majority_correction import HEADS_FIX, majority_correction
-from tl_neuron_attr.incontext.outcomes import BATCH_SIZE, Among, Correction, Hook
+from tl_neuron_attr.incontext.outcomes import BATCH_SIZE, Among, Correction, Hook, outcomes
 from tl_neuron_attr.incontext.position_free_attention import position_free_attention
 from tl_neuron_attr.incontext.resampling import Resampled
 from tl_neuron_attr.incontext.variants import arranged, label_sequences, one_removed
@@ -162,42 +166,61 @@ def icl_biases(
     """
     require_alike(prompts)
     named, labels = required_heads(model, heads, fix=HEADS_FIX), prompts[0].labels
-    _require_balanced(prompts)
+    require_balanced(prompts)
     gold = torch.tensor([prompt.gold for prompt in prompts])
     chance = float(torch.bincount(gold).max()) / len(prompts)
-    sequences = _sequences(prompts[0], orders, seed)
-    removed = one_removed(model, prompts)
-    without = [list(prompts), *[[variants[i] for variants in removed] for i in range(len(removed[0]))]]
-    ordered = [arranged(model, prompts, sequence) for sequence in sequences]
-    run = partial(run_conditions, model, heads=named, among=among, batch_size=batch_size)
-    reached = interval(pd.Series(run([prompts], correction=None).right[0].tolist()))
+    sequences = orders_measured(prompts[0].sequence, orders, seed)
+    reached = interval(pd.Series(outcomes(model, prompts, batch_size=batch_size).right(among).double().tolist()))
     if reached[1] <= chance:
         empty = pd.DataFrame()
         return IclBiases(empty, empty, empty, labels, tuple(named), len(prompts), reached, chance, False)
-
-    corrections: dict[str, tuple[Correction | None, Correction | None]] = {
-        "before": (None, None),
-        "after": (majority or partial(_majority, model, named), recency or partial(_recency, model, named)),
-    }
-    with tqdm(total=2 * len(without + ordered), desc="biases", unit="set", disable=not progress) as bar:
-        results = {
-            when: (run(without, correction=first, done=bar.update), run(ordered, correction=second, done=bar.update))
-            for when, (first, second) in corrections.items()
-        }
+    sets = len(WHEN) * (1 + len(prompts[0].sequence) + len(sequences))
+    with tqdm(total=sets, desc="biases", unit="set", disable=not progress) as bar:
+        values = bias_values(
+            model, prompts, named, sequences, majority=majority, recency=recency, among=among, batch_size=batch_size,
+            done=bar.update,
+        )  # fmt: skip
     sample = Resampled(gold, len(labels), seed=seed)
-    of_removed = {when: accuracy_by_removed_label(first.right, prompts) for when, (first, _) in results.items()}
-    found = {
-        when: bias_measures(
-            sample, labels, of_removed[when], second, {name: values[0] for name, values in first.levels.items()}
-        )
-        for when, (first, second) in results.items()
-    }
+    means: dict[str, Means] = {when: partial(_means, sample, of) for when, of in values.items()}
     return IclBiases(
-        before_and_after(found["before"], found["after"]),
-        accuracy_changes(sample, labels, of_removed),
-        accuracy_by_order(sample, labels, {when: second.right for when, (_, second) in results.items()}, sequences),
+        before_and_after(*(bias_measures(means[when], labels) for when in WHEN)),
+        accuracy_changes(means, labels),
+        accuracy_by_order(means, labels, sequences),
         labels, tuple(named), len(prompts), reached, chance, True,
     )  # fmt: skip
+
+
+def bias_values(
+    model: Any,
+    prompts: Sequence[IclPrompt],
+    heads: Sequence[Head],
+    sequences: Sequence[Sequence[int]],
+    *,
+    majority: Correction | None,
+    recency: Correction | None,
+    among: Among,
+    batch_size: int,
+    done: Any = None,
+) -> dict[str, dict[str, Float[Tensor, "_ prompt"]]]:
+    """Return what the measures are means of, before and after the corrections, by name, one column per prompt."""
+    removed = one_removed(model, prompts)
+    without = [list(prompts), *[[variants[i] for variants in removed] for i in range(len(removed[0]))]]
+    ordered = [arranged(model, prompts, sequence) for sequence in sequences]
+    corrections: dict[str, tuple[Correction | None, Correction | None]] = {
+        "before": (None, None),
+        "after": (majority or partial(_majority, model, heads), recency or partial(_recency, model, heads)),
+    }
+    run = partial(run_conditions, model, heads=heads, among=among, batch_size=batch_size, done=done)
+    return {
+        when: prompt_values(run(without, correction=first), run(ordered, correction=second), prompts)
+        for when, (first, second) in corrections.items()
+    }
+
+
+def _means(
+    sample: Resampled, values: Mapping[str, Float[Tensor, "_ prompt"]], name: str, gold: int | None
+) -> Float[Tensor, "draw _"]:
+    return sample.means(values[name], gold)
 
 
 def _majority(model: Any, heads: Sequence[Head], prompts: Sequence[IclPrompt]) -> list[Hook]:
@@ -208,8 +231,12 @@ def _recency(model: Any, heads: Sequence[Head], prompts: Sequence[IclPrompt]) ->
     return position_free_attention(model, heads, prompts=prompts)
 
 
-def _require_balanced(prompts: Sequence[IclPrompt]) -> None:
-    """Check that all prompts show every label equally often, at least twice, and that every label is right in some."""
+def require_balanced(prompts: Sequence[IclPrompt]) -> None:
+    """Check that all prompts show every label equally often, at least twice, and that every label is right in some.
+
+    Raises:
+        ValueError: Naming the counts, or the labels.
+    """
     counts = {prompt.counts for prompt in prompts}
     if len(counts) > 1 or len(set(next(iter(counts)))) > 1 or min(next(iter(counts))) < 2:
         raise ValueError(
@@ -221,14 +248,16 @@ def _require_balanced(prompts: Sequence[IclPrompt]) -> None:
         raise ValueError(f"{missing} is right in none of the prompts: give prompts of every right label")
 
 
-def _sequences(prompt: IclPrompt, orders: Sequence[Sequence[int]] | None, seed: int) -> list[tuple[int, ...]]:
-    """Return the orders to measure.
+def orders_measured(
+    sequence: Sequence[int], orders: Sequence[Sequence[int]] | None, seed: int
+) -> list[tuple[int, ...]]:
+    """Return the orders to measure of prompts with these labels.
 
     Raises:
         ValueError: If there are fewer than two.
     """
     if orders is None:
-        every = label_sequences(prompt)
+        every = label_sequences(sequence)
         return (
             every if len(every) <= MOST_ORDERS else sorted(random.Random(f"orders {seed}").sample(every, MOST_ORDERS))
         )

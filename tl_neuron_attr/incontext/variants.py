@@ -150,9 +150,9 @@ def with_query(model: Any, prompt: IclPrompt, queries: Sequence[tuple[str, int]]
     return [rebuilt(model, prompt, prompt.demonstrations, query=text, gold=gold) for text, gold in queries]
 
 
-def label_sequences(prompt: IclPrompt) -> list[tuple[int, ...]]:
+def label_sequences(sequence: Sequence[int]) -> list[tuple[int, ...]]:
     """Return every different order of a prompt's labels, sorted."""
-    return sorted(set(permutations(prompt.sequence)))
+    return sorted(set(permutations(sequence)))
 
 
 def _of(prompt: IclPrompt, label: int) -> Iterator[tuple[str, int]]:

@@ -4,6 +4,7 @@ from tl_neuron_attr.sweep.catalogue_task import CatalogueTask, corpus_items
 from tl_neuron_attr.sweep.corpus import Corpus, read_catalogue, read_corpus
 from tl_neuron_attr.sweep.faithfulness_task import FaithfulnessTask
 from tl_neuron_attr.sweep.head_effects_task import HeadEffectsTask
+from tl_neuron_attr.sweep.icl_biases_task import IclBiasesTask, icl_items
 from tl_neuron_attr.sweep.knowledge_task import KnowledgeTask
 from tl_neuron_attr.sweep.plan import Plan, open_plan, plan_study
 from tl_neuron_attr.sweep.prompt_batches import prompt_items
@@ -17,10 +18,12 @@ __all__ = [
     "Corpus",
     "FaithfulnessTask",
     "HeadEffectsTask",
+    "IclBiasesTask",
     "Items",
     "KnowledgeTask",
     "Plan",
     "corpus_items",
+    "icl_items",
     "merge_study",
     "open_plan",
     "plan_study",

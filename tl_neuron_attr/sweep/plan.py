@@ -18,10 +18,11 @@ from tl_neuron_attr.sweep.catalogue_task import CatalogueTask
 from tl_neuron_attr.sweep.faithfulness_task import FaithfulnessTask
 from tl_neuron_attr.sweep.folder import Folder
 from tl_neuron_attr.sweep.head_effects_task import HeadEffectsTask
+from tl_neuron_attr.sweep.icl_biases_task import IclBiasesTask
 from tl_neuron_attr.sweep.knowledge_task import KnowledgeTask
 from tl_neuron_attr.sweep.shard_task import Items, ShardTask
 
-_TASKS = {task.name: task for task in (KnowledgeTask, FaithfulnessTask, HeadEffectsTask, CatalogueTask)}
+_TASKS = {task.name: task for task in (KnowledgeTask, FaithfulnessTask, HeadEffectsTask, IclBiasesTask, CatalogueTask)}
 _ITEMS_A_SHARD = 256
 """Some minutes of work on a small model: what a killed run loses at most, and few files even for 10^6 items."""
 _REMEDY = "choose another folder, or remove it"
