@@ -63,7 +63,7 @@ def test_each_part_has_its_section_and_no_other(parts, part):
 def test_the_page_shows_what_was_found(parts):
     view = vis.in_context(**parts, name="<i>demo</i>")
     page = view.page()
-    assert view.scripted and view.whole and "&lt;i&gt;demo&lt;/i&gt;" in page and "<i>demo" not in page
+    assert not view.scripted and view.whole and "&lt;i&gt;demo&lt;/i&gt;" in page and "<i>demo" not in page
     for layer, head in parts["heads"].heads:
         assert f"L{layer}H{head}" in page
     for row in parts["shift"].summary().to_dict("records"):
@@ -83,6 +83,11 @@ def test_a_model_that_does_not_do_the_task_is_said_not_to(model):
     assert "The model does not do this task: no heads were looked for." in page and "What zeroing costs" not in page
 
 
+def test_the_page_holds_what_a_scripted_view_draws_with(model):
+    _, cache = model.run_with_cache("Tim Duncan plays the sport of")
+    assert vis.in_context(sources=vis.attention(cache, [(2, 0)])).scripted
+
+
 def test_nothing_to_show_is_refused():
     with pytest.raises(ValueError, match="there is nothing to show"):
         vis.in_context()
@@ -93,6 +98,6 @@ def test_the_page_opens_without_a_request_or_an_error(parts, tmp_path):
     path = vis.in_context(**parts).save(tmp_path / "page.html")
     with opened(path) as page:
         lines = len(parts["heads"].heads)
-        assert page.wait_for(f"return document.querySelectorAll('.tna-sources td span').length > {10 * lines}")
+        assert page.wait_for(f"return document.querySelectorAll('.tna-sources td bdi').length > {10 * lines}")
         assert page.run("return document.documentElement.scrollWidth <= window.innerWidth")
         assert page.requests() == [] and page.errors() == []

@@ -46,7 +46,7 @@ def hostile(tmp_path_factory):
 def test_the_page_is_self_contained_and_small(cache):
     page = vis.report(cache, " basketball").page()
     assert len(page.encode()) <= 2e6
-    assert page.count("window.CircuitsVis = CircuitsVis") == 1
+    assert page.count("window.tnaPacked = ") == 1
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page.replace(str(vis.circuits.bundle()), ""))
 
 

@@ -52,16 +52,17 @@ def marks(svg, name):
 def test_labels_are_coloured_by_their_attention_and_the_rest_is_said(prompts, cache):
     view = vis.label_sources(cache, prompts, HEADS, prompt=1)
     asked, attention = prompts[1], label_attention(cache, prompts)[1]
-    lines = re.findall(r'"values": (\[[^\]]*\])', view.body)
-    assert view.scripted and len(lines) == len(HEADS)
+    lines = re.findall(r"<tr>.*?</tr>", view.body, re.DOTALL)
+    assert not view.scripted and len(lines) == len(HEADS)
     for line, (layer, head) in zip(lines, HEADS, strict=True):
-        values = [float(v) for v in line.strip("[]").split(",")]
+        shades = re.findall(r'<bdi class="(up|down)(?: strong)?" style="--share:([\d.]+)%"', line)
+        values = [float(share) / 100 * (1 if sign == "up" else -1) for sign, share in shades]
         expected = [0.0] * len(asked)
         for position, label, weight in zip(
             asked.label_positions, asked.sequence, attention[layer, head].tolist(), strict=True
         ):
             expected[position] = weight if label == 0 else -weight
-        assert values == pytest.approx(expected, abs=1e-4)
+        assert values == pytest.approx(expected, abs=5.1e-4), "to a tenth of a percent"
         foo = sum(v for v in expected if v > 0)
         rest = 1 + sum(min(v, 0) for v in expected) - foo
         assert f"foo {100 * foo:.0f} %" in view.body and f"elsewhere {100 * rest:.0f} %" in view.body

@@ -30,7 +30,7 @@ def test_views_show_themselves_and_save_a_page(cache, tmp_path):
     for view in views:
         page = view.save(tmp_path / "view.html").read_text(encoding="utf-8")
         assert page.startswith("<!doctype html>") and view.body in page
-        assert ("CircuitsVis" in page) == view.scripted
+        assert ("tnaPacked" in page) == view.scripted
         assert view.whole == view._repr_html_().startswith("<iframe")
         assert view.title in repr(view)
 

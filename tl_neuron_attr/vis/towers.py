@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from circuitsvis.tokens import colored_tokens
 from jaxtyping import Float
 from markupsafe import Markup
 from torch import Tensor
@@ -26,9 +25,8 @@ from tl_neuron_attr.model.components import NamedHeads, head_name, required_head
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.results.token_text import visible
-from tl_neuron_attr.vis.circuits import element
-from tl_neuron_attr.vis.escaping import harmless_tokens
 from tl_neuron_attr.vis.plots import grouped_bars, matrix
+from tl_neuron_attr.vis.shaded_tokens import shaded_tokens
 from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
 from tl_neuron_attr.vis.views import tokens_of
@@ -81,8 +79,7 @@ def label_sources(
     within("prompt", prompt, len(prompts))
     asked = prompts[prompt]
     start = stream.shape[1] - len(asked)
-    shown = harmless_tokens(tokens_of(stream, prompt)[start:])
-    colours = {"positive_color": FIRST, "negative_color": SECOND}
+    shown = tokens_of(stream, prompt)[start:]
     rows = attention if stream.batched else attention[None]
     lines: list[tuple[str, list[str], Markup]] = []
     for layer, head in heads:
@@ -93,9 +90,9 @@ def label_sources(
         sums = [float(on_labels[[own == label for own in asked.sequence]].sum()) for label in pair]
         shares = [*zip((asked.labels[label] for label in pair), sums, strict=True), ("elsewhere", 1 - sum(sums))]
         percentages = [f"{visible(name)} {100 * share:.0f} %" for name, share in shares]
-        drawn = element(colored_tokens(shown, values, min_value=-1, max_value=1, **colours))
+        drawn = shaded_tokens(shown, values.tolist(), largest=1.0, number_format="{:+.3g}")
         lines.append((head_name(layer, head), percentages, drawn))
-    return View(render("labels.html.j2", lines=lines), "attention to labels", scripted=True)
+    return View(render("labels.html.j2", lines=lines), "attention to labels")
 
 
 @typechecked

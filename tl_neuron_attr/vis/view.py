@@ -20,7 +20,7 @@ class View:
     Attributes:
         body: The markup, every token in it escaped.
         title: The title of a page made from it.
-        scripted: Whether it draws with circuitsvis, whose bundle a page then holds once.
+        scripted: Whether it draws with circuitsvis, whose packed script a page then holds once.
         whole: Whether it is a page of its own: a notebook then shows it in a frame.
     """
 

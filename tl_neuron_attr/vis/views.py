@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from circuitsvis.tokens import colored_tokens
 from jaxtyping import Float
 from markupsafe import Markup
 from torch import Tensor
@@ -19,17 +18,14 @@ from tl_neuron_attr.results.layer_scores import LayerScores
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import Table
 from tl_neuron_attr.vis.charts import head_heatmap, layer_chart
-from tl_neuron_attr.vis.circuits import element
 from tl_neuron_attr.vis.escaping import harmless_tokens
 from tl_neuron_attr.vis.page_data import page_data
+from tl_neuron_attr.vis.shaded_tokens import shaded_tokens
 from tl_neuron_attr.vis.templates import asset, render
 from tl_neuron_attr.vis.view import View
 
 Head = tuple[int, int]
 """A layer and a head in it."""
-
-_COLOURS = {"positive_color": "#2b6ca8", "negative_color": "#b2402f"}
-"""Those of the page: blue raises, red lowers."""
 
 _DECIMALS = 4
 """Scores are exact to 1e-5; further digits would only make pages longer."""
@@ -104,12 +100,12 @@ def source_scores(
             f"for {len(names)} labels and {len(tokens)} tokens"
         )
     values = scores.detach().cpu().round(decimals=_DECIMALS)
-    largest, shown = max(float(values.abs().max()), 1e-12), harmless_tokens(tokens)
+    largest = max(float(values.abs().max()), 1e-12)
     lines = [
-        (name, element(colored_tokens(shown, line, min_value=-largest, max_value=largest, **_COLOURS)))
-        for name, line in zip(names, values, strict=True)
+        (name, shaded_tokens(tokens, line, largest=largest, number_format="{:+.3g} nats"))
+        for name, line in zip(names, values.tolist(), strict=True)
     ]
-    return View(render("sources.html.j2", lines=lines), "source positions", scripted=True)
+    return View(render("sources.html.j2", lines=lines), "source positions")
 
 
 @typechecked

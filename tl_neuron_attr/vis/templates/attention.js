@@ -8,12 +8,19 @@ window.tnaPatterns ??= (root) => {
     const matrix = box.querySelector(".matrix");
     const names = Object.keys(heads);
 
-    const draw = (name) => {
+    const draw = async (name) => {
       for (const each of list.children) each.setAttribute("aria-selected", String(each.textContent === name));
       const place = document.createElement("div");
       window.tnaAttention = (window.tnaAttention ?? 0) + 1;
       place.id = `tna-attention-${window.tnaAttention}`;
       matrix.replaceChildren(place);
+      try {
+        await window.tnaCircuitsVis;
+      } catch (error) {
+        place.textContent = `This browser cannot unpack what draws attention: ${error.message}`;
+        return;
+      }
+      if (!place.isConnected) return; // another head was chosen meanwhile
       window.CircuitsVis.render(place.id, window.CircuitsVis.AttentionPattern, {
         tokens, attention: heads[name], minValue: -1, maxValue: 1, positiveColor: "#2b6ca8", negativeColor: "#b2402f",
         showAxisLabels: true, maskUpperTri: false,

@@ -11,13 +11,7 @@
     return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
   };
 
-  // Markup set by a script does not run the scripts in it: those of circuitsvis' elements are put in anew.
   const run = (part) => {
-    for (const old of part.querySelectorAll("script:not([type])")) {
-      const script = document.createElement("script");
-      script.textContent = old.textContent;
-      old.replaceWith(script);
-    }
     for (const draw of [window.tnaTables, window.tnaFlows, window.tnaPatterns]) draw(part);
   };
 
