@@ -67,11 +67,13 @@ def methods() -> dict[str, tuple[Any, dict[str, Any]]]:
         "Flow.load": (tna.Flow.load, {"path": "no such file"}),
         "LayerScores.load": (type(layers).load, {"path": "no such file"}),
         "HeadEffects.load": (type(effects).load, {"path": "no such file"}),
+        "EffectEstimates.top": (evaluate.estimate_effects(r.model, PROMPT, TARGET).top, {"k": 2, "sites": ("mlp",)}),
         "CommonNeurons.without": (common.without, {"neurons": neurons, "k": 2}),
         "CommonNeurons.marked": (common.marked, {"neurons": neurons}),
         "NeuronComparison.top": (comparison.top, {"k": 2}),
         "NeuronComparison.united": (comparison.united, {"k": 2}),
         "NeuronComparison.to_frame": (comparison.to_frame, {"k": 2}),
+        "HeadAccuracy.does_task": (accuracy.does_task, {"group": None}),
         "HeadAccuracy.ranked": (accuracy.ranked, {"group": None}),
         "HeadAccuracy.table": (accuracy.table, {"k": 1}),
         "Guard.measure": (r.guard.measure, {"model": r.model}),
@@ -94,11 +96,12 @@ def methods() -> dict[str, tuple[Any, dict[str, Any]]]:
 
 NAMES = """
     Neurons.top Neurons.pick Neurons.of_site Neurons.mlp_indices Neurons.__getitem__ Neurons.to_frame Neurons.load
-    ScoredCache.__getitem__ Flow.prune Flow.load LayerScores.load HeadEffects.load CommonNeurons.without
-    CommonNeurons.marked NeuronComparison.top NeuronComparison.united NeuronComparison.to_frame HeadAccuracy.ranked
-    HeadAccuracy.table Guard.measure ConceptNeurons.more_than ConceptNeurons.random Problem.carries_into BiasReport.by
-    FunctionVector.hooks IclBatch.inputs Outcomes.prob Outcomes.right Outcomes.__getitem__ Faithfulness.summary
-    Faithfulness.differences Evaluation.__getitem__ KnowledgeStudy.load View.save
+    ScoredCache.__getitem__ Flow.prune Flow.load LayerScores.load HeadEffects.load EffectEstimates.top
+    CommonNeurons.without CommonNeurons.marked NeuronComparison.top NeuronComparison.united NeuronComparison.to_frame
+    HeadAccuracy.ranked HeadAccuracy.does_task HeadAccuracy.table Guard.measure ConceptNeurons.more_than
+    ConceptNeurons.random Problem.carries_into BiasReport.by FunctionVector.hooks IclBatch.inputs Outcomes.prob
+    Outcomes.right Outcomes.__getitem__ Faithfulness.summary Faithfulness.differences Evaluation.__getitem__
+    KnowledgeStudy.load View.save
 """.split()
 
 

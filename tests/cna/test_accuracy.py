@@ -92,5 +92,28 @@ def test_bad_input_is_named(model, found):
         head_accuracy(model, [])
     with pytest.raises(IndexError, match="must lie between 0 and 2, got 9"):
         head_accuracy(model, cases_of(model), heads=[(9, 0)])
-    with pytest.raises(ValueError, match="group must be one of 2D\\+, 2D-, all, got '1D'"):
-        found.ranked("1D")
+    for method in (found.ranked, found.does_task):
+        with pytest.raises(ValueError, match="group must be one of 2D\\+, 2D-, all, got '1D'"):
+            method("1D")
+
+
+def test_no_head_is_named_of_a_task_the_model_does_not_do(model):
+    """One of six answers is right, where always giving the commonest would make four."""
+    done = [case for case in cases_of(model) if case.group == "2D+"]
+    wrong = (done[0].answer + 1) % architectures.VOCAB
+    answers = [wrong, wrong, wrong, wrong, (wrong + 1) % architectures.VOCAB, done[1].answer]
+    undone = [Case(done[i % 2].tokens, answer, "3D*") for i, answer in enumerate(answers)]
+    alone = head_accuracy(model, undone, heads=[(0, 1), (1, 2)], progress=False)
+    assert alone.chance == {"3D*": pytest.approx(4 / 6), "all": pytest.approx(4 / 6)} and not alone.does_task()
+    with pytest.raises(
+        ValueError, match=r"does not do these cases.*: 16\.7 % \[0\.0, 50\.0\] of 6, by chance 66\.7 %"
+    ) as told:
+        alone.ranked()
+    assert str(told.value).count("\n") <= 2
+    assert "no head is named" in str(alone) and "L0H1" not in str(alone) and "16.7 %" in str(alone)
+
+    both = head_accuracy(model, [*done * 4, *undone], heads=[(0, 1), (1, 2)], progress=False)
+    assert both.does_task() and both.does_task("2D+") and not both.does_task("3D*")
+    assert "L0H1" in str(both) and "the model does not do 3D*: 16.7 %" in str(both)
+    with pytest.raises(ValueError, match=r"does not do 3D\*, so no head is named"):
+        both.ranked("3D*")

@@ -284,3 +284,10 @@ def test_without_a_target_the_models_own_prediction_is_followed_and_the_mask_say
     for i in range(2):
         own = model(ids[i : i + 1, :-1])[0, -1].log_softmax(-1).max()
         assert float(found.base_log_prob[i]) == pytest.approx(float(own), abs=1e-5)
+
+
+def test_a_target_the_model_hardly_predicts_is_said_to_be_one():
+    model = demo.load()
+    unlikely, likely = (tna.head_effects(model, "3 + 5 =", t, heads=[(3, 6)], progress=False) for t in ("42", "8"))
+    assert float(unlikely.base_log_prob) < -6.9 and "hardly predicts this target" in str(unlikely)
+    assert "hardly" not in str(likely)

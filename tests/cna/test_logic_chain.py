@@ -106,3 +106,10 @@ def test_layers_and_contrast_reach_the_deep_neurons(model):
     deep = cna.feature_predicting(model, PROMPT, "42", head=found.head, layers=[4], contrast="7", k=10)
     assert found.feature_predicting.neurons.labels == deep.neurons.labels[: len(found.feature_predicting.neurons)]
     assert set(found.feature_predicting.neurons.layer.tolist()) == {4}
+
+
+def test_no_chain_is_said_to_lead_to_what_the_model_hardly_predicts(model, chain):
+    unlikely = cna.logic_chain(model, PROMPT, " basketball", head=(3, 6), k=5)
+    for shown in (str(unlikely), str(vis.logic_chain(unlikely).body)):
+        assert "he model hardly predicts this target" in shown
+    assert "hardly" not in str(chain) and "hardly" not in str(vis.logic_chain(chain).body)

@@ -151,3 +151,13 @@ def test_differences_are_paired_by_prompt(model):
         assert gaps.min() <= rows.loc[name, "difference_low"] <= rows.loc[name, "difference_high"] <= gaps.max()
     with pytest.raises(ValueError, match="reference='log_prob_increase' was not measured at k=3"):
         found.differences()
+
+
+def test_gradients_of_a_model_in_half_precision_are_refused_before_any_method_runs():
+    def mine(*_):
+        pytest.fail("a method ran")
+
+    model, options = tna.demo.load(dtype=torch.bfloat16), {"own_scores": {"mine": mine}, "progress": False}
+    for method in ("gradient", "integrated_gradients"):
+        with pytest.raises(ValueError, match="bfloat16, whose gradients are too coarse"):
+            faithfulness(model, ["3 + 5 ="], targets=["8"], scores=["random", method], k=1, **options)

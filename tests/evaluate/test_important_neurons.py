@@ -59,6 +59,27 @@ def test_specificity_compares_with_other_prompts(model):
     assert mean == pytest.approx(found.joint[4] - sum(found.elsewhere) / 2, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    "others, message",
+    [
+        ([], r"specificity holds 0 prompts, and an interval needs two or more"),
+        ([("2 + 2 =", "4")], r"specificity holds 1 prompts"),
+        ([("2 + 2 =", "4"), ("", "4")], r"specificity\[1\]: "),
+        ([("2 + 2 =", "4"), ("2 + 3 =", "no such word")], r"specificity\[1\]: .*'no such word'"),
+    ],
+)
+def test_reference_prompts_that_cannot_be_used_are_refused_before_anything_runs(model, monkeypatch, others, message):
+    monkeypatch.setattr(type(model), "run_with_cache", lambda *_, **__: pytest.fail("the model was run"))
+    with pytest.raises(ValueError, match=message):
+        important_neurons(model, PROMPT, TARGET, k=1, specificity=others, progress=False)
+
+
+def test_a_model_in_half_precision_is_refused():
+    model = architectures.build("llama").to(torch.bfloat16)
+    with pytest.raises(ValueError, match="bfloat16, whose gradients are too coarse"):
+        important_neurons(model, architectures.prompts(1)[0], 5, k=1, progress=False)
+
+
 def test_the_table_marks_neurons_whose_score_and_effect_disagree(found):
     table = found.table()
     score, effect, signs = (table.headings.index(name) for name in ("score", "effect", "signs"))

@@ -1,10 +1,12 @@
 """Positions against the text they must cover, with three kinds of tokenizers, and what is refused."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import normalizers
 
 from tests import architectures
 from tests.incontext import tokenizers
@@ -58,6 +60,15 @@ def test_a_label_of_several_tokens_is_refused_by_their_names():
         icl_prompt(model, [("great", "foo"), ("awful", "foobar")], "plot", "foo")
     with pytest.raises(ValueError, match=r"the label 'zebrafish' must be one token of the vocabulary .* \['<unk>'\]"):
         icl_prompt(demo.load(), [("great", "foo"), ("awful", "zebrafish")], "plot", "foo")
+
+
+def test_labels_that_are_one_token_are_refused():
+    model = tokenizers.model("byte_level")
+    model.tokenizer = deepcopy(model.tokenizer)
+    model.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    pairs = [("great", "foo"), ("awful", "bar"), ("plot", "Foo")]
+    with pytest.raises(ValueError, match="the labels 'foo', 'Foo' are one token, which no answer tells apart"):
+        icl_prompt(model, pairs, "plot", "foo")
 
 
 def test_pieces_must_begin_at_token_boundaries():

@@ -153,6 +153,19 @@ def test_scores_of_quantised_weights_are_those_of_the_numbers_they_stand_for(kin
         tna.edit(model, ["L0N3"])
 
 
+@pytest.mark.parametrize("method", ["gradient", "relevance"])
+def test_effects_of_quantised_weights_are_those_of_the_numbers_they_stand_for(method):
+    model, plain = quantised(Packed)
+    wanted = [p.requires_grad for p in model.parameters()]
+    found, expected = (tna.evaluate.estimate_effects(m, TOKENS[0], 5, method=method) for m in (model, plain))
+    torch.testing.assert_close(found.mlp, expected.mlp, atol=1e-10, rtol=1e-9)
+    torch.testing.assert_close(found.attn, expected.attn, atol=1e-10, rtol=1e-9)
+    best = expected.top(4)
+    lost, expected_loss = (tna.evaluate.verify(m, TOKENS[0], best, 5, progress=False).joint for m in (model, plain))
+    assert lost == pytest.approx(expected_loss, abs=1e-10)
+    assert [p.requires_grad for p in model.parameters()] == wanted
+
+
 def test_a_module_that_is_not_linear_keeps_its_weights_whatever_it_calls_dequantize(tmp_path):
     """A method of that name says how to read a matrix only where the module is one."""
 

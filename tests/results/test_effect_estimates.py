@@ -1,5 +1,7 @@
 """Estimated effects: what is summed over what, and the frame."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,3 +51,35 @@ def test_estimates_of_one_prompt_have_the_same_frame_as_in_a_batch(found):
     one = EffectEstimates(found.mlp[0], found.attn[0], found.mlp[0], found.attn[0], found.log_prob[0], "gradient")
     expected = found.to_frame().query("prompt == 0").reset_index(drop=True)
     assert one.to_frame().equals(expected)
+
+
+def test_the_top_are_the_first_of_the_sorted_frame(found):
+    for sites in (("mlp",), ("attn",), ("mlp", "attn")):
+        best = found.top(6, sites=sites)
+        for prompt in range(BATCH):
+            frame = found.to_frame().query("prompt == @prompt and site in @sites")
+            rows = frame.sort_values("effect", ascending=False).head(6).fillna({"head": -1}).to_dict("records")
+            mine = best[prompt]
+            assert mine.score.tolist() == pytest.approx([row["effect"] for row in rows])
+            for name in ("layer", "head", "index"):
+                assert getattr(mine, name).tolist() == [row[name] for row in rows]
+            assert mine.source.tolist() == [-1] * 6
+            for row, coefficient in zip(rows, mine.coefficient.tolist(), strict=True):
+                grid = found.mlp[prompt] if row["site"] == "mlp" else found.attn[prompt, :, :, row["head"]]
+                column = grid[row["layer"], :, row["index"]].tolist()
+                assert coefficient == max(column, key=abs)  # here activations are the estimates themselves
+
+
+def test_what_is_not_there_is_not_among_the_top(found):
+    """A narrower layer is filled up with zeros, which are no neurons."""
+    mlp = found.mlp.clone()
+    mlp[:, 1, :, 4:] = 0
+    narrow = replace(found, mlp=mlp, mlp_activation=mlp)
+    names = [(la, i) for la, i in zip(*map(narrow.top(18, sites=["mlp"])[0].flat, ("layer", "index")), strict=True)]
+    assert len(set(names)) == 18 and not {(1, 4), (1, 5), (1, 6)} & set(names)
+    with pytest.raises(ValueError, match="the 18 neurons with an estimate other than zero, got 19"):
+        narrow.top(19, sites=["mlp"])
+    with pytest.raises(ValueError, match="sites is empty"):
+        narrow.top(1, sites=[])
+    one = EffectEstimates(found.mlp[0], found.attn[0], found.mlp[0], found.attn[0], found.log_prob[0], "gradient")
+    assert one.top(3).labels == found.top(3)[0].labels and not one.top(3).batched

@@ -23,6 +23,7 @@ from tl_neuron_attr.model.tokens import Tokens, token_batch
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import score_dtype
 from tl_neuron_attr.results import storage
+from tl_neuron_attr.results.hardly_predicted import hardly_predicted
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ class HeadEffects(PrintsAsTable):
         batch = f", mean of {self.base_prob.numel()} prompts" if self.base_prob.ndim else ""
         base = ("", "untouched", float(self.base_prob.mean()), float(self.base_log_prob.mean()), 0.0)
         headings = ("rank", "head zeroed", "probability", "log-probability", "drop")
-        return Table(headings, [base, *rows], f"in nats{batch}")
+        caption = f"in nats{batch}\n{hardly_predicted(float(self.base_log_prob.mean()))}".rstrip()
+        return Table(headings, [base, *rows], caption)
 
     @typechecked
     def save(self, path: str | Path) -> None:

@@ -24,6 +24,7 @@ from tl_neuron_attr.model.components import Head, NamedHead, head_name, required
 from tl_neuron_attr.model.targets import Target, one_each
 from tl_neuron_attr.model.tokens import Tokens, one_prompt
 from tl_neuron_attr.numerics.increase import MAX_BYTES
+from tl_neuron_attr.results.hardly_predicted import hardly_predicted
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_lists import listed
 from tl_neuron_attr.results.token_text import quoted, token_text, visible
@@ -82,7 +83,12 @@ class LogicChain(PrintsAsTable):
             f"{visible(text)} -> {visible(self.answer)}: probability {before:.4f}, with {head_name(*self.head)} zeroed "
             f"{after:.4f}; {self.says_explained()}deep neurons in nats, all else in contributions to pre-activations"
         )
+        caption = f"{caption}\n{self.says_hardly_predicted()}".rstrip()
         return Table(("stage", "from", "to", "value", "promotes"), rows, caption)
+
+    def says_hardly_predicted(self) -> str:
+        """Return a sentence where the model hardly predicts the answer, so that no chain leads to it; else nothing."""
+        return hardly_predicted(float(self.feature_predicting.effects.base_log_prob))
 
     def says_explained(self) -> str:
         """Return in words what share of the head's effect the chain explains; nothing where it was not measured."""

@@ -59,7 +59,7 @@ def estimate_effects(
 
     Returns:
         ``.mlp``: ``Float["*b layer pos d_mlp"]``, ``.attn``: ``Float["*b layer pos head d_head"]``, with sums over
-        positions; ``*b`` is absent for a single prompt.
+        positions, and ``.top(k)`` as neurons; ``*b`` is absent for a single prompt.
 
     Raises:
         ValueError: If the prompt, target or position is invalid, the model is in half precision, or an integrated path
@@ -69,9 +69,9 @@ def estimate_effects(
     Examples:
         >>> import tl_neuron_attr as tna
         >>> found = estimate_effects(tna.demo.load(), "Tim Duncan plays the sport of", " basketball")
-        >>> layer, index = divmod(int(found.mlp_neurons.argmax()), found.mlp.shape[-1])
-        >>> f"L{layer}N{index}", f"{float(found.mlp_neurons.max()):.3f} nats"
-        ('L1N509', '0.016 nats')
+        >>> best = found.top(1, sites=["mlp"])
+        >>> best.labels, f"{float(best.score[0]):.3f} nats"
+        (['L1N509'], '0.016 nats')
     """
     if method == "integrated" and baseline != "zero":
         raise ValueError(f"method='integrated' starts from zero, got baseline={baseline!r}: use baseline='zero'")

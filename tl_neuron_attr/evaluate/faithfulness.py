@@ -14,6 +14,7 @@ from tqdm import tqdm
 from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.evaluate.contrasted import ContrastedBatch, contrasted_batches, require_contrasted
 from tl_neuron_attr.evaluate.method_scores import (
+    GRADIENTS,
     METHODS,
     UNTOUCHED,
     AnyMethod,
@@ -26,6 +27,7 @@ from tl_neuron_attr.evaluate.outcome import METRICS, Outcome
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.answer_tokens import Answer, require_room
 from tl_neuron_attr.model.batches import AnswerBatch, answer_batches
+from tl_neuron_attr.model.effect_gradients import require_precision
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.model.targets import OneTarget, answer_of, contrast_each
 from tl_neuron_attr.model.tokens import prompt_ids
@@ -155,7 +157,7 @@ def faithfulness(
         ValueError: If prompts and targets or contrasts differ in number, a prompt is empty, no target can be read, a
             method cannot pick by a contrast, or a number of neurons is not between 1 and all there are, or a score of
             your own has the name of another, another shape than one score per neuron, or scores that are NaN, or meets
-            a target of several tokens.
+            a target of several tokens, or gradients are asked of a model in half precision.
 
     Warns:
         UserWarning: Naming targets and contrasts that cannot be read; they are in ``.problems``.
@@ -249,7 +251,13 @@ def outcomes_by_method(
     counts: Sequence[int],
     seed: int,
 ) -> Iterator[tuple[str, int, Outcome]]:
-    """Yield what is left of the answers untouched, then by method and by number of neurons zeroed, smallest first."""
+    """Yield what is left of the answers untouched, then by method and by number of neurons zeroed, smallest first.
+
+    Raises:
+        ValueError: If a method takes gradients, and the model is in half precision.
+    """
+    if GRADIENTS & methods.keys():
+        require_precision(model)
     with torch.no_grad():
         logits, cache = model.run_with_cache(batch.tokens)
     yield UNTOUCHED, 0, _outcome(model, batch, logits)

@@ -31,16 +31,13 @@ from tl_neuron_attr.numerics.exact_scores import ResultPlaces
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import SITES, Sublayer
 from tl_neuron_attr.numerics.topk import TopK, certified_topk
+from tl_neuron_attr.results.hardly_predicted import hardly_predicted
 from tl_neuron_attr.results.intervals import interval
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 CANDIDATES = 100
 """Neurons each score proposes: to take out 100 costs about two forward passes of a short prompt."""
-
-IMPROBABLE = -6.9
-"""Log-probability, in nats, below which the table says that the model hardly predicts the target: a thousandth."""
-
 
 OtherAnswer = str | int | Answer | AnyOf
 """What another prompt asks for: a token, an answer, or a set of right ones."""
@@ -89,8 +86,7 @@ class ImportantNeurons(PrintsAsTable):
             f"in nats; {self.tried} neurons tried; together these {len(self.neurons)} cost {together:.2f}, "
             f"log p {self.log_prob:.2f} untouched"
         )
-        if self.log_prob < IMPROBABLE:
-            caption += "\nthe model hardly predicts this target: effects on it are not why the model says what it says"
+        caption = f"{caption}\n{hardly_predicted(self.log_prob)}".rstrip()
         return Table((*found.headings[: effect + 1], "signs", *found.headings[effect + 1 :]), rows, caption)
 
     def to_frame(self) -> pd.DataFrame:
@@ -127,15 +123,16 @@ def important_neurons(
             ``pos``; or a set of right answers (:func:`~tl_neuron_attr.any_of`).
         k: How many neurons.
         candidates: How many neurons each score proposes.
-        specificity: Other prompts and their own answers, on which the same neurons are taken out.
+        specificity: Other prompts, of any length, and their own answers, on which the same neurons are taken out; two
+            at least, since a single one has no interval.
         contrast: If given, effects are on log p(target) - log p(contrast).
         pos: The position scored.
         max_bytes: A cap on the working set.
         progress: Whether to show a progress bar, once it takes more than a moment.
 
     Raises:
-        ValueError: If ``k`` is not between 1 and the number of candidates tried, the prompt or target is invalid, or
-            the model is in half precision.
+        ValueError: If ``k`` is not between 1 and the number of candidates tried, the prompt or target is invalid,
+            ``specificity`` holds fewer than two prompts or an invalid one, or the model is in half precision.
         IndexError: If a position or token id is out of range.
 
     Examples:
@@ -145,6 +142,8 @@ def important_neurons(
         >>> found.neurons.labels[0], f"{found.neurons.effect[0]:.1f} nats alone, {found.joint[5]:.1f} with four others"
         ('L1N287', '0.3 nats alone, 1.0 with four others')
     """
+    if specificity is not None:
+        _require_references(model, specificity)
     ids = one_prompt(model, tokens)
     runs = AnswerRuns.of(model, ids, target, at=from_start(pos, *ids.shape), contrast=contrast)
     if has_answers(target, contrast):
@@ -167,6 +166,26 @@ def important_neurons(
     if specificity is not None:
         elsewhere = tuple(_loss(model, text, answer, best, max_bytes) for text, answer in specificity)
     return ImportantNeurons(with_text(best, q.stream), found.log_prob, joint, len(tried.score), elsewhere)
+
+
+def _require_references(model: Any, specificity: Sequence[tuple[str, OtherAnswer]]) -> None:
+    """Refuse reference prompts before anything is run.
+
+    Raises:
+        ValueError: If there are fewer than two, or a prompt or its answer is invalid.
+        IndexError: If a token id is out of range.
+    """
+    if len(specificity) < 2:
+        raise ValueError(
+            f"specificity holds {len(specificity)} prompts, and an interval needs two or more: give more prompts with "
+            "their answers, or None"
+        )
+    for i, (text, answer) in enumerate(specificity):
+        try:
+            ids = one_prompt(model, text)
+            AnswerRuns.of(model, ids, answer, at=from_start(-1, *ids.shape))
+        except (ValueError, IndexError) as error:
+            raise type(error)(f"specificity[{i}]: {error}") from error
 
 
 def _candidates(q: ScoredCache, sublayers: Sequence[Sublayer], runs: AnswerRuns, n: int, max_bytes: int) -> Neurons:

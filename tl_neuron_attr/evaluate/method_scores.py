@@ -23,6 +23,9 @@ Method = Score | Literal["gradient", "integrated_gradients", "random"]
 METHODS: tuple[Method, ...] = (*SCORES, "gradient", "integrated_gradients", "random")
 """The paper's eight, and three of our own."""
 
+GRADIENTS = {"gradient", "integrated_gradients"}
+"""The methods that take backward passes."""
+
 OwnScore = Callable[[Any, ActivationCache, Tensor, Tensor], Any]
 """A score of your own: of the model, a cache, its tokens (``batch pos``) and one target id per prompt, every MLP
 neuron's score, ``Float["batch layer d_mlp"]``, higher for more important; for targets of one token."""

@@ -56,6 +56,12 @@ class IclPrompt:
     def __post_init__(self) -> None:
         """Refuse positions, labels and tokens that contradict each other."""
         require_classification(self.demonstrations, self.labels, self.gold)
+        twice = [w for w, token in zip(self.labels, self.label_ids, strict=True) if self.label_ids.count(token) > 1]
+        if twice:
+            raise ValueError(
+                f"the labels {', '.join(map(quoted, twice[:8]))} are one token, which no answer tells apart: choose "
+                "other label words"
+            )
         length = len(self.tokens)
         for i, (position, (_, label)) in enumerate(zip(self.label_positions, self.demonstrations, strict=True)):
             if not 0 <= position < length - 1:
@@ -114,8 +120,9 @@ def icl_prompt(
         classes: The class that each label stands for.
 
     Raises:
-        ValueError: If there is no demonstration or only one label, a label is not one token (naming its tokens), a
-            piece does not begin at a token boundary, or the prompt does not fit into the model's context.
+        ValueError: If there is no demonstration or only one label, a label is not one token (naming its tokens), two
+            labels are the same token, a piece does not begin at a token boundary, or the prompt does not fit into the
+            model's context.
 
     Examples:
         >>> import tl_neuron_attr as tna

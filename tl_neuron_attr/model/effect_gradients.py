@@ -65,9 +65,7 @@ def effect_gradients(
         ValueError: If the model is in half precision, whose gradients would be noise, its logits hold NaN or Inf, or
             the relevance rule is asked of a model that mixes positions otherwise than by attention.
     """
-    dtype = model.W_U.dtype
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"model is in {dtype}, whose gradients are too coarse: load it with dtype=torch.float32")
+    require_precision(model)
     run = _Run(model, dict(scaled or {}))
     linear = _linear_hooks(model) if rule == "relevance" else []  # first: what is kept must lie behind them
     hooks = [*linear, *run.hooks()]
@@ -85,6 +83,17 @@ def effect_gradients(
         by_head = (*runs.tokens.shape, block_weights(model, layer).n_heads, -1)
         attn[layer], attn_gradient[layer] = (x.to(logits.device).reshape(by_head) for x in (value.detach(), gradient))
     return EffectGradients(followed.detach(), mlp, gradients[: len(mlp)], attn, attn_gradient)
+
+
+def require_precision(model: Any) -> None:
+    """Refuse a model in half precision, whose gradients would be noise.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    dtype = model.W_U.dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"model is in {dtype}, whose gradients are too coarse: load it with dtype=torch.float32")
 
 
 def with_attention(model: Any) -> list[int]:

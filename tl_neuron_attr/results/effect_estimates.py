@@ -1,13 +1,17 @@
 """The estimated effect of every neuron and head."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_neuron_attr._typechecked import typechecked_fields
+from tl_neuron_attr._typechecked import typechecked, typechecked_fields
+from tl_neuron_attr.numerics.flat_index import best_of
+from tl_neuron_attr.numerics.sublayer import SITES, Site
+from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 if TYPE_CHECKING:
@@ -51,6 +55,57 @@ class EffectEstimates(PrintsAsTable):
     def heads(self) -> Float[Tensor, "*b layer head"]:
         """Each head taken out at all positions."""
         return self.attn_neurons.sum(-1)
+
+    @typechecked
+    def top(self, k: int, *, sites: Sequence[Site] = SITES) -> Neurons:
+        """Return the ``k`` neurons of the largest estimated effect, of each prompt of a batch; it is their ``score``.
+
+        They are taken out at every position, attention neurons for all sources (``.source`` is -1); ``.coefficient`` is
+        the activation where it counts most. :func:`~tl_neuron_attr.evaluate.verify` measures what they really cost.
+
+        Args:
+            k: How many.
+            sites: MLP neurons, attention neurons or both.
+
+        Raises:
+            ValueError: If there is no site, or ``k`` is not between 1 and the number of neurons with an estimate other
+                than zero.
+        """
+        if not sites:
+            raise ValueError("sites is empty: give 'mlp', 'attn' or both")
+        chosen: list[Site] = [site for site in SITES if site in sites]
+        grids = [self._by_neuron(site) for site in chosen]
+        score, coefficient = (torch.cat([grid[i].flatten(1) for grid in grids], dim=1) for i in (0, 1))
+        least = int((score != 0).sum(1).min())
+        if not 1 <= k <= least:
+            raise ValueError(f"k must be between 1 and the {least} neurons with an estimate other than zero, got {k}")
+        flat = torch.stack([best_of(row, k) for row in score.where(score != 0, -torch.inf)])
+        site, layer, head, index = (
+            torch.cat([self._numbers(site, name) for site in chosen]).to(flat.device)[flat]
+            for name in ("site", "layer", "head", "index")
+        )
+        best, moved = score.gather(1, flat), coefficient.gather(1, flat)
+        found = Neurons(site, layer, head, torch.full_like(flat, -1), index, moved, best)
+        return found if self.mlp.ndim == 4 else found[0]
+
+    def _by_neuron(self, site: Site) -> tuple[Tensor, Tensor]:
+        """Return, by prompt, each neuron's estimate and its activation at the position that counts most."""
+        if site == "mlp":
+            by_place, activation = self.mlp[..., None, :], self.mlp_activation[..., None, :]
+        else:
+            by_place, activation = self.attn, self.attn_activation
+        if by_place.ndim == 4:
+            by_place, activation = by_place[None], activation[None]
+        most = by_place.abs().argmax(2, keepdim=True)
+        return by_place.sum(2), activation.gather(2, most)[:, :, 0]
+
+    def _numbers(self, site: Site, name: str) -> Int[Tensor, "neuron"]:
+        """Return a column that names every neuron of a site."""
+        shape = self._by_neuron(site)[0].shape[1:]
+        if name == "site" or (name == "head" and site == "mlp"):
+            return torch.full((shape.numel(),), SITES.index(site) if name == "site" else -1)
+        at = ("layer", "head", "index").index(name)
+        return torch.unravel_index(torch.arange(shape.numel()), shape)[at]
 
     def table(self) -> Table:
         """Return the sums of each layer; of a batch, the mean."""

@@ -1,0 +1,8 @@
+import math
+
+from tl_neuron_attr.results.hardly_predicted import hardly_predicted
+
+
+def test_it_speaks_below_a_thousandth():
+    assert hardly_predicted(math.log(0.0009)).startswith("the model hardly predicts this target")
+    assert hardly_predicted(math.log(0.0011)) == hardly_predicted(0.0) == ""
