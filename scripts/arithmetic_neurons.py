@@ -37,10 +37,10 @@ FOUND, RANDOM, GRADIENT = "largest change", "random", "largest gradient estimate
 
 
 @torch.no_grad()
-def chosen_head(model: Any, cases: list[Case]) -> tuple[Head, float]:
-    """Return the head whose zeroing costs most log-probability, and how much, in nats."""
+def chosen_head(model: Any, cases: list[Case], asked: str | None) -> tuple[Head, float]:
+    """Return the head asked for, or the one whose zeroing costs most log-probability, and how much, in nats."""
     tokens, answers = torch.tensor([case.tokens for case in cases]), [case.answer for case in cases]
-    effects = cna.head_effects(model, tokens, answers, progress=False)
+    effects = cna.head_effects(model, tokens, answers, heads=[asked] if asked else None, progress=False)
     head = effects.ranked()[0]
     return head, float(effects.drop[:, head[0], head[1]].mean())
 
@@ -139,14 +139,14 @@ def _lost(before: pd.Series, after: pd.Series) -> str:
     return ranged(change, high, low, ".0f")
 
 
-def chains(model: Any, groups: dict[str, list[Case]]) -> pd.DataFrame:
+def chains(model: Any, groups: dict[str, list[Case]], head: str | None) -> pd.DataFrame:
     """Return what logic chains explain of the effect of their heads, case by case."""
     rows: list[dict[str, Any]] = []
     for group, cases in groups.items():
         for case in cases:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a chain that explains little says so, and is counted here
-                chain = cna.logic_chain(model, torch.tensor(case.tokens), case.answer)
+                chain = cna.logic_chain(model, torch.tensor(case.tokens), case.answer, head=head)
             predicting = chain.feature_predicting
             rows.append({
                 "group": group, "problem": "".join(chain.tokens), "head": head_name(*chain.head),
@@ -172,7 +172,7 @@ def sections(model: Any, options: argparse.Namespace) -> Iterator[tuple[str, str
         screen, cases = known[: options.screen], known[options.screen :]
         measured_on[group] = cases
         if options.cases:
-            head, cost = chosen_head(model, screen)
+            head, cost = chosen_head(model, screen, options.head)
             rows = measured(model, cases, head, options.seed)
             if options.rows is not None:
                 rows.to_csv(options.rows / f"{group}.csv", index=False)
@@ -180,7 +180,7 @@ def sections(model: Any, options: argparse.Namespace) -> Iterator[tuple[str, str
             yield f"{group}: {how}", summary(rows)
     if options.chains:
         some = {group: known_cases(model, *GROUPS[group], options.chains, options.seed + 1) for group in options.groups}
-        frame = chains(model, some)
+        frame = chains(model, some, options.head)
         means = [
             {"group": group, "chains": len(part), "explained, %": ranged(*interval(100 * part["explained"]), ".0f")}
             for group, part in frame.groupby("group", sort=False)
@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--groups", nargs="+", default=["2D-", "1D-", "1D+", "1D*", "2D+"])
     parser.add_argument("--cases", type=int, default=20, help="cases a group that neurons are measured on")
     parser.add_argument("--screen", type=int, default=4, help="other cases a group that the head is chosen on")
+    parser.add_argument("--head", help="the head, such as L16H8; by default the one that costs the others most")
     parser.add_argument("--chains", type=int, default=0, help="logic chains a group")
     parser.add_argument("--rows", type=Path, help="a folder for the rows of every case, as CSV")
     parser.add_argument("--seed", type=int, default=0)
