@@ -141,6 +141,9 @@ def test_views_draw_in_a_notebooks_cells(cache, tmp_path):
         page.wait_for("return document.querySelectorAll('.tna-attention canvas').length > 0")
         page.driver.switch_to.default_content()
         assert page.run("return document.querySelectorAll('.tna-neurons tbody tr').length") == 3
+        ink = "return getComputedStyle(document.querySelector('.cell > .tna')).color"
+        inks = [page.run(f"document.body.dataset.jpThemeLight = '{light}'; {ink}") for light in ("true", "false")]
+        assert inks == ["rgb(29, 35, 48)", "rgb(227, 231, 238)"], "dark on light and light on dark, as the notebook is"
         assert page.errors() == [] and page.requests() == []
 
 

@@ -35,7 +35,8 @@ class LayerScores(PrintsAsTable):
         attn, mlp = (scores.reshape(-1, scores.shape[-1]).mean(0).tolist() for scores in (self.attn, self.mlp))
         rows = [(layer, a, m) for layer, (a, m) in enumerate(zip(attn, mlp, strict=True))]
         embed = [] if self.embed is None else [("embed", float(self.embed.mean()), None)]
-        batch = f", mean of {self.attn[..., 0].numel()} prompts" if self.attn.ndim > 1 else ""
+        prompts = self.attn[..., 0].numel()
+        batch = f", mean of {prompts} prompts" if prompts > 1 else ""
         return Table(("layer", "attn", "mlp"), [*embed, *rows], f"scores in nats{batch}")
 
     @typechecked

@@ -11,6 +11,12 @@ from tl_neuron_attr.results.storage import write_text
 from tl_neuron_attr.vis.circuits import bundle
 from tl_neuron_attr.vis.templates import asset, render
 
+_FRAMES = "".join(
+    f".tna-page:is([data-jp-theme-light={light}] *,.vscode-{name} *,[theme={name}] *){{color-scheme:{name}}}"
+    for name, light in (("light", "true"), ("dark", "false"))
+)
+"""A page in a frame is dark where the notebook around it is: JupyterLab, VS Code and Colab say so by these marks."""
+
 
 @typechecked_fields
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ class View:
         """Return the markup for a notebook cell; it works offline."""
         if self.whole:
             frame = "width:100%;height:80vh;border:1px solid #ddd;border-radius:8px"
-            return f'<iframe style="{frame}" title="{escape(self.title)}" srcdoc="{escape(self.page())}"></iframe>'
+            page = f'class="tna-page" title="{escape(self.title)}" srcdoc="{escape(self.page())}"'
+            return f'<iframe style="{frame}" {page}></iframe><style>{_FRAMES}</style>'
         script = f"<script>{bundle()}</script>" if self.scripted else ""
         return f'<style>{asset("style.css")}</style>{script}<div class="tna">{self.body}</div>'
 
