@@ -89,6 +89,7 @@ def calls(r: SimpleNamespace) -> dict[str, dict[str, Any]]:
         "query_layers": {"cache": r.cache, "value": r.value},
         "query_neurons": {"cache": r.cache, "value": r.value, "k": 3, "text": False},
         "scored": scored,
+        "target_ranks": {**scored, "neurons": r.value},
         "top_tokens": {"cache_or_model": r.model, "neurons": r.value},
         "trace": {**scored, "k": 2, "heads": 2, "queries": 2},
         "transformed_tokens": {"cache_or_model": r.model, "neurons": r.value, "layer": 1, "head": 1},

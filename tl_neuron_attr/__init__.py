@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tl_neuron_attr.knowledge.moved_tokens import moved_tokens
     from tl_neuron_attr.knowledge.query_neurons import query_layers, query_neurons
     from tl_neuron_attr.knowledge.router_scores import RouterScores, router_scores
+    from tl_neuron_attr.knowledge.target_ranks import target_ranks
     from tl_neuron_attr.knowledge.value_neurons import value_neurons
     from tl_neuron_attr.knowledge.vocabulary import position_tokens, top_tokens, transformed_tokens
     from tl_neuron_attr.model.answer import answer
@@ -93,6 +94,7 @@ _HOME = {
     "router_scores": "knowledge.router_scores",
     "value_neurons": "knowledge.value_neurons",
     "position_tokens": "knowledge.vocabulary",
+    "target_ranks": "knowledge.target_ranks",
     "top_tokens": "knowledge.vocabulary",
     "transformed_tokens": "knowledge.vocabulary",
 }
@@ -150,6 +152,7 @@ __all__ = [
     "scored",
     "srnn",
     "sweep",
+    "target_ranks",
     "top_tokens",
     "trace",
     "transformed_tokens",

@@ -47,6 +47,8 @@ def test_a_table_of_several_prompts_ranks_each_by_itself():
 def test_of_one_prompt_there_is_no_prompt_column_and_the_effect_stands_where_it_was_measured():
     measured = neuron_table(COLUMNS | {"effect": [1.0, 2.0, 3.0, 4.0]}, 4, None)
     assert measured.headings == ("rank", "neuron", "source", "coefficient", "score", "effect")
+    ranked = neuron_table(COLUMNS | {"target_logit": [0.5] * 4, "target_rank": [1, 2, 3, 4]}, 4, None)
+    assert ranked.headings[-2:] == ("target's logit", "target's rank") and ranked.rows[1][-2:] == (0.5, 2)
     assert [row[-1] for row in measured.rows] == [1.0, 2.0, 3.0, 4.0]
     assert measured.rows[1][2] == "@1", "without text the position alone is known"
 

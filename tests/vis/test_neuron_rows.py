@@ -55,6 +55,15 @@ def test_promoted_and_suppressed_tokens_and_the_targets_rank():
     assert rows[0].share == 1.0 and rows[0].effect is None and not rows[0].disagrees
 
 
+def test_the_targets_logit_is_that_of_its_column_of_ranks():
+    _, cache = demo.load().run_with_cache(PROMPT)
+    neurons, rows = rows_of(cache, TARGET, [7], k=5)
+    ranked = tna.target_ranks(cache, neurons, TARGET)
+    assert [row.target_logit for row in rows] == pytest.approx(ranked.target_logit.tolist(), abs=1e-5)
+    assert [row.target_rank for row in rows] == ranked.target_rank.tolist()
+    assert rows_of(cache, TARGET, [], k=2)[1][0].target_logit is None
+
+
 def test_no_tokens_switch_a_neuron_on_where_the_architecture_hides_them():
     _, cache = architectures.run("bloom", batch=1)
     _, rows = rows_of(cache, 5, [], k=3)

@@ -16,11 +16,13 @@ def test_hostile_text_comes_back_and_opens_no_element():
 
 
 def test_records_hold_all_digits_and_null_for_none():
-    mlp = NeuronRow(1, "L3N7", "mlp", -1, "", 0.123456789, 1.5, 1.0, None, None, TOKENS, TOKENS, 7, ((" Rome", 0.25),))
+    mlp = NeuronRow(
+        1, "L3N7", "mlp", -1, "", 0.123456789, 1.5, 1.0, None, None, TOKENS, TOKENS, 7, 0.5, ((" Rome", 0.25),)
+    )
     attn = NeuronRow(2, "L3H1D2@4", "attn", 4, " city", -0.5, 0.5, 0.3, -0.1, TOKENS, TOKENS, TOKENS, 9)
     head = HeadRow(3, 1, 0.75, 4, " city", 0.7, 0.9, TOKENS, 3)
     first, second, third = records([mlp, attn, head])
     assert first["activation"] == 0.123456789 and first["source"] is None and "effect" not in first
-    assert first["adds to log p( Rome)"] == 0.25 and first["target_rank"] == 7
+    assert first["adds to log p( Rome)"] == 0.25 and (first["target_rank"], first["target_logit"]) == (7, 0.5)
     assert (second["source"], second["token"], second["effect"]) == (4, " city", -0.1) and attn.disagrees
     assert third["head"] == "L3H1" and third["writes"] == tuple(HOSTILE)

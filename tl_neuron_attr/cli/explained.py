@@ -171,7 +171,10 @@ def read_prediction(
         ValueError: If the target or the contrast is not one token.
         IndexError: If there is no position ``--pos``.
     """
+    import torch
+
     from tl_neuron_attr.model.targets import one_each, token_id
+    from tl_neuron_attr.numerics.ranked_tokens import ranks_of
     from tl_neuron_attr.results.token_text import token_text
 
     pos = _from_start(getattr(args, "pos", -1), tokens.shape[1])
@@ -190,7 +193,7 @@ def read_prediction(
         prompt=text,
         target=token_text(model, token),
         p=float(p[token]),
-        rank=1 + int((p > p[token]).sum()),
+        rank=int(ranks_of(p, torch.tensor(token, device=p.device))),
         pos=pos,
         contrast=contrast,
         model=str(model.cfg.model_name),

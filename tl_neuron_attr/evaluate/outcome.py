@@ -6,6 +6,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_neuron_attr.numerics.ranked_tokens import ranks_of
 from tl_neuron_attr.numerics.sublayer import score_dtype
 
 METRICS = ("reciprocal_rank", "prob", "log_prob")
@@ -35,9 +36,8 @@ class Outcome:
             tensor([2])
         """
         log_probs = logits.to(score_dtype(logits.dtype)).log_softmax(-1)
-        chosen = log_probs.gather(2, target[..., None])
-        log_prob = chosen[..., 0].sum(1)
-        return cls(((log_probs > chosen).sum(2) + 1).amax(1), log_prob.exp(), log_prob)
+        log_prob = log_probs.gather(2, target[..., None])[..., 0].sum(1)
+        return cls(ranks_of(log_probs, target).amax(1), log_prob.exp(), log_prob)
 
     def against(self, contrast: "Outcome") -> "Outcome":
         """Return the target's rank, how many times as likely it is as the contrast, and the log of that."""

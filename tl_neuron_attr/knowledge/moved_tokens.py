@@ -10,6 +10,7 @@ from transformer_lens import ActivationCache
 from typing_extensions import Unpack
 
 from tl_neuron_attr._typechecked import typechecked
+from tl_neuron_attr.knowledge.target_ranks import batch_of
 from tl_neuron_attr.knowledge.vocabulary import require_k
 from tl_neuron_attr.model.components import component_lists
 from tl_neuron_attr.model.neuron_writes import neuron_writes
@@ -18,8 +19,8 @@ from tl_neuron_attr.model.scored import as_scored
 from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring
 from tl_neuron_attr.model.subkey_checks import require_same_cache
 from tl_neuron_attr.model.targets import Target
-from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase, log_sum_exp, read_out, rows_within
+from tl_neuron_attr.numerics.ranked_tokens import ranks_of
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.probability_moved import MovedTokens
 from tl_neuron_attr.results.token_text import token_text
@@ -78,13 +79,7 @@ def moved_tokens(
             f"moved_tokens is of one token at one position, and {q.followed} are several: pass one token of an answer, "
             "answer.per_token[i], with its own neurons, tna.value_neurons(answer.per_token[i])"
         )
-    batch = neurons if neurons.batched else neurons.unsqueeze()
-    if len(batch.score) != len(q.places):
-        raise ValueError(
-            f"neurons is of {len(batch.score)} prompts and cache of {len(q.places)}: take both from one run"
-        )
-    for label, source in zip(batch.flat_labels, batch.flat("source"), strict=True):
-        within(f"source of {label}", max(0, source), q.stream.shape[1])
+    batch = batch_of(q, neurons)
     prompts = torch.arange(len(q.places), device=q.target.device).repeat_interleave(len(batch))
     require_same_cache(q.stream, batch, q.places.select(prompts), "neurons")
     words, writes, rows = (
@@ -149,6 +144,6 @@ def _row(
         token_text(model, int(target)),
         moved[target],
         x[target],
-        (x > x[target]).sum() + 1,
+        ranks_of(x, target),
         sum(left_out for _, left_out in best),
     )

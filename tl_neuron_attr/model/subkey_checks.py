@@ -16,6 +16,7 @@ from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.readable_blocks import rounds_activations
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.numerics.sublayer import SITES, Site
+from tl_neuron_attr.results.neuron_file import PLACE
 from tl_neuron_attr.results.neurons import Neurons
 
 PRE_ACTIVATIONS = ("mlp.hook_pre", "mlp.hook_pre_linear", "attn.hook_v")
@@ -126,25 +127,38 @@ def sublayers_of(site: Tensor, layer: Tensor) -> list[tuple[Site, int]]:
 def require_same_cache(stream: Stream, value: Neurons, scored: Positions, name: str = "value") -> None:
     """Refuse neurons whose coefficients are not those of the cache at the scored position.
 
+    Args:
+        stream: The cache's stream.
+        value: The neurons, prompts one after another.
+        scored: The place of each; of an answer its tokens', the neurons once for each, of which one must fit.
+        name: What the neurons are called.
+
     Raises:
         ValueError: Naming the first such neuron, and both coefficients.
     """
-    found = torch.empty_like(value.coefficient.flatten())
-    site, layer = value.site.flatten(), value.layer.flatten()
-    for s, la in sublayers_of(site, layer):
-        mine = ((site == SITES.index(s)) & (layer == la)).nonzero()[:, 0]
-        at = Positions(scored.row[mine], scored.pos[mine])
-        index, head, source = (getattr(value, name).flatten()[mine] for name in ("index", "head", "source"))
-        n = torch.arange(len(mine), device=stream.device)
-        found[mine] = (
-            stream.mlp_coefficients(la, at)[n, index]
-            if s == "mlp"
-            else stream.attn_coefficients(la, at)[n, head, index, source]
-        ).to(found.dtype)
-    wrong = (found - value.coefficient.flatten()).abs() > 1e-3 * (1e-3 + found.abs())
+    given = value.coefficient.flatten()
+    found = _cached_coefficients(stream, value, scored).reshape(-1, len(given)).to(given.dtype)
+    apart = (found - given).abs()
+    wrong = (apart > 1e-3 * (1e-3 + found.abs())).all(0)
     if bool(wrong.any()):
         i = int(wrong.nonzero()[0])
         raise ValueError(
             f"{name} is of another cache or position: {value.flat_labels[i]} has coefficient "
-            f"{float(value.coefficient.flatten()[i]):.4f} in {name} and {float(found[i]):.4f} in cache"
+            f"{float(given[i]):.4f} in {name} and {float(found[apart[:, i].argmin(), i]):.4f} in cache"
         )
+
+
+def _cached_coefficients(stream: Stream, neurons: Neurons, places: Positions) -> Float[Tensor, "place"]:
+    """Return what the cache holds at each place, the neurons repeated for as many places as there are."""
+    times = len(places) // neurons.site.numel()
+    site, layer, head, source, index = (getattr(neurons, name).flatten().repeat(times) for name in PLACE)
+    found = torch.empty(len(places), dtype=stream.dtype, device=stream.device)
+    for s, la in sublayers_of(site, layer):
+        mine = ((site == SITES.index(s)) & (layer == la)).nonzero()[:, 0]
+        at, n = places.select(mine), torch.arange(len(mine), device=stream.device)
+        found[mine] = (
+            stream.mlp_coefficients(la, at)[n, index[mine]]
+            if s == "mlp"
+            else stream.attn_coefficients(la, at)[n, head[mine], index[mine], source[mine]]
+        ).to(found.dtype)
+    return found

@@ -26,22 +26,26 @@ class RankedTokens:
         highest: The tokens of the highest logits, the highest first.
         lowest: The tokens of the lowest logits, the lowest first.
         rank: The followed token's place, 1 for the highest; a token as high as it does not count.
+        logit: Its logit, but for the final norm's scale.
     """
 
     highest: Int[Tensor, "n k"]
     lowest: Int[Tensor, "n k"]
     rank: Int[Tensor, "n"]
+    logit: Float[Tensor, "n"]
 
 
 @torch.no_grad()
-def ranked_tokens(readout: Readout, vectors: Float[Tensor, "n d_model"], k: int, token: int) -> RankedTokens:
+def ranked_tokens(
+    readout: Readout, vectors: Float[Tensor, "n d_model"], k: int, token: int | Int[Tensor, "n"]
+) -> RankedTokens:
     """Rank the vocabulary by the logits of vectors, up to the final norm's scale, which changes no order.
 
     Args:
         readout: The readout.
         vectors: The vectors.
         k: How many tokens of each end.
-        token: The token followed.
+        token: The token followed, one for all vectors or one each.
 
     Examples:
         >>> from tl_neuron_attr.numerics.readout import Norm
@@ -53,7 +57,8 @@ def ranked_tokens(readout: Readout, vectors: Float[Tensor, "n d_model"], k: int,
         ([[0, 2]], [[3, 1]], [3])
     """
     contributing, k = readout.norm.apply_unscaled(vectors), min(k, readout.d_vocab)
-    followed = contributing @ readout.columns(torch.tensor([token], device=vectors.device))[0]
+    own = torch.as_tensor(token, device=vectors.device).expand(len(vectors))
+    followed = (contributing * readout.columns(own)).sum(1)
     highest, lowest = (HighestSoFar(len(vectors), k, contributing) for _ in range(2))
     above = contributing.new_zeros(len(vectors))
     width = min(max(_NARROWEST, _CHUNK // max(1, len(vectors))), readout.d_vocab)
@@ -63,12 +68,22 @@ def ranked_tokens(readout: Readout, vectors: Float[Tensor, "n d_model"], k: int,
         torch.matmul(contributing, W_U, out=logits)
         highest.take(logits, logits.amax(1), tokens.start)
         torch.gt(logits, followed[:, None], out=other)
-        if tokens.start <= token < tokens.stop:
-            other[:, token - tokens.start] = 0  # its logit here may differ from ``followed`` by rounding
+        here = ((own >= tokens.start) & (own < tokens.stop)).nonzero()[:, 0]
+        other[here, own[here] - tokens.start] = 0  # its logit here may differ from ``followed`` by rounding
         above += other.sum(1)
         torch.neg(logits, out=other)
         lowest.take(other, other.amax(1), tokens.start)
-    return RankedTokens(highest.tokens, lowest.tokens, above.long() + 1)
+    return RankedTokens(highest.tokens, lowest.tokens, above.long() + 1, followed)
+
+
+def ranks_of(values: Float[Tensor, "*n d_vocab"], token: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """Return each token's place by its value among all, 1 for the highest; a token as high as it does not count.
+
+    Examples:
+        >>> ranks_of(torch.tensor([[0.5, 2.0, 1.0]]), torch.tensor([2]))
+        tensor([2])
+    """
+    return (values > values.gather(-1, token[..., None])).sum(-1) + 1
 
 
 @torch.no_grad()

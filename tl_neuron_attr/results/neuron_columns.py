@@ -15,6 +15,9 @@ from tl_neuron_attr.results.neuron_file import EXPERT, PLACE
 COLUMNS = (*PLACE, "coefficient", "score")
 """The fields of :class:`~tl_neuron_attr.Neurons` with a number for every neuron, whatever the model."""
 
+MEASURED = ("effect", "target_logit", "target_rank")
+"""The fields with a number for every neuron where they were asked for."""
+
 OF_TOKENS = {"token_score": 0.0, "token_coefficient": torch.nan}
 """The fields with a number for every neuron and token, and what stands behind the last token of shorter answers."""
 
@@ -49,9 +52,10 @@ def columns_at(
 def joined_columns(groups: Sequence[Any], *, k: int) -> dict[str, Any]:
     """Return the columns of several groups of prompts as those of one batch, ``k`` neurons of each prompt.
 
-    Effects and numbers of tokens are joined where all groups have them, experts where any has.
+    Effects, ranks and numbers of tokens are joined where all groups have them, experts where any has.
     """
-    columns = (*COLUMNS, *(["effect"] if all(group.effect is not None for group in groups) else []))
+    known = [name for name in MEASURED if all(getattr(group, name) is not None for group in groups)]
+    columns = (*COLUMNS, *known)
     tensors: dict[str, Any] = {name: torch.cat([getattr(group, name)[:, :k] for group in groups]) for name in columns}
     for name, filling in OF_TOKENS.items():
         if all(getattr(group, name) is not None for group in groups):

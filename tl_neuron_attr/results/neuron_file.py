@@ -21,7 +21,7 @@ _OF_TOKENS = ("token_score", "token_coefficient")
 EXPERT = ("expert", "expert_index")
 """The fields that say the same of a neuron in a mixture of experts, whose ``index`` counts through all of them."""
 
-_OPTIONAL = ("evaluated", "effect", *_OF_TOKENS, *EXPERT)
+_OPTIONAL = ("evaluated", "effect", "target_logit", "target_rank", *_OF_TOKENS, *EXPERT)
 """The fields a file may leave out."""
 
 _ORDERS = ("descending", "ascending", "unsorted")
@@ -48,7 +48,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     tensors, text = storage.load_tensors(path, "neurons", {**required, "coefficient": None, "score": None}, _OPTIONAL)
     _require_shapes(path, tensors)
     _require_places(path, tensors)
-    for name in ("coefficient", "score", "effect", "token_score"):
+    for name in ("coefficient", "score", "effect", "target_logit", "token_score"):
         if name in tensors and not bool(tensors[name].isfinite().all()):
             raise ValueError(f"{path}: field {name!r} holds NaN or Inf")
     _require_order(path, tensors["score"], text.pop("order", None))
@@ -94,16 +94,28 @@ def _require_shapes(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
                 f"{path}: field {name!r} is {column.dtype} {tuple(column.shape)}, expected torch.int64 {tuple(shape)} "
                 f"beside {' and '.join(EXPERT)}"
             )
-    effect, evaluated = tensors.get("effect"), tensors.get("evaluated")
-    if effect is not None and (not effect.is_floating_point() or effect.shape != shape):
-        raise ValueError(
-            f"{path}: field 'effect' is {effect.dtype} {tuple(effect.shape)}, expected a float {tuple(shape)}"
-        )
+    for name in ("effect", "target_logit"):
+        values = tensors.get(name, tensors["score"])
+        if not values.is_floating_point() or values.shape != shape:
+            raise ValueError(
+                f"{path}: field {name!r} is {values.dtype} {tuple(values.shape)}, expected a float {tuple(shape)}"
+            )
+    _require_ranks(path, tensors)
+    evaluated = tensors.get("evaluated")
     _require_tokens(path, tensors)
     if evaluated is not None and (evaluated.dtype != torch.int64 or evaluated.shape != shape[:-1]):
         raise ValueError(
             f"{path}: field 'evaluated' is {evaluated.dtype} {tuple(evaluated.shape)}, expected torch.int64 "
             f"{tuple(shape[:-1])}"
+        )
+
+
+def _require_ranks(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    rank = tensors.get("target_rank", torch.ones_like(tensors["index"]))
+    if rank.dtype != torch.int64 or rank.shape != tensors["score"].shape or bool((rank < 1).any()):
+        raise ValueError(
+            f"{path}: field 'target_rank' is {rank.dtype} {tuple(rank.shape)}, expected torch.int64 "
+            f"{tuple(tensors['score'].shape)} of 1 and above"
         )
 
 

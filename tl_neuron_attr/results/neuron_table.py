@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 
 _Columns = Mapping[str, Sequence[Any]]
 
+_MEASURES = {
+    "coefficient": "coefficient",
+    "score": "score",
+    "effect": "effect",
+    "target_logit": "target's logit",
+    "target_rank": "target's rank",
+}
+"""The columns that a table shows, and what they are called there."""
+
 
 def neuron_labels(columns: _Columns) -> list[str]:
     """Return the name of each neuron: its layer, its head or expert, its number, the position an attention neuron read.
@@ -59,24 +68,23 @@ def neuron_tokens(columns: _Columns, k: int, text: NeuronText | None) -> list[tu
 def neuron_table(columns: _Columns, k: int, text: NeuronText | None) -> Table:
     """Return one row per neuron, ``k`` per prompt; of several prompts, the prompt comes first."""
     names, known = neuron_labels(columns), neuron_tokens(columns, k, text)
-    several, measured = len(names) > k, "effect" in columns
+    several = len(names) > k
+    measures = [name for name in _MEASURES if name in columns]
     rows = [
         (
             *((at // k,) if several else ()),
             at % k + 1,
             name,
             _source_text(known[at][0] if known else "", int(columns["source"][at])),
-            columns["coefficient"][at],
-            columns["score"][at],
-            *((columns["effect"][at],) if measured else ()),
+            *(columns[name][at] for name in measures),
             *((listed(known[at][1]),) if text else ()),
         )
         for at, name in enumerate(names)
     ]
     first, last = ("prompt",) if several else (), ("promotes",) if text else ()
-    measures = ("coefficient", "score", "effect") if measured else ("coefficient", "score")
+    headings = [_MEASURES[name] for name in measures]
     followed = f"{text.followed}: " if text and text.followed else ""
-    return Table((*first, "rank", "neuron", "source", *measures, *last), rows, f"{followed}scores in nats")
+    return Table((*first, "rank", "neuron", "source", *headings, *last), rows, f"{followed}scores in nats")
 
 
 def neuron_frame(columns: _Columns, k: int, text: NeuronText | None, *, batched: bool) -> "pd.DataFrame":

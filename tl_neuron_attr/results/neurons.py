@@ -13,7 +13,7 @@ from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
 from tl_neuron_attr.results import neuron_file
 from tl_neuron_attr.results.equality import same
-from tl_neuron_attr.results.neuron_columns import COLUMNS, OF_TOKENS, columns_at, joined_columns
+from tl_neuron_attr.results.neuron_columns import COLUMNS, MEASURED, OF_TOKENS, columns_at, joined_columns
 from tl_neuron_attr.results.neuron_contexts import strongest_contexts
 from tl_neuron_attr.results.neuron_table import neuron_frame, neuron_keys, neuron_labels, neuron_table, neuron_tokens
 from tl_neuron_attr.results.neuron_text import NeuronText
@@ -44,6 +44,9 @@ class Neurons(PrintsAsTable):
         evaluated: How many neurons were scored exactly to certify the result, where it came from a search.
         text: The tokens the neurons read and promote, where they are known.
         effect: How much log-probability taking the neuron out alone really costs, in nats, where it was measured.
+        target_logit: What the neuron adds to the target's logit, where it was asked for
+            (:func:`~tl_neuron_attr.target_ranks`).
+        target_rank: The target's place among all tokens by what the neuron adds to their logits, 1 for the highest.
         token_score: Of an answer of several tokens, what each adds to the score; 0 behind the last of a shorter answer.
         token_coefficient: The coefficient at the position before each token; NaN behind the last.
         expert: The expert of an MLP neuron in a mixture, the shared expert behind the routed ones; -1 for any other
@@ -61,6 +64,8 @@ class Neurons(PrintsAsTable):
     evaluated: Int[Tensor, "*b"] | None = None
     text: NeuronText | None = None
     effect: Float[Tensor, "*b k"] | None = None
+    target_logit: Float[Tensor, "*b k"] | None = None
+    target_rank: Int[Tensor, "*b k"] | None = None
     token_score: Float[Tensor, "*b token k"] | None = None
     token_coefficient: Float[Tensor, "*b token k"] | None = None
     expert: Int[Tensor, "*b k"] | None = None
@@ -363,8 +368,9 @@ class Neurons(PrintsAsTable):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The fields with a number for every neuron: the effect only where measured, experts only where there are."""
-        return (*COLUMNS, *(name for name in ("effect", *neuron_file.EXPERT) if getattr(self, name) is not None))
+        """The fields with a number for every neuron: of those that not all neurons have, the ones that are there."""
+        optional = (*MEASURED, *neuron_file.EXPERT)
+        return (*COLUMNS, *(name for name in optional if getattr(self, name) is not None))
 
     def _of_tokens(self) -> tuple[str, ...]:
         """Return the fields with a number for every neuron and token of an answer, where there are any."""

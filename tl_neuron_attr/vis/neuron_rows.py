@@ -53,6 +53,7 @@ class NeuronRow:
         suppressed: The tokens it lowers most.
         target_rank: The target's place among all tokens for this neuron, 1 for the one it promotes most; of an answer,
             the best place of its tokens.
+        target_logit: What it adds to the target's logit; of value neurons of one token only.
         answers: What it adds to the log-probability of likely answers, in nats; of value neurons only.
         by_token: Of an answer of several tokens, what it adds to each of them.
         contexts: Where in a corpus it was strongest, the token itself between double brackets.
@@ -71,6 +72,7 @@ class NeuronRow:
     promoted: WordList
     suppressed: WordList
     target_rank: int
+    target_logit: float | None = None
     answers: tuple[tuple[str, float], ...] = ()
     by_token: tuple[tuple[str, float], ...] = ()
     contexts: tuple[str, ...] = ()
@@ -165,6 +167,7 @@ def _rows(
     directions = signed_directions(q.stream.model, neurons)
     by_target = [words.ranked(directions, target) for target in q.target.unique().tolist()]
     ranked, ranks = by_target[0], [min(each.rank for each in one) for one in zip(*by_target, strict=True)]
+    logits = _logits(q, neurons) if answers else [None] * len(neurons)
     changes = _changes(q, neurons, [token for token, _ in answers]) if answers else torch.zeros(len(neurons), 0)
     keys = _keys(q, neurons, words)
     effects = [None] * len(neurons) if neurons.effect is None else neurons.effect.tolist()
@@ -183,6 +186,7 @@ def _rows(
             promoted=ranked[i].promoted,
             suppressed=ranked[i].suppressed,
             target_rank=ranks[i],
+            target_logit=logits[i],
             answers=tuple((text, float(changes[i, j])) for j, (_, text) in enumerate(answers)),
         )
         for i, name in enumerate(neurons.flat_labels)
@@ -196,6 +200,16 @@ def _keys(q: ScoredCache, neurons: Neurons, words: TokenWords) -> list[WordList 
     except ValueError:  # the stream does not begin with the embeddings: the rest of the row needs none
         return [None] * len(neurons)
     return [words.listed(row) for row in ids.tolist()]
+
+
+@torch.no_grad()
+def _logits(q: ScoredCache, neurons: Neurons) -> list[float]:
+    """Return what each value neuron adds to the target's logit."""
+    found = torch.zeros(len(neurons))
+    column = q.readout.columns(q.target)[0]
+    for wrote in neuron_writes(q.stream, q.places, neurons, torch.zeros_like(neurons.layer)):
+        found[wrote.which.cpu()] = (q.readout.norm.apply_unscaled(wrote.vectors) * q.readout.gain[0] @ column).to(found)
+    return found.tolist()
 
 
 @torch.no_grad()

@@ -38,6 +38,7 @@ def _of_neuron(row: NeuronRow) -> dict[str, object]:
         **{f"adds to log p({text})": change for text, change in row.answers},
         **({"by_token": [score for _, score in row.by_token]} if row.by_token else {}),
         "target_rank": row.target_rank,
+        **({} if row.target_logit is None else {"target_logit": row.target_logit}),
         **({} if row.switched_on_by is None else {"switched_on_by": row.switched_on_by.tokens}),
         "promoted": row.promoted.tokens,
         "suppressed": row.suppressed.tokens,

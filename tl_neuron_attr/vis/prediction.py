@@ -5,6 +5,7 @@ from math import exp
 from typing import Any
 
 from tl_neuron_attr.model.scored_cache import ScoredCache
+from tl_neuron_attr.numerics.ranked_tokens import ranks_of
 from tl_neuron_attr.results.token_text import token_text, visible
 
 LIKELIEST = 10
@@ -47,7 +48,7 @@ class Prediction:
             text=token_text(model, target),
             contrast="" if q.contrast is None else token_text(model, int(q.contrast[0])),
             log_prob=float(log_probs[target]),
-            rank=int((log_probs > log_probs[target]).sum()) + 1,
+            rank=int(ranks_of(log_probs, q.target[0])),
             likeliest=likeliest,
             answers=list(zip([token_text(model, t) for t in likeliest], top.values.exp().tolist(), strict=True)),
         )
