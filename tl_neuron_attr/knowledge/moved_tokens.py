@@ -10,7 +10,7 @@ from transformer_lens import ActivationCache
 from typing_extensions import Unpack
 
 from tl_neuron_attr._typechecked import typechecked
-from tl_neuron_attr.knowledge.target_ranks import batch_of
+from tl_neuron_attr.knowledge.target_ranks import matched_batch
 from tl_neuron_attr.knowledge.vocabulary import require_k
 from tl_neuron_attr.model.components import component_lists
 from tl_neuron_attr.model.neuron_writes import neuron_writes
@@ -79,7 +79,7 @@ def moved_tokens(
             f"moved_tokens is of one token at one position, and {q.followed} are several: pass one token of an answer, "
             "answer.per_token[i], with its own neurons, tna.value_neurons(answer.per_token[i])"
         )
-    batch = batch_of(q, neurons)
+    batch = matched_batch(q, neurons)
     prompts = torch.arange(len(q.places), device=q.target.device).repeat_interleave(len(batch))
     require_same_cache(q.stream, batch, q.places.select(prompts), "neurons")
     words, writes, rows = (

@@ -65,14 +65,14 @@ def target_ranks(
     model = (cache.stream if isinstance(cache, ScoredCache) else cache).model
     component_lists(model, neurons)  # in range
     q = as_scored(cache, target, **scoring)
-    batch = batch_of(q, neurons)
+    batch = matched_batch(q, neurons)
     found = [_ranked(q, batch[result], result) for result in range(len(q))]
     logit, rank = (torch.stack(each) for each in zip(*found, strict=True))
     ranked = replace(batch, target_logit=logit, target_rank=rank)
     return ranked if neurons.batched else ranked[0]
 
 
-def batch_of(q: ScoredCache, neurons: Neurons) -> Neurons:
+def matched_batch(q: ScoredCache, neurons: Neurons) -> Neurons:
     """Return neurons as a batch of the prompts of a scored cache.
 
     Raises:
