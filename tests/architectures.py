@@ -68,8 +68,8 @@ def _falcon() -> hf.PreTrainedModel:
     return hf.FalconForCausalLM(config)
 
 
-def _of(name: str, sizes: dict[str, Any], **more: Any) -> Callable[[], hf.PreTrainedModel]:
-    config, model = getattr(hf, f"{name}Config"), getattr(hf, f"{name}ForCausalLM")
+def _of(name: str, sizes: dict[str, Any], *, model: str = "", **more: Any) -> Callable[[], hf.PreTrainedModel]:
+    config, model = getattr(hf, f"{name}Config"), getattr(hf, f"{model or name}ForCausalLM")
     return lambda: model(config(**sizes, **more))
 
 
@@ -140,6 +140,35 @@ HYBRIDS: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "lfm2": _of("Lfm2", _GQA, block_auto_adjust_ff_dim=False, layer_types=["conv", "full_attention", "conv"]),
 }
 """Models of which only layer 1 has softmax attention."""
+
+
+def _gemma4(**more: Any) -> Callable[[], hf.PreTrainedModel]:
+    """Blocks with scalars; two layers of full attention, whose heads may be of another size."""
+    kinds = ["sliding_attention", "full_attention", "full_attention"]
+    sizes = {**_GEMMA, "global_head_dim": 16, "layer_types": kinds, "sliding_window": 4, "pad_token_id": 0}
+    by_layer = {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": VOCAB, "num_kv_shared_layers": 0}
+
+    def make() -> hf.PreTrainedModel:
+        model = _experts("Gemma4Text", {**sizes, **by_layer, **more}, model="Gemma4")()
+        for layer, scalar in zip(model.model.layers, SCALARS, strict=True):
+            layer.layer_scalar.fill_(scalar)
+        return model
+
+    return make
+
+
+SCALARS = (0.5, 1.25, 0.75)
+"""What the blocks of Gemma 4 multiply the stream with."""
+
+GEMMA4: dict[str, Callable[[], hf.PreTrainedModel]] = {
+    "gemma4": _gemma4(hidden_size_per_layer_input=8, num_kv_shared_layers=1),
+    "gemma4_moe": _gemma4(
+        attention_k_eq_v=True, num_global_key_value_heads=1, enable_moe_block=True, num_experts=4, top_k_experts=2,
+        moe_intermediate_size=20,
+    ),
+}  # fmt: skip
+"""With embeddings by layer and a last layer that attends to the values of the one before it; with values that are keys,
+and experts beside the MLP."""
 
 LATER: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "smollm3": _of("SmolLM3", _GQA, pad_token_id=0),
@@ -233,7 +262,7 @@ def tokenizer() -> Any:
 def perturbed(name: str, *, seed: int = 0) -> hf.PreTrainedModel:
     """A model of transformers with norms and biases perturbed, so that none of them is trivially one or zero."""
     torch.manual_seed(seed)
-    model = (BUILDERS | UNWEIGHTED | EXPERTS | HYBRIDS | LATER)[name]().eval()
+    model = (BUILDERS | UNWEIGHTED | EXPERTS | HYBRIDS | GEMMA4 | LATER)[name]().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

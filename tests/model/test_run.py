@@ -27,6 +27,14 @@ def test_scores_are_the_same_bit_for_bit(name):
     assert numbers[0] < 0.8 * numbers[1]
 
 
+@torch.no_grad()
+def test_the_last_position_is_scored_by_default_also_where_it_does_not_see_the_first():
+    model, tokens = architectures.build("gemma4"), architectures.prompts()  # a window of four positions
+    little, full = tna.run(model, tokens), model.run_with_cache(tokens)[1]
+    assert not little["blocks.0.attn.hook_pattern"][..., 0].any()
+    assert torch.equal(tna.attribute_heads(little, 5), tna.attribute_heads(full, 5))
+
+
 def test_no_pattern_is_kept_beyond_its_row():
     cache = tna.run(architectures.build("llama"), architectures.prompts())
     shapes = {name: each.shape for name, each in cache.cache_dict.items() if "pattern" in name or "scores" in name}

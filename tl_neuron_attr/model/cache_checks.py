@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tl_neuron_attr.model import dimensions
+from tl_neuron_attr.model.cached_hooks import computed_from
 from tl_neuron_attr.model.readable_blocks import unreadable
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.weights import block_weights, is_norm
@@ -31,7 +32,8 @@ def require_hooks(stream: Stream, sites: tuple[Site, ...], *, reads: bool = Fals
         *(f"blocks.{layer}.{hook}" for layer in range(stream.n_layers) for hook in _hooks_of(stream, layer, sites)),
         *(f"{norm}.hook_scale" for norm in _norms_read_through(stream, sites if reads else ())),
     ]
-    missing = [name for name in wanted if not stream.has(name)]
+    read_off = [hook for name in wanted for hook in stream.hooks.behind(name)]
+    missing = [name for name in read_off if name not in stream.cache]
     unknown = [name for name in missing if name not in stream.model.hook_dict]
     if unknown:
         raise ValueError(
@@ -103,7 +105,8 @@ def _needed(sites: tuple[Site, ...], model: Any = None) -> tuple[str, ...]:
     mixtures = [block_weights(model, layer).experts for layer in range(len(model.blocks) if model and keys else 0)]
     routing = sorted({hook for experts in mixtures if experts for hook in experts.hooks})
     gates = ("attn.hook_q_gate", "attn.gate.hook_out") if "attn" in sites else ()
-    of_sites = (*_STREAM_HOOKS, *(hook for site in sites for hook in _SITE_HOOKS[site]), *gates)
+    more = computed_from(model) if model else ()
+    of_sites = (*more, *_STREAM_HOOKS, *(hook for site in sites for hook in _SITE_HOOKS[site]), *gates)
     return (*of_sites, *keys, *routing, "hook_resid_mid", "hook_scale", "unembed.hook_out", "embed.hook_in")
 
 
@@ -127,7 +130,7 @@ def _hooks_of(stream: Stream, layer: int, sites: tuple[Site, ...]) -> list[str]:
 def _norms_read_through(stream: Stream, sites: tuple[Site, ...]) -> list[str]:
     every = [(layer, stream.weights(layer)) for layer in range(stream.n_layers)]
     named = [(layer, weights.pre_norm[site]) for layer, weights in every for site in sites]
-    named += [(layer, weights.latent_norm) for layer, weights in every if "attn" in sites]
+    named += [(layer, weights.values_norm) for layer, weights in every if "attn" in sites]
     return [f"blocks.{layer}.{name}" for layer, name in named if name]
 
 

@@ -31,7 +31,7 @@ def _tensors(stream: Stream) -> Iterator[tuple[str, Tensor]]:
     for layer in range(stream.n_layers):
         at = f"blocks.{layer}."
         if stream.has(f"{at}hook_resid_pre"):
-            yield f"{at}hook_resid_pre", stream.cache[f"{at}hook_resid_pre"]
+            yield f"{at}hook_resid_pre", stream.hooks[f"{at}hook_resid_pre"]
         for part, names in _WEIGHTS.items():
             yield from _present(getattr(stream.block(layer), part, None), f"{at}{part}.", names)
         experts = stream.weights(layer).live_experts
@@ -40,12 +40,12 @@ def _tensors(stream: Stream) -> Iterator[tuple[str, Tensor]]:
             yield f"{at}mlp router's weight", router[0]
         for hook in _HOOKS:
             if stream.has(f"{at}{hook}"):
-                yield f"{at}{hook}", stream.cache[f"{at}{hook}"]
+                yield f"{at}{hook}", stream.hooks[f"{at}{hook}"]
     yield from _present(stream.model.ln_final, "ln_final.", ("w", "b"))
     yield from _present(stream.model, "", ("W_U", "b_U"))
     for hook in ("ln_final.hook_scale", "unembed.hook_out"):
         if stream.has(hook):
-            yield hook, stream.cache[hook]
+            yield hook, stream.hooks[hook]
 
 
 def _present(module: Any, prefix: str, names: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:

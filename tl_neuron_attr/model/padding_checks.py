@@ -5,6 +5,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tl_neuron_attr.model.hook_points import pattern_hook
+from tl_neuron_attr.model.position_cache import PositionCache
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
 
@@ -51,7 +52,8 @@ def last_real_positions(stream: Stream) -> Int[Tensor, "batch"]:
     pad = getattr(tokenizer, "pad_token_id", None)
     if tokens is not None and pad is not None and pad not in (tokenizer.eos_token_id, tokenizer.bos_token_id):
         padding |= tokens == pad
-    if stream.has("blocks.0.attn.hook_pattern"):
+    whole = not isinstance(stream.cache, PositionCache)  # of one row the diagonal says nothing
+    if whole and stream.has("blocks.0.attn.hook_pattern"):
         padding |= stream.get("blocks.0.attn.hook_pattern").diagonal(dim1=-2, dim2=-1).sum(1) == 0
     return (length - 1 - _to_the_end(padding).sum(1)).clamp_min(0)
 

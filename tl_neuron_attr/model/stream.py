@@ -14,7 +14,7 @@ Weights are read as live views, layer by layer: nothing is stacked or copied.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
+from tl_neuron_attr.model.cached_hooks import THIRD, CachedHooks
 from tl_neuron_attr.model.hook_points import TOKENS, mlp_post_hook, pattern_hook, resid_post_hook, resid_pre_hook
 from tl_neuron_attr.model.position_cache import PositionCache
 from tl_neuron_attr.model.positions import Pos, Positions, from_start
@@ -50,6 +51,7 @@ class Stream:
     def __init__(self, cache: ActivationCache, model: Any = None) -> None:
         self.cache = cache
         self.model: Any = model if model is not None else cache.model
+        self.hooks = CachedHooks(cache, self.model)
         self.batched = bool(cache.has_batch_dim)
         self.n_layers = int(self.model.cfg.n_layers)
         self._weights: dict[int, BlockWeights] = {}
@@ -92,11 +94,11 @@ class Stream:
         return self._batch(name).to(self.device, self.dtype)
 
     def has(self, name: str) -> bool:
-        """Return whether the cache holds ``name``."""
-        return name in self.cache
+        """Return whether the cache holds ``name``, or what it is computed from."""
+        return name in self.hooks
 
     def _raw(self, name: str) -> Tensor:
-        return self.cache[name]
+        return self.hooks[name]
 
     def _picked(self, value: Tensor, *index: Any) -> Tensor:
         """Return what an index picks of an activation, picked where it lies, as scores need it."""
@@ -194,7 +196,7 @@ class Stream:
         attn, weights = site == "attn", self.weights(layer)
         if attn and not weights.has_attn:
             return self._mixer(layer, places)
-        post = self._post_norm(site, layer, places)
+        post, multiplier = self._post_norm(site, layer, places), weights.multiplier * self.hooks.onward(layer)
         coefficients = (
             self.attn_coefficients(layer, places) if attn else self.mlp_coefficients(layer, places)[..., None]
         )
@@ -203,12 +205,12 @@ class Stream:
             layer=layer,
             base=self.base(site, layer, places),
             out=self.out(site, layer, places),
-            bias=self._bias(site, layer, post, places) * weights.multiplier,
+            bias=self._bias(site, layer, post, places) * multiplier,
             directions=weights.directions(site),
             coefficients=coefficients.flatten(1, -2),
             heads=weights.n_heads if attn else 1,
             post=post,
-            multiplier=weights.multiplier,
+            multiplier=multiplier,
         )
 
     def _mixer(self, layer: int, places: Positions) -> Sublayer:
@@ -323,7 +325,10 @@ class Stream:
         return self._frozen(self.weights(layer).norm(name, self.dtype), f"blocks.{layer}.{name}", places)
 
     def _bias(self, site: Site, layer: int, post: Norm | None, places: Positions) -> Float[Tensor, "batch d_model"]:
-        """Return the sublayer's bias as it enters the stream: through the post-norm, whose own bias it includes."""
+        """Return the sublayer's bias as it enters the stream: through the post-norm, whose own bias it includes.
+
+        What a block adds behind its MLP, and what experts beside it write (Gemma 4), is among the MLP's.
+        """
         weights = self.weights(layer)
         if site == "mlp" and (experts := weights.live_experts):
             read = self.at(f"blocks.{layer}.mlp.hook_in", places)
@@ -332,14 +337,18 @@ class Stream:
             own = weights.bias(site)
             zeros = torch.zeros(len(places), self.shape[2], dtype=self.dtype, device=self.device)
             bias = zeros if own is None else zeros + own.to(self.dtype)
-        if post is None:
-            return bias
-        norm_bias = weights.norm_bias(weights.post_norm[site])
-        return post(bias) + (0 if norm_bias is None else norm_bias.to(self.dtype))
+        if post is not None:
+            norm_bias = weights.norm_bias(weights.post_norm[site])
+            bias = post(bias) + (0 if norm_bias is None else norm_bias.to(self.dtype))
+        if site == "mlp" and weights.beside:
+            experts = self.at(f"blocks.{layer}.{weights.beside[1]}.hook_out", places)
+            bias = bias + self.norm(layer, weights.post_norm[site], places)(experts)
+        third = f"blocks.{layer}.{THIRD}"
+        return bias + self.at(third, places) if site == "mlp" and self.has(third) else bias
 
     def _post_norm(self, site: Site, layer: int, places: Positions) -> Norm | None:
-        name = self.weights(layer).post_norm[site]
-        return self.norm(layer, name, places) if name else None
+        norms = [self.norm(layer, name, places) for name in self.weights(layer).passed(site)]
+        return reduce(Norm.then, norms) if norms else None
 
     def _frozen(self, norm: Norm, name: str, places: Positions) -> Norm:
         return replace(norm, scale=self.at(f"{name}.hook_scale", places)[:, 0])

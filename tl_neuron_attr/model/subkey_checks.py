@@ -27,8 +27,13 @@ def require_values(stream: Stream, layer: int, places: Positions) -> None:
     """Refuse weights that do not give the cached values of a layer's heads at each place.
 
     Raises:
-        ValueError: Naming the attention neuron, and the two values.
+        ValueError: Naming the attention neuron, and the two values; or that values pass a norm, which is not followed.
     """
+    if stream.weights(layer).values_norm:
+        raise ValueError(
+            f"the values of layer {layer} pass a norm of their own, which is not followed back to their sources: scores, "
+            "query neurons, ablate and verify work, this method does not"
+        )
     weights, heads = stream.weights(layer), range(stream.weights(layer).n_heads)
     read = stream.base("attn", layer, places)
     if name := weights.pre_norm["attn"]:

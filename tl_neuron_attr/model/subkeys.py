@@ -145,8 +145,8 @@ def subkey_directions(
     keys, biases = weights.subkeys_of(which, index)
     keys = directions = keys.to(stream.dtype)
     constant = own = torch.zeros(len(index)).to(directions) if biases is None else biases.to(stream.dtype)
-    if which == "v" and weights.latent_norm:
-        inner = stream.at(f"blocks.{layer}.{weights.latent_norm}.hook_scale", places)
+    if which == "v" and weights.values_norm:
+        inner = _values_scale(stream, layer, index, places)
         directions, constant = directions / inner, constant / inner[:, 0]
     if name := weights.pre_norm[site]:
         norm, norm_bias = stream.norm(layer, name, places), weights.norm_bias(name)
@@ -163,11 +163,22 @@ def subkey_directions(
     return directions
 
 
+def _values_scale(stream: Stream, layer: int, index: Int[Tensor, "n"], places: Positions) -> Float[Tensor, "n 1"]:
+    """Return the scale of the norm that each attention neuron's value passes, of its head if each has one."""
+    weights = stream.weights(layer)
+    scale = stream.at(f"blocks.{layer}.{weights.values_norm}.hook_scale", places)
+    if scale.ndim == 2:
+        return scale
+    head = index // weights.d_head // weights.shared_by("v")
+    return scale[torch.arange(len(index), device=index.device), head]
+
+
 def _of_sublayer(
     stream: Stream, value: Neurons, read: Positions, site: Site, layer: int, key: Key
 ) -> dict[str, Tensor]:
-    """Return the rows of the value neurons of one sublayer."""
+    """Return the rows of the value neurons of one sublayer, which read the stream where their values were made."""
     mine = ((value.site == SITES.index(site)) & (value.layer == layer)).flatten().nonzero()[:, 0]
+    layer = stream.hooks.values_layer(layer) if site == "attn" else layer
     weights, index = stream.weights(layer), value.index.flatten()[mine]
     if site == "attn":
         index = index + value.head.flatten()[mine] * weights.d_head

@@ -13,9 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge.generalized_components.block import ParallelBlockBridge
 
+from tl_neuron_attr.model.bare_norms import bare_eps
 from tl_neuron_attr.model.experts import Experts, experts_of
+from tl_neuron_attr.model.head_projections import input_projection, output_projection
 from tl_neuron_attr.model.latent_values import LATENT_NORM, has_latent_values, latent_subkeys
-from tl_neuron_attr.model.output_projection import output_projection
 from tl_neuron_attr.model.readable_blocks import fetched, is_at_hand, outline
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.readout import Norm, Readout
@@ -24,6 +25,9 @@ from tl_neuron_attr.numerics.sublayer import SITES, Site, score_dtype
 
 _KEPT: WeakKeyDictionary[Any, dict[str, Tensor]] = WeakKeyDictionary()
 """What readouts of a model keep about its unembedding, as long as the model lives."""
+
+_BESIDE = ("post_feedforward_layernorm_1", "post_feedforward_layernorm_2")
+"""The norms of an MLP and of experts that write beside it."""
 
 Projected = Literal["q", "k", "v"]
 """What a head projects the stream to: its query, key or value."""
@@ -44,6 +48,8 @@ class BlockWeights:
             the block's class: a config may claim it of a model that is not built so.
         multiplier: What both sublayers' outputs are multiplied with (Granite); 1 elsewhere.
         post_norm: By site, the name of the norm between the sublayer and the stream (Gemma-2/3, OLMo-2), or "".
+        beside: The norm that the MLP alone passes and that of experts beside it, before what both wrote passes the
+            post-norm together (Gemma 4); empty elsewhere.
         pre_norm: By site, the name of the norm the sublayer reads the stream through; "" where it reads it bare.
 
     Examples:
@@ -58,6 +64,7 @@ class BlockWeights:
         self.parallel = isinstance(block, ParallelBlockBridge)
         self.multiplier = float(getattr(block, "residual_contribution_scale", None) or 1.0)
         self.post_norm: dict[Site, str] = {site: _post_norm(block, site) for site in SITES}
+        self.beside = _BESIDE if all(is_norm(getattr(block, name, None)) for name in _BESIDE) else ()
         self.pre_norm: dict[Site, str] = {site: self._pre_norm(site) for site in SITES}
 
     @property
@@ -84,6 +91,12 @@ class BlockWeights:
     def latent_norm(self) -> str:
         """The norm inside latent attention that values pass; empty elsewhere."""
         return LATENT_NORM if self.values_by_head and has_latent_values(self.block.attn) else ""
+
+    @cached_property
+    def values_norm(self) -> str:
+        """The norm that values pass on their way from the stream: of latent attention, or of each head (Gemma 4)."""
+        of_heads = bare_eps(getattr(getattr(self.block, "attn", None), "v_norm", None)) is not None
+        return "attn.v_norm" if of_heads else self.latent_norm
 
     @cached_property
     def gate_hooks(self) -> tuple[str, ...]:
@@ -162,7 +175,7 @@ class BlockWeights:
                 "latent attention makes queries, keys and values of a compressed stream, so that its heads have no "
                 f"W_{side.upper()} of their own: scores, query neurons, ablate and verify work, this method does not"
             )
-        return self.n_heads // len(getattr(self.block.attn, f"W_{side.upper()}"))
+        return self.n_heads // len(input_projection(self.block.attn, side, self.d_head))
 
     def projection(self, side: Projected, head: int) -> tuple[Float[Tensor, "d_model d_head"], Tensor | None]:
         """Return the weight and bias of a head's query, key or value; heads may share the latter two."""
@@ -217,8 +230,14 @@ class BlockWeights:
 
     def as_written(self, site: Site, rows: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
         """Return write directions as they enter the stream, up to a positive factor: through the post-norm, if any."""
-        name = self.post_norm[site]
-        return self.norm(name, rows.dtype).apply_unscaled(rows) if name else rows
+        for name in self.passed(site):
+            rows = self.norm(name, rows.dtype).apply_unscaled(rows)
+        return rows
+
+    def passed(self, site: Site) -> tuple[str, ...]:
+        """Return the norms that what heads or MLP neurons write passes on its way to the stream."""
+        own = self.beside[:1] if site == "mlp" else ()
+        return (*own, self.post_norm[site]) if self.post_norm[site] else own
 
     def require_head(self, layer: int, head: int | None) -> None:
         """Refuse a block without attention heads, and a head out of range; the layer's number is for the error.
@@ -238,7 +257,7 @@ class BlockWeights:
         return output_projection(getattr(self.block, "attn", None))
 
     def _projections(self, side: Projected) -> Float[Tensor, "kv d_model d_head"]:
-        return getattr(self.live.attn, f"W_{side.upper()}")
+        return input_projection(self.live.attn, side, self.d_head)
 
     def _pre_norm(self, site: Site) -> str:
         names = ("ln2", "ln1") if site == "mlp" else ("ln1",)  # a parallel MLP without a norm of its own shares ln1
@@ -288,7 +307,7 @@ def editable_weights(model: Any, layer: int) -> BlockWeights:
 
 def is_norm(module: Any) -> bool:
     """Return whether a module normalises: TransformerLens puts an identity there in models without norms."""
-    return hasattr(module, "hook_scale")
+    return hasattr(module, "hook_scale") or bare_eps(module) is not None
 
 
 def unit_norm(module: Any, dtype: torch.dtype, like: Float[Tensor, "d_model"]) -> Norm:
@@ -302,13 +321,14 @@ def unit_norm(module: Any, dtype: torch.dtype, like: Float[Tensor, "d_model"]) -
         like: A vector of the norm's width, where the weights live.
     """
     weight = _or_none(module, "w")
+    weight = _or_none(module, "weight") if weight is None and bare_eps(module) is not None else weight
     ones = torch.ones(like.shape, dtype=dtype, device=like.device)
     if weight is not None:
         ones = ones + weight.to(dtype) if getattr(module, "uses_weight_offset", False) else weight.to(dtype)
     return Norm(
         weight=ones,
         scale=torch.ones(1, dtype=dtype, device=ones.device),
-        centred=is_norm(module) and not module.uses_rms_norm,
+        centred=hasattr(module, "hook_scale") and not module.uses_rms_norm,
     )
 
 

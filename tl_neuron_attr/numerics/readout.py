@@ -47,6 +47,10 @@ class Norm:
         """Apply the whole norm, row ``b`` divided by the scale of prompt ``b``."""
         return self.apply_unscaled(vectors) / self.scale.reshape(-1, *[1] * (vectors.ndim - 1))
 
+    def then(self, following: "Norm") -> "Norm":
+        """Return one norm that does what this one and an RMSNorm behind it do."""
+        return Norm(self.weight * following.weight, self.scale * following.scale, self.centred)
+
     def select(self, rows: Int[Tensor, "n"]) -> "Norm":
         """Return the norm of the given prompts."""
         return replace(self, scale=self.scale[rows])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests import architectures, oracle
-from tl_neuron_attr.model.output_projection import output_projection
+from tl_neuron_attr.model.head_projections import output_projection
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama_head_dim", "deepseek_v2"])
