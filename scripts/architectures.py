@@ -21,6 +21,7 @@ from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_AR
 from transformer_lens.model_bridge import TransformerBridge
 
 import tl_neuron_attr as tna
+from tl_neuron_attr.model.cached_hooks import THIRD
 from tl_neuron_attr.model.stream import Stream
 
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
@@ -115,6 +116,7 @@ def examined(model: TransformerBridge) -> tuple[str, str]:
         ("experts", any(stream.weights(i).experts for i in range(stream.n_layers))),
         ("parallel", stream.weights(0).parallel),
         ("norms behind sublayers", any(stream.weights(0).post_norm.values())),
+        ("embeddings by layer", stream.has(f"blocks.0.{THIRD}")),
     ) if there]  # fmt: skip
     if fails:
         return ("layers only" if not works else "in part"), "; ".join(fails)

@@ -10,6 +10,7 @@ import tl_neuron_attr as tna
 from tests import architectures
 from tests.oracle import unwrapped
 from tl_neuron_attr.model.cached_hooks import CachedHooks
+from tl_neuron_attr.model.head_inputs import carried_back
 from tl_neuron_attr.model.stream import Stream
 
 NAMES = list(architectures.GEMMA4)
@@ -56,7 +57,7 @@ def mlp_writes(cache, layer, row):
 
 
 def attn_writes(cache, layer, row):
-    """``[head, d_head, source, d_model]``, of values that passed their norm, the last layer's of one model made in the one before."""
+    """``[head, d_head, source, d_model]``, of values that passed their norm; a last layer may share those before it."""
     at, own = f"blocks.{layer}.", module(cache, layer)
     of_values = layer if f"{at}attn.v_norm.hook_out" in cache else layer - 1
     v = cache[f"blocks.{of_values}.attn.v_norm.hook_out"][row]
@@ -123,7 +124,9 @@ def test_a_cache_of_what_is_needed_gives_the_same_and_a_filtered_hook_is_named(n
     queries = [tna.query_neurons(cache, mlp, 9) for cache in (full, small)]
     assert queries[0] == queries[1]
     needed = tna.hooks_needed(model)
-    _, cut = model.run_with_cache(architectures.prompts(), names_filter=lambda hook: needed(hook) and "ln_final" not in hook)
+    _, cut = model.run_with_cache(
+        architectures.prompts(), names_filter=lambda hook: needed(hook) and "ln_final" not in hook
+    )
     with pytest.raises(ValueError, match=r"cache lacks ln_final.hook_in; run_with_cache .*ln_final.hook_in"):
         tna.attribute_layers(cut, TARGET)
 
@@ -141,3 +144,32 @@ def test_an_edited_scalar_is_refused():
     model.blocks[1].original_component.layer_scalar.fill_(1.5)
     with pytest.raises(ValueError, match="layer 1: resid_pre \\+ attn_out \\+ mlp_out != resid_post"):
         tna.attribute_layers(cache, TARGET)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_verify_reads_shared_values_and_what_follows_values_back_is_refused(name):
+    model, tokens = architectures.build(name, dtype=torch.float32), architectures.prompts(1)
+    _, cache = model.run_with_cache(tokens)
+    value = tna.value_neurons(cache, TARGET, 20, sites="attn")
+    first = int((value.layer[0] == 2).nonzero()[0])
+    head, index, source = (int(getattr(value, each)[0, first]) for each in ("head", "index", "source"))
+    at = "blocks.2.attn.v_norm.hook_out"
+    v = cache[at if at in cache else "blocks.1.attn.v_norm.hook_out"][0, source]
+    carried = (
+        cache["blocks.2.attn.hook_pattern"][0, head, -1, source] * v.repeat_interleave(4 // len(v), 0)[head, index]
+    )
+
+    def less(z, hook):
+        z[0, -1, head, index] -= carried
+        return z
+
+    logits = [model.run_with_hooks(tokens, fwd_hooks=hooks)[0, -1] for hooks in ([], [("blocks.2.attn.hook_z", less)])]
+    expected = logits[0].log_softmax(-1)[TARGET] - logits[1].log_softmax(-1)[TARGET]
+    measured = tna.evaluate.verify(model, tokens, value, TARGET, progress=False)
+    close(measured.neurons.effect.flatten()[first].float(), expected, 1e-5)
+    assert abs(expected) > 1e-4
+    with pytest.raises(ValueError, match="the values of layer 2 pass a norm of their own"):
+        carried_back(Stream(cache), 2, 0, 6, torch.ones(architectures.D_MODEL))
+    with pytest.raises(ValueError, match="the relevance rule follows attention, MLPs and norms"):
+        tna.evaluate.estimate_effects(model, tokens, TARGET, method="relevance")

@@ -115,7 +115,7 @@ def test_gradients_and_induction_have_zeros_where_there_are_no_heads(name):
     scores = tna.incontext.prefix_matching(model, length=5)
     for layer in range(architectures.LAYERS):
         assert bool(found.attn[layer].any()) == bool(scores[layer].all()) == (layer == ATTENTION)
-    with pytest.raises(ValueError, match="the relevance rule follows attention and MLPs"):
+    with pytest.raises(ValueError, match="the relevance rule follows attention, MLPs"):
         tna.evaluate.estimate_effects(model, "w1 w2 w3 w4", 5, method="relevance")
     assert tna.evaluate.important_neurons(model, "w1 w2 w3", 5, 2, candidates=3, progress=False).neurons.labels
 

@@ -21,7 +21,7 @@ from tl_neuron_attr.knowledge.vocabulary import with_text
 from tl_neuron_attr.model.answer_runs import AnswerRuns
 from tl_neuron_attr.model.answer_tokens import Answer, AnyOf
 from tl_neuron_attr.model.cache_checks import needed_by
-from tl_neuron_attr.model.effect_gradients import Rule, effect_gradients, with_attention
+from tl_neuron_attr.model.effect_gradients import Rule, effect_gradients, follows_relevance
 from tl_neuron_attr.model.positions import Pos, from_start
 from tl_neuron_attr.model.scored import scored, scored_runs
 from tl_neuron_attr.model.scored_cache import ScoredCache
@@ -193,8 +193,8 @@ def _candidates(q: ScoredCache, sublayers: Sequence[Sublayer], runs: AnswerRuns,
     increases = q.increases(SITES)
     n = min(n, q.stream.neuron_count(SITES))
     chosen = [certified_topk(increases, sublayers, n, max_bytes=max_bytes, sums=q.sums).flat[0]]
-    all_attention = len(with_attention(q.stream.model)) == q.stream.n_layers
-    rules: tuple[Rule, ...] = ("gradient", "relevance") if all_attention else ("gradient",)
+    known = follows_relevance(q.stream.model)
+    rules: tuple[Rule, ...] = ("gradient", "relevance") if known else ("gradient",)
     chosen += [_estimates(q, sublayers, runs, rule).topk(n).indices for rule in rules]
     flat = torch.cat(chosen).unique()
     scores, by_place = ResultPlaces.of(increases, sublayers, 0, q.sums).scored(increases, flat, max_bytes=max_bytes)

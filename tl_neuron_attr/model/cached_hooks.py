@@ -19,6 +19,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from tl_neuron_attr.model.bare_norms import bare_eps, root_mean_square
+from tl_neuron_attr.model.head_projections import values_layer
 
 THIRD = "post_per_layer_input_norm.hook_out"
 """What a block adds to the stream behind its MLP, by the name of its module."""
@@ -72,20 +73,11 @@ class CachedHooks:
         if self._eps(name) is not None:
             return (name.removesuffix("hook_scale") + "hook_in",)
         if name.endswith("attn.hook_v"):
-            values = f"blocks.{self.values_layer(_layer(name))}.attn."
+            values = f"blocks.{values_layer(self.model, _layer(name))}.attn."
             normed = f"{values}v_norm.hook_out"
             return (normed if normed in self._computed else f"{values}hook_v",)
         third = name.replace("hook_mlp_out", THIRD)
         return (name, third) if third != name and third in self._computed else (name,)
-
-    def values_layer(self, layer: int) -> int:
-        """Return the layer whose values a layer attends to: its own, or an earlier one's that it shares."""
-        every = [getattr(block, "attn", None) for block in getattr(self.model, "blocks", ())]
-        shares = [bool(getattr(attn, "is_kv_shared_layer", False)) for attn in every]
-        if not any(shares[layer : layer + 1]):
-            return layer
-        kind = [getattr(attn, "layer_type", None) for attn in every]
-        return max(at for at in range(layer) if not shares[at] and kind[at] == kind[layer])
 
     def onward(self, layer: int) -> float:
         """Return what a block and all behind it multiply the stream with: 1 unless blocks have scalars."""

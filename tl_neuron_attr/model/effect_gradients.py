@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_neuron_attr.model.answer_runs import AnswerRuns
+from tl_neuron_attr.model.cached_hooks import computed_from
 from tl_neuron_attr.model.dimensions import post_hook
 from tl_neuron_attr.model.readable_blocks import fetched, is_at_hand
 from tl_neuron_attr.model.rerun import require_finite_logits
@@ -63,7 +64,7 @@ def effect_gradients(
 
     Raises:
         ValueError: If the model is in half precision, whose gradients would be noise, its logits hold NaN or Inf, or
-            the relevance rule is asked of a model that mixes positions otherwise than by attention.
+            the relevance rule is asked of a model of which it does not know everything: :func:`follows_relevance`.
     """
     require_precision(model)
     run = _Run(model, dict(scaled or {}))
@@ -94,6 +95,15 @@ def require_precision(model: Any) -> None:
     dtype = model.W_U.dtype
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"model is in {dtype}, whose gradients are too coarse: load it with dtype=torch.float32")
+
+
+def follows_relevance(model: Any) -> bool:
+    """Return whether the relevance rule knows everything that a model's blocks do.
+
+    They have attention heads, an MLP that is no mixture, and norms whose scale a hook shows.
+    """
+    every = [block_weights(model, layer) for layer in range(model.cfg.n_layers)]
+    return not computed_from(model) and all(each.has_attn and each.experts is None for each in every)
 
 
 def with_attention(model: Any) -> list[int]:
@@ -142,10 +152,10 @@ def _detached(pattern: Tensor, hook: Any) -> Tensor:
 
 def _linear_hooks(model: Any) -> list[tuple[str, Callable[..., Tensor]]]:
     """Return hooks that leave every value as it is and linearise what a gradient passes on its way back."""
-    if len(with_attention(model)) < model.cfg.n_layers:
+    if not follows_relevance(model):
         raise ValueError(
-            "the relevance rule follows attention and MLPs, and some layers of this model mix positions otherwise: use "
-            "the gradient"
+            "the relevance rule follows attention, MLPs and norms with a hook on their scale, and some layers of this "
+            'model do something else (experts, other mixers, embeddings by layer): use method="gradient"'
         )
     kept: dict[str, Tensor] = {}
 

@@ -30,3 +30,13 @@ def input_projection(attn: Any, side: str, d_head: int) -> Float[Tensor, "kv d_m
     own = getattr(getattr(attn, side, None), "weight", None)
     weight: Tensor = attn.k.weight if own is None else own
     return weight.unflatten(0, (-1, d_head)).transpose(1, 2)
+
+
+def values_layer(model: Any, layer: int) -> int:
+    """Return the layer whose values a layer attends to: its own, or an earlier one's that it shares (Gemma 4)."""
+    every = [getattr(block, "attn", None) for block in getattr(model, "blocks", ())]
+    shares = [bool(getattr(attn, "is_kv_shared_layer", False)) for attn in every]
+    if not any(shares[layer : layer + 1]):
+        return layer
+    kind = [getattr(attn, "layer_type", None) for attn in every]
+    return max(at for at in range(layer) if not shares[at] and kind[at] == kind[layer])

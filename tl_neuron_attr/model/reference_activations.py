@@ -6,8 +6,10 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformer_lens import ActivationCache
 
 from tl_neuron_attr.model.answer_runs import AnswerRuns
+from tl_neuron_attr.model.cached_hooks import CachedHooks
 from tl_neuron_attr.model.dimensions import head_sizes, post_hook
 from tl_neuron_attr.model.hook_points import pattern_hook, resid_pre_hook
 from tl_neuron_attr.model.positions import Positions
@@ -99,7 +101,8 @@ def _other_values(
 
 def _attn_stream(model: Any, ids: Int[Tensor, "1 pos"], layers: Sequence[int]) -> Stream:
     names = {resid_pre_hook(0), *(pattern_hook(layer) for layer in layers)}
-    names |= {f"blocks.{layer}.attn.hook_v" for layer in layers}
+    hooks = CachedHooks(ActivationCache({}, model), model)
+    names |= {hook for layer in layers for hook in hooks.behind(f"blocks.{layer}.attn.hook_v")}
     names |= {f"blocks.{layer}.{hook}" for layer in layers for hook in block_weights(model, layer).gate_hooks}
     _, cache = model.run_with_cache(ids, names_filter=sorted(names))
     return Stream(cache, model)

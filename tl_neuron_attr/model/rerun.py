@@ -23,6 +23,7 @@ from tl_neuron_attr._turns import turn_on
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.additive_checks import tolerance
 from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
+from tl_neuron_attr.model.head_projections import values_layer
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 
@@ -187,7 +188,8 @@ class KeptRun:
             return True
         deepest, first = max(above), torch.zeros(1, dtype=torch.long, device=self._tokens.device)
         known = all(issubclass(each, (Tensor, tuple)) for each in self._returned.values())
-        if set(self._streams) != set(self._layers) or not known:
+        shared = any(values_layer(self.model, layer) != layer for layer in range(deepest, self.model.cfg.n_layers))
+        if shared or set(self._streams) != set(self._layers) or not known:
             return self._warned()
         self.skips = True
         error = (self.from_layer(deepest, first) - self.logits[:1]).norm()

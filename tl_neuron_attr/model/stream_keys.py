@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_neuron_attr.model.head_projections import values_layer
 from tl_neuron_attr.model.weights import block_weights
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.sublayer import SITES, Site, score_dtype
@@ -66,6 +67,7 @@ def _key(
         weights.require_head(layer, head)
         within(f"neuron index in layer {layer}", index, weights.d_head)
         which, index = "v", head * weights.d_head + index
+        weights = block_weights(model, values_layer(model, layer))
     else:
         within(f"neuron index in layer {layer}", index, weights.d_mlp)
         which = "gate" if weights.gated else "in"

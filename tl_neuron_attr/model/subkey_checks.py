@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_neuron_attr.model.additive_checks import ROUNDED, tolerance
+from tl_neuron_attr.model.head_projections import values_layer
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.readable_blocks import rounds_activations
 from tl_neuron_attr.model.stream import Stream
@@ -29,10 +30,10 @@ def require_values(stream: Stream, layer: int, places: Positions) -> None:
     Raises:
         ValueError: Naming the attention neuron, and the two values; or that values pass a norm, which is not followed.
     """
-    if stream.weights(layer).values_norm:
+    if stream.weights(layer).values_norm or values_layer(stream.model, layer) != layer:
         raise ValueError(
-            f"the values of layer {layer} pass a norm of their own, which is not followed back to their sources: scores, "
-            "query neurons, ablate and verify work, this method does not"
+            f"the values of layer {layer} pass a norm of their own or are another layer's, which is not followed back: "
+            "scores, query neurons, ablate and verify work, this method does not"
         )
     weights, heads = stream.weights(layer), range(stream.weights(layer).n_heads)
     read = stream.base("attn", layer, places)

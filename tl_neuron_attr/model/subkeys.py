@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_neuron_attr.model.additive_checks import TINY, require_neurons_add_up
+from tl_neuron_attr.model.head_projections import values_layer
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.subkey_checks import (
@@ -178,7 +179,7 @@ def _of_sublayer(
 ) -> dict[str, Tensor]:
     """Return the rows of the value neurons of one sublayer, which read the stream where their values were made."""
     mine = ((value.site == SITES.index(site)) & (value.layer == layer)).flatten().nonzero()[:, 0]
-    layer = stream.hooks.values_layer(layer) if site == "attn" else layer
+    layer = values_layer(stream.model, layer) if site == "attn" else layer
     weights, index = stream.weights(layer), value.index.flatten()[mine]
     if site == "attn":
         index = index + value.head.flatten()[mine] * weights.d_head

@@ -15,7 +15,7 @@ from transformer_lens.model_bridge.generalized_components.block import ParallelB
 
 from tl_neuron_attr.model.bare_norms import bare_eps
 from tl_neuron_attr.model.experts import Experts, experts_of
-from tl_neuron_attr.model.head_projections import input_projection, output_projection
+from tl_neuron_attr.model.head_projections import input_projection, output_projection, values_layer
 from tl_neuron_attr.model.latent_values import LATENT_NORM, has_latent_values, latent_subkeys
 from tl_neuron_attr.model.readable_blocks import fetched, is_at_hand, outline
 from tl_neuron_attr.model.within import within
@@ -364,9 +364,10 @@ def through_head(
     """
     weights = block_weights(model, layer)
     weights.require_head(layer, head)
-    name = weights.pre_norm["attn"]
-    normed = weights.norm(name, vectors.dtype).apply_unscaled(vectors) if name else vectors
-    W_V, W_O = weights.by_head("v"), weights.W_O
+    source = block_weights(model, values_layer(model, layer))
+    name = source.pre_norm["attn"]
+    normed = source.norm(name, vectors.dtype).apply_unscaled(vectors) if name else vectors
+    W_V, W_O = source.by_head("v"), weights.W_O
     chosen = slice(None) if head is None else slice(head, head + 1)
     values = normed @ W_V[chosen].transpose(0, 1).flatten(1).to(vectors.dtype)
     return weights.as_written("attn", values @ W_O[chosen].flatten(0, 1).to(vectors.dtype))
