@@ -75,6 +75,7 @@ results-real: $(STAMP)  ## scores against effects and paper 1's study on two rea
 	$(PY) scripts/incontext_real.py --out docs/results/incontext_real.md
 	$(PY) scripts/arithmetic_real.py --out docs/results/arithmetic_real.md
 	$(PY) scripts/arithmetic_neurons.py --chains 4 --out docs/results/arithmetic_neurons.md
+	$(PY) scripts/arithmetic_real.py --model gemma3-270m --prompt shots --out docs/results/arithmetic_gemma.md
 	$(PY) scripts/arithmetic_lora.py --out docs/results/arithmetic_lora.md
 
 notebooks: $(STAMP)  ## run every notebook and store what it shows
