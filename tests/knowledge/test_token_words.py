@@ -56,3 +56,16 @@ def test_noted_vectors_are_ranked_with_the_next_and_none_twice(words, monkeypatc
         TokenWords(model, words[1]._readout).ranked(vectors[i : i + 1], 7 + (i == 4))[0] for i in (2, 3, 0, 1, 2, 4)
     ]
     assert found == alone
+
+
+def test_keys_of_all_tables_are_looked_at_in_one_pass(words, monkeypatch):
+    model, listing = words[0], TokenWords(words[0], words[1]._readout)
+    _, cache = model.run_with_cache("3 + 5 =")
+    neurons, passes = tna.value_neurons(cache, "8", 6)[0], []
+    counted = module.ranked_embeddings
+    monkeypatch.setattr(module, "ranked_embeddings", lambda *a, **k: passes.append(len(a[1])) or counted(*a, **k))
+    listing.note_keys(neurons.pick([0, 1]))
+    found = listing.switched_on_by(neurons.pick([1, 2, 3])) + listing.switched_on_by(neurons.pick([0, 1]))
+    assert passes == [4]
+    expected = tna.key_tokens(model, neurons, LISTED).on
+    assert [words.tokens for words in found] == [expected[i] for i in (1, 2, 3, 0, 1)]

@@ -83,6 +83,25 @@ def test_base_distributions_are_read_out_once_for_several_calls(cache, passes):
     assert passes.count(WIDTH) == 1
 
 
+def test_means_come_with_the_base_distributions_where_more_calls_will_follow(cache, passes):
+    q = tna.scored(cache, 5)
+    tna.attribute_layers(q)
+    assert passes == [WIDTH]
+    tna.attribute_heads(q)
+    before = len(passes)
+    value = tna.value_neurons(q, k=7, text=False)
+    assert len(passes) - before == int(bool(value.evaluated.max()))
+    assert value.labels == tna.value_neurons(cache, 5, 7).labels
+
+
+def test_nothing_is_read_for_searches_that_need_no_means(cache, passes):
+    q = tna.scored(cache, 5, contrast=3)
+    q.read_at_once(2**20)
+    tna.scored(cache, 5, max_bytes=1).read_at_once(2**20)
+    tna.scored(cache, 5).read_at_once(1)
+    assert passes == []
+
+
 def test_what_does_not_fit_is_not_kept_and_changes_nothing(cache):
     small = tna.scored(cache, 5, max_bytes=1)
     torch.testing.assert_close(

@@ -63,6 +63,8 @@ def attribute_layers(
         'L1'
     """
     q = as_scored(cache, target, max_bytes=max_bytes, **scoring)
+    if q is cache:
+        q.read_at_once(max_bytes)
     scores = None if q.keeps else _in_passing(q, max_bytes)
     if scores is None:
         scores = _scores(q, SITES, None, max_bytes, _sublayer_scores)
@@ -96,7 +98,10 @@ def attribute_heads(
         >>> tna.attribute_heads(cache, " basketball").ndim  # batch, layer, head
         3
     """
-    return _of_heads(as_scored(cache, target, ("attn",), max_bytes=max_bytes, **scoring), _summed, max_bytes)
+    q = as_scored(cache, target, ("attn",), max_bytes=max_bytes, **scoring)
+    if q is cache:
+        q.read_at_once(max_bytes)
+    return _of_heads(q, _summed, max_bytes)
 
 
 @typechecked
@@ -120,6 +125,8 @@ def attribute_head_positions(
         7
     """
     q = as_scored(cache, target, ("attn",), max_bytes=max_bytes, **scoring)
+    if q is cache:
+        q.read_at_once(max_bytes)
     return _of_heads(q, Sublayer.head_writes, max_bytes)
 
 

@@ -50,19 +50,11 @@ def key_tokens(cache_or_model: Any, neurons: Neurons, k: int = 10) -> KeyTokens:
     """
     model = model_of(cache_or_model)
     require_k(model, k)
-    on, off = (_texts(model, ids) for ids in key_token_ids(model, neurons, k)) if len(neurons) else ((), ())
-    return KeyTokens(tuple(neurons.flat_labels), on, off)
-
-
-def key_token_ids(model: Any, neurons: Neurons, k: int) -> tuple[Int[Tensor, "n k"], Int[Tensor, "n k"]]:
-    """Return the ids of what :func:`key_tokens` returns, of one neuron or more.
-
-    Raises:
-        ValueError: As :func:`key_tokens` does.
-        IndexError: If a neuron is not of this model.
-    """
+    if not len(neurons):
+        return KeyTokens((), (), ())
     keys = stream_keys(model, neurons)
-    return ranked_embeddings(embeddings(model), keys.vectors, k, centred=keys.centred)
+    on, off = ranked_embeddings(embeddings(model), keys.vectors, k, centred=keys.centred)
+    return KeyTokens(tuple(neurons.flat_labels), _texts(model, on), _texts(model, off))
 
 
 def _texts(model: Any, ids: Int[Tensor, "n k"]) -> tuple[tuple[str, ...], ...]:

@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tl_neuron_attr.model.readable_tokens import ReadableTokens
-from tl_neuron_attr.numerics.ranked_tokens import ranked_tokens
+from tl_neuron_attr.model.stream_keys import embeddings, stream_keys
+from tl_neuron_attr.numerics.ranked_tokens import ranked_embeddings, ranked_tokens
 from tl_neuron_attr.numerics.readout import Readout
+from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.token_text import token_text
+
+T = TypeVar("T")
 
 LISTED = 12
 """Tokens looked at of each list: of twelve, enough are words for a line of them wherever a neuron speaks in words."""
@@ -79,6 +83,8 @@ class TokenWords:
         self._readout = readout
         self._found: dict[tuple[int, bytes], RankedWords] = {}
         self._noted: dict[tuple[int, bytes], Tensor] = {}
+        self._switched: dict[tuple[bool | None, bytes], WordList] = {}
+        self._noted_keys: dict[tuple[bool | None, bytes], Tensor] = {}
         self._is_word = ReadableTokens(model) if model.tokenizer is not None else None
 
     def promoted(self, vectors: Float[Tensor, "n d_model"], token: int = 0) -> list[WordList]:
@@ -102,12 +108,39 @@ class TokenWords:
             self._found.update(zip(new, ranked, strict=True))
         return [self._found[key] for key in keys]
 
+    def note_keys(self, neurons: Neurons) -> list[tuple[bool | None, bytes]]:
+        """Add neurons that :meth:`switched_on_by` will be asked for: its next call looks at them too, in one pass.
+
+        Returns:
+            What each neuron's key is known by.
+        """
+        keys = stream_keys(self._model, neurons)
+        named = _keyed(keys.vectors, keys.centred)
+        self._noted_keys |= {name: key for name, key in named if name not in self._switched}
+        return [name for name, _ in named]
+
+    def switched_on_by(self, neurons: Neurons) -> list[WordList]:
+        """Return the tokens whose embeddings fit each neuron's key best, as :func:`~tl_neuron_attr.key_tokens` does.
+
+        Raises:
+            ValueError: If the model's stream does not begin with its embeddings.
+            IndexError: If a neuron is not of this model.
+        """
+        W_E, names = embeddings(self._model), self.note_keys(neurons)
+        if any(name in self._noted_keys for name in names):
+            centred = names[0][0]
+            new = [name for name in self._noted_keys if name[0] == centred]
+            rows = torch.stack([self._noted_keys.pop(name) for name in new])
+            ids, _ = ranked_embeddings(W_E, rows, LISTED, centred=centred)
+            self._switched.update(zip(new, map(self.listed, ids.tolist()), strict=True))
+        return [self._switched[name] for name in names]
+
     def listed(self, tokens: Sequence[int]) -> WordList:
         """Return the texts of tokens, and which of them are words."""
         is_word = tuple(self._is_word is None or self._is_word(token) for token in tokens)
         return WordList(tuple(token_text(self._model, token) for token in tokens), is_word)
 
 
-def _keyed(vectors: Float[Tensor, "n d_model"], token: int) -> list[tuple[tuple[int, bytes], Tensor]]:
-    """Return each vector with what it is known by: the token ranked beside it, and its numbers."""
-    return [((token, row.detach().cpu().numpy().tobytes()), row) for row in vectors]
+def _keyed(vectors: Float[Tensor, "n d_model"], beside: T) -> list[tuple[tuple[T, bytes], Tensor]]:
+    """Return each vector with what it is known by: what it was asked for with, and its numbers."""
+    return [((beside, row.detach().cpu().numpy().tobytes()), row) for row in vectors]

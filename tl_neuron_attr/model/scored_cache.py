@@ -16,7 +16,7 @@ from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.answer_sums import AnswerSums
-from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase
+from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase, mean_unembeddings
 from tl_neuron_attr.numerics.kept_scores import KeptScores
 from tl_neuron_attr.numerics.readout import Readout
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
@@ -194,6 +194,16 @@ class ScoredCache:
         if self.keeps:
             self._final.append(increase)
         return increase
+
+    def read_at_once(self, max_bytes: int) -> None:
+        """Read every base stream out, and find its mean unembedding vector, in one pass: what several calls will need.
+
+        Nothing is read where it would not be kept, or not be needed: searches need no mean where there is a contrast,
+        whose scores are linear, or where the model caps its logits.
+        """
+        kept = self._fitting(min(max_bytes, self.max_bytes)) >= len(self.places)
+        if kept and self.contrast is None and self.readout.transform is None:
+            mean_unembeddings([*self.increases(SITES), self.final()])
 
     def kept(self, sites: tuple[Site, ...]) -> KeptScores:
         """Return the exact scores that searches of the neurons of ``sites`` have found here, to be added to."""

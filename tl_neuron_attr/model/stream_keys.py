@@ -1,6 +1,8 @@
 """What switches neurons on: their subkeys as directions of the stream, and the tokens' embeddings to try them on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -8,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_neuron_attr.model.head_projections import values_layer
-from tl_neuron_attr.model.weights import block_weights
+from tl_neuron_attr.model.weights import BlockWeights, block_weights
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.sublayer import SITES, Site, score_dtype
 from tl_neuron_attr.results.neurons import Neurons
@@ -32,13 +34,14 @@ def stream_keys(model: Any, neurons: Neurons) -> StreamKeys:
 
     Of a gated MLP neuron it is the gate's: the gate opens or shuts, the other projection gives sign and size. An
     attention neuron is linear, so its key is negated where its coefficient is negative. Keys of latent attention leave
-    out the scale of its inner norm too.
+    out the scale of its inner norm too. The weights of a layer are looked up once.
 
     Raises:
         IndexError: If a neuron is not of this model.
     """
     at = zip(*(neurons.flat(name) for name in ("site", "layer", "head", "index", "coefficient")), strict=True)
-    keys = [_key(model, SITES[int(s)], int(la), int(h), int(i), float(c)) for s, la, h, i, c in at]
+    weights_of = cache(partial(block_weights, model))
+    keys = [_key(model, weights_of, SITES[int(s)], int(la), int(h), int(i), float(c)) for s, la, h, i, c in at]
     return StreamKeys(torch.stack([key for key, _ in keys]), keys[0][1])
 
 
@@ -59,15 +62,21 @@ def embeddings(model: Any) -> Float[Tensor, "d_vocab d_model"]:
 
 
 def _key(
-    model: Any, site: Site, layer: int, head: int, index: int, coefficient: float
+    model: Any,
+    weights_of: Callable[[int], BlockWeights],
+    site: Site,
+    layer: int,
+    head: int,
+    index: int,
+    coefficient: float,
 ) -> tuple[Float[Tensor, "d_model"], bool | None]:
     """Return one neuron's key, and whether the norm in front of it is centred."""
-    weights = block_weights(model, layer)
+    weights = weights_of(layer)
     if site == "attn":
         weights.require_head(layer, head)
         within(f"neuron index in layer {layer}", index, weights.d_head)
         which, index = "v", head * weights.d_head + index
-        weights = block_weights(model, values_layer(model, layer))
+        weights = weights_of(values_layer(model, layer))
     else:
         within(f"neuron index in layer {layer}", index, weights.d_mlp)
         which = "gate" if weights.gated else "in"

@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_neuron_attr.knowledge.key_tokens import key_token_ids
-from tl_neuron_attr.knowledge.token_words import LISTED, TokenWords, WordList
+from tl_neuron_attr.knowledge.token_words import TokenWords, WordList
 from tl_neuron_attr.knowledge.vocabulary import signed_directions
 from tl_neuron_attr.model.neuron_writes import neuron_writes
 from tl_neuron_attr.model.scored_cache import ScoredCache
@@ -169,7 +168,7 @@ def _rows(
     ranked, ranks = by_target[0], [min(each.rank for each in one) for one in zip(*by_target, strict=True)]
     logits = _logits(q, neurons) if answers else [None] * len(neurons)
     changes = _changes(q, neurons, [token for token, _ in answers]) if answers else torch.zeros(len(neurons), 0)
-    keys = _keys(q, neurons, words)
+    keys = _keys(neurons, words)
     effects = [None] * len(neurons) if neurons.effect is None else neurons.effect.tolist()
     return [
         NeuronRow(
@@ -193,13 +192,12 @@ def _rows(
     ]
 
 
-def _keys(q: ScoredCache, neurons: Neurons, words: TokenWords) -> list[WordList | None]:
+def _keys(neurons: Neurons, words: TokenWords) -> Sequence[WordList | None]:
     """Return the tokens that switch each neuron on, where the architecture shows them."""
     try:
-        ids, _ = key_token_ids(q.stream.model, neurons, LISTED)
+        return words.switched_on_by(neurons)
     except ValueError:  # the stream does not begin with the embeddings: the rest of the row needs none
         return [None] * len(neurons)
-    return [words.listed(row) for row in ids.tolist()]
 
 
 @torch.no_grad()

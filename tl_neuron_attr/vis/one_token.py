@@ -125,6 +125,7 @@ class OneToken:
         for neurons in (value, lowest, query):
             if neurons is not None and len(neurons):
                 words.note(signed_directions(q.stream.model, neurons), int(q.target[0]))
+                words.note_keys(neurons)
         words.note(writes_of_heads(q, [*best, *worst], sources, by_head), int(q.target[0]))
         followed = flow_of(q, value, words, heads=2 * shown.heads, queries=shown.queries)
         shown.done()
