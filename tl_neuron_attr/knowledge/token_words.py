@@ -15,7 +15,7 @@ from tl_neuron_attr.numerics.readout import Readout
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.token_text import token_text
 
-T = TypeVar("T")
+_Beside = TypeVar("_Beside")
 
 LISTED = 12
 """Tokens looked at of each list: of twelve, enough are words for a line of them wherever a neuron speaks in words."""
@@ -141,6 +141,6 @@ class TokenWords:
         return WordList(tuple(token_text(self._model, token) for token in tokens), is_word)
 
 
-def _keyed(vectors: Float[Tensor, "n d_model"], beside: T) -> list[tuple[tuple[T, bytes], Tensor]]:
+def _keyed(vectors: Float[Tensor, "n d_model"], beside: _Beside) -> list[tuple[tuple[_Beside, bytes], Tensor]]:
     """Return each vector with what it is known by: what it was asked for with, and its numbers."""
     return [((beside, row.detach().cpu().numpy().tobytes()), row) for row in vectors]
