@@ -70,6 +70,7 @@ results: $(STAMP)  ## the figures of docs/results, about 30 minutes on one core
 results-real: $(STAMP)  ## scores against effects and paper 1's study on two real models, papers 2 and 3 on Qwen: about three hours and a half on one core
 	$(PY) scripts/effects_agreement.py --out docs/results/effects.md --plot docs/images/effects.svg
 	$(PY) scripts/knowledge_real.py --out docs/results/knowledge_real.md
+	$(PY) scripts/answers_real.py --out docs/results/answers_real.md
 	$(PY) scripts/knowledge_scores.py --out docs/results/knowledge_scores.md
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(QWEN)
 	$(PY) scripts/incontext_real.py --out docs/results/incontext_real.md

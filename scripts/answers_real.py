@@ -1,7 +1,7 @@
 """Facts whose answers are of several tokens, beside those of one: how many a real model knows, and what holds them.
 
-``make results-answers``. The selection rule is paper 1's; an answer is kept if each of its tokens is the model's own
-word there.
+A part of ``make results-real``. The selection rule is paper 1's: each token of an answer must be among
+the ten likeliest, and likelier than that of other answers of its type where the two part.
 """
 
 import argparse
@@ -23,14 +23,24 @@ SHOWN = 6
 """Facts whose best neurons are listed: one of each type that has any."""
 
 
+LENGTHS = ("one", "two", "three and more")
+"""What groups of answers are called."""
+
+
 def length(tokens: int) -> str:
-    """What a group of answers is called."""
-    return {1: "one", 2: "two"}.get(tokens, "three and more")
+    """The group of an answer."""
+    return LENGTHS[min(tokens, len(LENGTHS)) - 1]
+
+
+def by_length(frame: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame]]:
+    """The groups that have any answers, the shortest first."""
+    return [(name, group) for name in LENGTHS if len(group := frame[frame[column] == name])]
 
 
 def kept(selection: pd.DataFrame) -> pd.DataFrame:
     """How many answers of each length the selection rule keeps."""
-    groups = selection[selection["target_tokens"] > 0].groupby(selection["target_tokens"].map(length))
+    readable = selection[selection["target_tokens"] > 0]
+    groups = by_length(readable.assign(length=readable["target_tokens"].map(length)), "length")
     rows = [
         {
             "tokens of the answer": name,
@@ -55,7 +65,7 @@ def left(model: object, known: pd.DataFrame, seed: int) -> pd.DataFrame:
     ).frame
     found["length"] = found["prompt"].map(dict(enumerate(known["target_tokens"].map(length))))
     rows = []
-    for name, group in found.groupby("length"):
+    for name, group in by_length(found, "length"):
         row = {"tokens of the answer": name, "facts": group["prompt"].nunique()}
         for score, said in (("none", "untouched"), ("log_prob_increase", "best zeroed"), ("random", "random zeroed")):
             mine = group[group["score"] == score]
