@@ -181,13 +181,13 @@ def sections(model: Any, options: argparse.Namespace) -> Iterator[tuple[str, str
     if options.chains:
         some = {group: known_cases(model, *GROUPS[group], options.chains, options.seed + 1) for group in options.groups}
         frame = chains(model, some, options.head)
-        means = [
-            {"group": group, "chains": len(part), "explained, %": ranged(*interval(100 * part["explained"]), ".0f")}
-            for group, part in frame.groupby("group", sort=False)
-        ]
+        shares = frame[frame["explained"].notna()]  # where zeroing the head costs nothing there is nothing to explain
+        kept = shares.assign(kept=shares["head's drop, nats"] * shares["explained"])
+        sums = kept.groupby("group", sort=False)[["head's drop, nats", "kept"]].sum()
+        means = pd.DataFrame({"explained of all, %": 100 * sums["kept"] / sums["head's drop, nats"]})
         yield (
-            "Logic chains: the share of the head's effect explained",
-            (f"{markdown(pd.DataFrame(means))}\n\n{markdown(frame, 2)}"),
+            "Logic chains: the share of the head's effect that their deep neurons have alone",
+            f"{markdown(means.reset_index(), 0)}\n\n{markdown(frame, 2)}",
         )
 
 
