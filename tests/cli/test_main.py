@@ -118,6 +118,15 @@ def test_help_comes_without_torch_in_under_a_third_of_a_second():
     assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 0.3  # the processor's: a quiet machine
 
 
+def test_a_place_that_cannot_be_written_is_refused_without_torch(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    loaded = "import sys; from tl_neuron_attr.cli.main import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    inside = str(tmp_path / "file" / "page.html")
+    for args in (("trace", *PROMPT, "--html"), ("icl", "--out"), ("study", "--out"), ("catalogue", "a", "--out")):
+        done = subprocess.run([sys.executable, "-c", loaded, *args, inside], capture_output=True, text=True, check=True)
+        assert done.stdout == "1 False\n" and "cannot be made a folder" in done.stderr
+
+
 def test_version_names_what_the_numbers_depend_on(run):
     code, out, _ = run("--version")
     assert code == 0 and out.startswith(

@@ -41,13 +41,13 @@ def catalogue_command() -> click.Command:
 
 
 def _catalogue(args: Namespace) -> int:
-    from tl_neuron_attr import sweep
-
     files = [*args.corpus, *args.files]  # a shell writes --corpus docs/*.md as one option and many files
     if not files or args.out is None:
         raise click.UsageError("name the files and the folder: --corpus FILE... --out DIR")
     if "://" not in str(args.out):
         ready_folder(Path(args.out))
+    from tl_neuron_attr import sweep
+
     corpus = sweep.read_corpus(files, field=args.field)
     for problem in corpus.problems:
         note(args, f"left out: {problem}")

@@ -84,11 +84,11 @@ def heads_command() -> click.Command:
 
 
 def _chain(args: Namespace) -> int:
+    text, named = prompt_of(args), target_of(args)
+    ready_page(args.html)
     from tl_neuron_attr import cna, vis
     from tl_neuron_attr.model.answer_tokens import Answer
 
-    text, named = prompt_of(args), target_of(args)
-    ready_page(args.html)
     model = load_model(args)
     tokens = tokens_of_prompt(model, text, args)
     if named is not None and is_answer(model, named):
@@ -108,11 +108,11 @@ def _chain(args: Namespace) -> int:
 
 
 def _heads(args: Namespace) -> int:
+    text, named = prompt_of(args), target_of(args)
+    ready_page(args.html)
     from tl_neuron_attr.cna import head_effects
     from tl_neuron_attr.model.answer_tokens import Answer
 
-    text, named = prompt_of(args), target_of(args)
-    ready_page(args.html)
     model = load_model(args)
     tokens = tokens_of_prompt(model, text, args)
     target: int | Answer

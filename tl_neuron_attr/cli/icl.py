@@ -90,12 +90,12 @@ def icl_command() -> click.Command:
 
 def _icl(args: Namespace) -> int:
     """Find heads on one half of the prompts, measure the biases on the other."""
-    from tl_neuron_attr import incontext
-    from tl_neuron_attr.results.table import Table
-
     if args.classes and args.data is None:
         raise click.UsageError("--classes names classes of --data, which is missing")
     ready_page(args.out)
+    from tl_neuron_attr import incontext
+    from tl_neuron_attr.results.table import Table
+
     model = load_model(args)
     sizes = {} if args.batch_size is None else {"batch_size": args.batch_size}
     prompts = drawn_prompts(model, args, 2 * args.prompts)

@@ -1,6 +1,7 @@
 """Options that several commands share, and how a command is made; nothing here imports torch at its top.
 
-Help and completion come at once that way: a command imports what it needs when it runs.
+Help and completion come at once that way: a command imports what it needs when it runs, and after it has checked
+where its results go.
 """
 
 import re

@@ -175,12 +175,12 @@ def _run(model: Any, text: str, target: NamedTarget | None, args: Namespace) -> 
 
 
 def _report(args: Namespace) -> int:
-    from tl_neuron_attr.vis import report
-
     if args.max_new_tokens is not None:
         return _continuation(args)
-    texts = list(_prompts(args))
     ready_page(args.html)
+    from tl_neuron_attr.vis import report
+
+    texts = list(_prompts(args))
     model = load_model(args)
     catalogue = _read_catalogue(model, args)
 
@@ -201,9 +201,6 @@ def _continuation(args: Namespace) -> int:
     Raises:
         click.UsageError: If a target, a contrast, a position, a file of prompts or a catalogue is given too.
     """
-    from tl_neuron_attr.knowledge.explain import explain
-    from tl_neuron_attr.vis.explanation import explanation
-
     given = {"--target": args.target, "--target-id": args.target_id, "--contrast": args.contrast}
     given |= {"--prompts": args.prompts, "--catalogue": args.catalogue}
     named = [name for name, value in given.items() if value is not None]
@@ -213,6 +210,9 @@ def _continuation(args: Namespace) -> int:
         )
     text = prompt_of(args)
     ready_page(args.html)
+    from tl_neuron_attr.knowledge.explain import explain
+    from tl_neuron_attr.vis.explanation import explanation
+
     model = load_model(args)
     ids = tokens_of_prompt(model, text, args)[0]
     found = replace(explain(model, ids, max_new_tokens=args.max_new_tokens, k=args.k), prompt=text)
@@ -254,10 +254,10 @@ def _query(args: Namespace) -> int:
 
 
 def _trace(args: Namespace) -> int:
-    from tl_neuron_attr.knowledge.flow import trace
-
     text = prompt_of(args)
     ready_page(args.html)
+    from tl_neuron_attr.knowledge.flow import trace
+
     run = _run(load_model(args), text, target_of(args), args)
     flow = trace(run.scored, k=args.k, heads=args.heads, queries=args.queries, key=args.key)
     print_explained(run.explained, flow, flow.to_frame(), args, rows="edges")

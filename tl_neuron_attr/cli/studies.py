@@ -116,9 +116,6 @@ def reproduce_command() -> click.Command:
 
 
 def _study(args: Namespace) -> int:
-    from tl_neuron_attr import evaluate
-    from tl_neuron_attr.vis import study as page
-
     if args.action:
         return _finished(args)
     if args.out is None:
@@ -129,6 +126,9 @@ def _study(args: Namespace) -> int:
         args.out = Path(args.out)
     if "://" not in str(args.out):
         ready_folder(Path(args.out))
+    from tl_neuron_attr import evaluate
+    from tl_neuron_attr.vis import study as page
+
     if args.task == _BIASES:
         model = load_model(args)
         return run_sharded(args, model, _icl_items(args, model), _task(args, model))
