@@ -87,20 +87,22 @@ def _chain(args: Namespace) -> int:
     text, named = prompt_of(args), target_of(args)
     ready_page(args.html)
     from tl_neuron_attr import cna, vis
+    from tl_neuron_attr.cna.logic_chains import ChainOptions
     from tl_neuron_attr.model.answer_tokens import Answer
 
     model = load_model(args)
     tokens = tokens_of_prompt(model, text, args)
+    options = ChainOptions(head=args.head, k=args.k, shallow=args.shallow, progress=not args.quiet)
     if named is not None and is_answer(model, named):
         _, explained = read_answer(model, text, tokens, named, args)
         print(explained)
         answer = Answer.of(model, named)
-        found = cna.logic_chains(model, tokens, answer, head=args.head, k=args.k, shallow=args.shallow)
+        found = cna.logic_chains(model, tokens, answer, **options)
         page = vis.logic_chains(found, name=explained.model)
     else:
         target, explained = read_prediction(model, text, tokens, model(tokens), named, args)
         print(explained)
-        found = cna.logic_chain(model, tokens, target, head=args.head, k=args.k, shallow=args.shallow)
+        found = cna.logic_chain(model, tokens, target, **options)
         page = vis.logic_chain(found, name=explained.model)
     show(found)
     write_page(args, page)

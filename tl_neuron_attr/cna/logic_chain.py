@@ -141,6 +141,7 @@ def logic_chain(
     shallow: int = 20,
     hops: int = 2,
     max_bytes: int = MAX_BYTES,
+    progress: bool = True,
 ) -> LogicChain:
     """Run the four stages on one prompt.
 
@@ -165,6 +166,7 @@ def logic_chain(
         shallow: How many shallow neurons.
         hops: How often the key is followed back through attention.
         max_bytes: A cap on the working set.
+        progress: Whether to show a progress bar of the heads zeroed, which take most of the time.
 
     Raises:
         ValueError: If there are several prompts, the target is not one token
@@ -184,7 +186,7 @@ def logic_chain(
     logits, cache = model.run_with_cache(ids)
     followed = int(logits[0, -1].argmax()) if target is None else _one_token(model, target)
     asked = None if head is None else [required_head(model, head)]
-    effects = head_effects(model, ids[0], followed, heads=asked, max_bytes=max_bytes, progress=False)
+    effects = head_effects(model, ids[0], followed, heads=asked, max_bytes=max_bytes, progress=progress)
     chosen = asked[0] if asked else _carrying(model, ids, followed, effects, max_bytes)
     predicting = _that_fall(predicting_through(model, ids, followed, effects, chosen, k, layers, contrast, max_bytes))
     explained = explained_share(model, ids, followed, predicting)

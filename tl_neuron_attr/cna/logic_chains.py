@@ -27,6 +27,7 @@ class ChainOptions(TypedDict, total=False):
     shallow: int
     hops: int
     max_bytes: int
+    progress: bool
 
 
 @typechecked_fields
