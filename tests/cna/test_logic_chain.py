@@ -1,5 +1,7 @@
 """The chain against its stages run one by one; that the deep neurons matter is tested by zeroing them."""
 
+from importlib import import_module
+
 import pytest
 import torch
 
@@ -32,6 +34,19 @@ def test_it_is_the_four_stages_one_after_the_other(model, chain):
     transferring = cna.feature_transferring(cache, root, predicting.head)
     torch.testing.assert_close(chain.feature_transferring.hops[-1].total, transferring.hops[-1].total)
     assert chain.feature_enhancing.names == cna.feature_enhancing(cache, transferring).names
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_the_bar_is_that_of_the_heads(model, monkeypatch, progress):
+    shown = []
+
+    def effects(*args, progress, **options):
+        shown.append(progress)
+        return cna.head_effects(*args, progress=False, **options)
+
+    monkeypatch.setattr(import_module("tl_neuron_attr.cna.logic_chain"), "head_effects", effects)
+    cna.logic_chain(model, PROMPT, progress=progress)
+    assert shown == [progress]
 
 
 def test_zeroing_its_deep_neurons_costs_more_than_random_ones(model, chain):
