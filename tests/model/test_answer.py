@@ -241,6 +241,12 @@ def test_what_is_no_prompt_or_no_answer_is_refused(llama, prompt, answer, error,
         tna.answer(llama, prompt, answer)
 
 
+def test_a_prompt_that_begins_with_two_bos_is_warned_about(llama):
+    bos = llama.tokenizer.bos_token_id
+    with pytest.warns(UserWarning, match="tokens begin with '<bos>' twice"):
+        tna.answer(llama, torch.tensor([bos, bos, 1]), "w5")
+
+
 def test_per_token_is_of_one_answer(llama):
     q = tna.answer(llama, "w1", tna.any_of("w5", "w6"))
     with pytest.raises(ValueError, match="per_token is of one answer per prompt"):

@@ -14,7 +14,7 @@ from tl_neuron_attr.model.answer_tokens import Answer, AnyOf
 from tl_neuron_attr.model.scored import scored_answers
 from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.tokens import prompt_ids
+from tl_neuron_attr.model.tokens import prompt_ids, warn_of_two_bos
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 
 OnePrompt = str | Int[Tensor, "_"]
@@ -60,6 +60,9 @@ def answer(
             prompt and answer are longer than the model's context, or as :func:`~tl_neuron_attr.scored`.
         IndexError: If a token id is out of range.
 
+    Warns:
+        UserWarning: If a prompt given by its tokens begins with two BOS.
+
     Examples:
         >>> import tl_neuron_attr as tna
         >>> both = tna.answer(tna.demo.load(), "Tim Duncan plays the sport of", " basketball .")
@@ -104,4 +107,5 @@ def _ids(model: Any, prompt: OnePrompt) -> Int[Tensor, "pos"]:
         return prompt_ids(model, prompt)
     if not len(prompt):
         raise ValueError("prompt is empty: give at least one token")
+    warn_of_two_bos(model, prompt[None])
     return prompt.to(dimensions.device_of(model))

@@ -109,14 +109,19 @@ def token_batch(model: Any, tokens: Tokens) -> tuple[Int[Tensor, "batch pos"], b
     if tokens.numel() == 0:
         raise ValueError(f"tokens is empty, of shape {tuple(tokens.shape)}")
     ids = tokens.reshape(-1, tokens.shape[-1])
+    warn_of_two_bos(model, ids)
+    return ids.to(dimensions.device_of(model)), tokens.ndim == 2
+
+
+def warn_of_two_bos(model: Any, ids: Int[Tensor, "batch pos"]) -> None:
+    """Say so where every prompt begins with two BOS tokens."""
     bos = getattr(model.tokenizer, "bos_token_id", None)
     if bos is not None and ids.shape[1] > 1 and bool((ids[:, :2] == bos).all()):
         warnings.warn(
             f"tokens begin with {model.tokenizer.bos_token!r} twice: a chat template writes its own, so make the "
             "tokens with prepend_bos=False",
-            stacklevel=4,
+            stacklevel=5,
         )
-    return ids.to(dimensions.device_of(model)), tokens.ndim == 2
 
 
 def one_prompt(model: Any, tokens: Tokens) -> Int[Tensor, "1 pos"]:
