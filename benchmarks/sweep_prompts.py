@@ -12,6 +12,7 @@ processes measure rows at once, each with one thread and its own model::
 
 import argparse
 import json
+import resource
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -34,6 +35,7 @@ from tl_neuron_attr.model.tokens import prompt_ids
 
 _SHAPES = {"gpt2": {}, "gpt2-6.7b": {"n_embd": 4096, "n_layer": 32, "n_head": 32}}
 """Random models: GPT-2 small, and as many parameters as the 7 B models have."""
+_BUNDLED = "demo"
 _TYPES = 5
 Row = dict[str, Any]
 
@@ -42,7 +44,8 @@ def made(name: str, n: int, device: str) -> tuple[Any, list[StudyPrompt]]:
     """Return a model and prompts that it answers: random ones of 16 tokens, or facts a real model knows."""
     if name not in _SHAPES:
         model = tna.load(name, device=device)
-        facts = [p for group in evaluate.real_facts(None).values() for p in group]
+        groups = evaluate.facts() if name == _BUNDLED else evaluate.real_facts(None)
+        facts = [p for group in groups.values() for p in group]
         status = evaluate.select(model, facts)["status"]
         known = [p for p, found in zip(facts, status, strict=True) if found == "kept"]
         return model, (known * -(-n // len(known)))[:n]
@@ -99,27 +102,36 @@ def _stages(model: Any, asked: Sequence[StudyPrompt], batch: int) -> list[tuple[
 
 
 def pool_row(name: str, workers: int, n: int) -> Row:
-    """Return the wall-clock seconds a prompt of a pool that shares all cores, its start included."""
+    """Return the seconds a prompt of a pool that shares all cores, by the clock and of CPUs, its start included."""
     torch.set_num_threads(1)
     model, asked = made(name, n, "cpu")
     task, out = sweep.KnowledgeTask(sizes=evaluate.Sizes.fitting(model)), mkdtemp()
     sweep.plan_study(model, sweep.prompt_items(asked), task=task, out=out, shards=2 * workers)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     wall, _ = seconds(lambda: sweep.run_in_pool(name, out, workers=workers, progress=False))
-    return {"model": name, "device": "cpu", "workers": workers, "prompts": n, "stage": "all", "seconds": wall / n}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    about: Row = {"model": name, "device": "cpu", "workers": workers, "prompts": n, "stage": "all"}
+    return {**about, "seconds": wall / n, "cpu_seconds": cpu / n}
 
 
 def tables(rows: Sequence[Row]) -> str:
     """Return the rows as Markdown, each beside the model's one prompt at a time."""
-    alone = {(r["model"], r["device"]): r["seconds"] for r in rows if r.get("batch") == 0 and "seconds" in r}
+    alone = {(r["model"], r["device"]): _cost(r) for r in rows if r.get("batch") == 0 and "seconds" in r}
     shown = []
     for row in rows:
         way = f"pool of {row['workers']}" if "workers" in row else f"batches of {row['batch']}"
         way = "one at a time" if row.get("batch") == 0 else way
-        each, before = row.get("seconds"), alone.get((row["model"], row["device"]))
+        each, before = _cost(row), alone.get((row["model"], row["device"]))
         times = f"{before / each:.3g}" if before and each and row["stage"] == "scores" else ""
         cost = row.get("reason") if each is None else each
         shown.append((row["model"], row["device"], way, row["stage"], row["prompts"], cost, times))
     return markdown(("model", "device", "study", "stage", "prompts", "s a prompt", "times as fast"), shown)
+
+
+def _cost(row: Row) -> float | None:
+    """Return the CPU seconds of a prompt, which others on the machine change little, or the time on a GPU."""
+    return row.get("cpu_seconds" if row["device"] == "cpu" else "seconds")
 
 
 def main() -> None:
@@ -127,7 +139,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["gpt2", "smollm2-135m"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--workers", type=int, nargs="*", default=[], help="pools measured afterwards, on all cores")
-    parser.add_argument("--prompts", type=int, default=64, help="of the larger batches; small ones take 16")
+    parser.add_argument("--prompts", type=int, default=16, help="of each row; a larger batch takes as many as it holds")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--table", type=Path, nargs="+", help="print the rows of these files, and measure nothing")
@@ -136,15 +148,14 @@ def main() -> None:
     if args.table:
         print(tables([row for path in args.table for row in json.loads(path.read_text())]))
         return
-    few = min(16, args.prompts)
-    asked = [(name, b, args.prompts if b > 4 else few) for name in args.models for b in [0, *args.batches]]
+    asked = [(name, b, max(b, args.prompts)) for name in args.models for b in [0, *args.batches]]
     rows: list[Row] = []
     with ProcessPoolExecutor(args.processes, get_context("spawn")) as pool:
         found = [pool.submit(measured, name, batch, n, args.device) for name, batch, n in asked]
         for future in tqdm(found):
             rows += future.result()
             _keep(rows, args.out)
-    rows += [pool_row(args.models[-1], workers, 2 * args.prompts) for workers in args.workers]
+    rows += [pool_row(args.models[-1], workers, 4 * args.prompts) for workers in args.workers]
     print(tables(rows))
     _keep(rows, args.out)
 

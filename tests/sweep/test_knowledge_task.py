@@ -12,12 +12,16 @@ from tl_neuron_attr.evaluate import StudyPrompt
 @pytest.fixture(scope="module")
 def both(model, facts, prompts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
-    task = sweep.KnowledgeTask(sizes=SIZES, batch_size=3)
+    task = sweep.KnowledgeTask(sizes=SIZES, batch_size=3, every_neuron=True)
     several = [StudyPrompt(p.prompt, f"{p.target} .", "several") for p in facts["sport"]]
     asked = facts | {"several": several}
     planned = sweep.plan_study(model, sweep.prompt_items([*prompts, *several]), task=task, out=folder, shards=4)
     sweep.run_study(planned, model, progress=False)
-    return planned, sweep.merge_study(folder), evaluate.knowledge_study(model, asked, sizes=SIZES, progress=False)
+    return (
+        planned,
+        sweep.merge_study(folder),
+        evaluate.knowledge_study(model, asked, sizes=SIZES, every_neuron=True, progress=False),
+    )
 
 
 def test_answers_of_several_tokens_are_kept_and_counted(both):
@@ -57,6 +61,14 @@ def test_tables_are_those_of_the_study(both, name):
     assert len(joined) == len(expected) == len(found)
     for column in numbers:
         np.testing.assert_allclose(joined[column], joined[f"{column}_expected"], atol=2e-3)
+
+
+def test_sums_over_every_neuron_are_those_of_the_study(both):
+    _, tables, study = both
+    expected = study.neuron_sums().set_index(["site", "neurons"]).stack()
+    found = tables["neuron_sums"].set_index(["site", "neurons", "type"])["score"]
+    assert len(found) == len(expected) == 2 * 4 * 4
+    np.testing.assert_allclose(found.loc[expected.index], expected, atol=2e-3)
 
 
 def test_depth_is_that_of_the_study(both):

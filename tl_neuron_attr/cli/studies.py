@@ -82,6 +82,7 @@ def study_command() -> click.Command:
             option("--seed", type=int, default=0, help="of the random neurons"),
             count_option("--per-type", show_default="all", help="at most so many prompts of each type"),
             *sizes,
+            flag("--every-neuron", help=f"of {_KNOWLEDGE}: sum the scores of all neurons too, which costs more"),
             flag("--open", help="open the page in a browser"),
             *model_options(),
         ],
@@ -141,7 +142,13 @@ def _study(args: Namespace) -> int:
         items = sweep.prompt_items([prompt for group in limited.values() for prompt in group])
         return run_sharded(args, model, items, _task(args, model))
     found = evaluate.knowledge_study(
-        model, limited, sizes=_sizes(args, model), out=args.out, seed=args.seed, progress=not args.quiet
+        model,
+        limited,
+        sizes=_sizes(args, model),
+        out=args.out,
+        seed=args.seed,
+        every_neuron=args.every_neuron,
+        progress=not args.quiet,
     )
     show(found)
     write_page(args, page(found, name=model.cfg.model_name), args.out / "study.html")
@@ -166,7 +173,7 @@ def _require_options_of_task(args: Namespace, sharded: bool) -> None:
         raise click.UsageError(f"--head is missing: name the heads that --task {_BIASES} corrects; icl finds them")
     if args.task == _BIASES and _typed(("per_type",)):
         raise click.UsageError(f"--per-type is of prompts with types, and --task {_BIASES} has none: leave it out")
-    if args.task != _KNOWLEDGE and (given := _typed(tuple(_SIZES))):
+    if args.task != _KNOWLEDGE and (given := _typed((*_SIZES, "every_neuron"))):
         raise click.UsageError(f"{given[0]} is of --task {_KNOWLEDGE}, not of {args.task}")
 
 
@@ -190,7 +197,9 @@ def _task(args: Namespace, model: Any) -> "ShardTask":
     if args.task == _BIASES:
         heads = required_heads(model, args.head)
         return sweep.IclBiasesTask(heads=heads, seed=args.seed, batch_size=args.batch_size)
-    return sweep.KnowledgeTask(sizes=_sizes(args, model), seed=args.seed, batch_size=args.batch_size)
+    return sweep.KnowledgeTask(
+        sizes=_sizes(args, model), seed=args.seed, batch_size=args.batch_size, every_neuron=args.every_neuron
+    )
 
 
 def _sizes(args: Namespace, model: Any) -> "Sizes":

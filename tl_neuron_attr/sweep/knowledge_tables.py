@@ -12,6 +12,8 @@ from tl_neuron_attr.evaluate.examine import CONDITIONS, Sizes
 from tl_neuron_attr.evaluate.outcome import METRICS
 from tl_neuron_attr.evaluate.results import decreases_of_means
 from tl_neuron_attr.evaluate.select import KEPT
+from tl_neuron_attr.evaluate.tidy import SETS
+from tl_neuron_attr.numerics.sublayer import SITES
 from tl_neuron_attr.sweep.shard_task import Frames
 
 _Numbers = NDArray[np.float64]
@@ -19,6 +21,7 @@ _SCORES = (
     *("layers_attn", "layers_mlp", "heads"),
     *("query_mlp_attn", "query_mlp_mlp", "query_attn_attn", "query_attn_mlp"),
 )
+_NEURON_SUMS = "neuron_sums"
 _NORMAL = 1.96
 """Standard errors on either side of a mean that hold 95 % of a normal distribution."""
 
@@ -64,22 +67,24 @@ def knowledge_tables(frames: Frames, sizes: Sizes) -> dict[str, pd.DataFrame]:
     Means have ``_low`` and ``_high``, 1.96 standard errors away: what a bootstrap tends to with many prompts.
     ``kept``: prompts asked, kept, and kept with an answer of several tokens, by type. ``statuses``: how many prompts
     were kept, or why not. ``layer_sums`` (Table 3), ``layers`` (Table 4), ``heads`` (Table 10), ``query_layers``
-    (Tables 6 and 14): scores in nats. ``outcomes`` and ``decreases`` (Tables 7 and 13), ``cross`` (Table 11): what
-    zeroing costs. ``shared`` (Table 8): neurons among the best of more than half of a type's prompts; ``depth`` (Figure
-    8): query neurons by layer.
+    (Tables 6 and 14), ``neuron_sums`` (Table 5, where every neuron was scored): scores in nats. ``outcomes`` and
+    ``decreases`` (Tables 7 and 13), ``cross`` (Table 11): what zeroing costs. ``shared`` (Table 8): neurons among the
+    best of more than half of a type's prompts; ``depth`` (Figure 8): query neurons by layer.
     """
     sums, counts, statuses = Sums(), _Counts(sizes.shared), Statuses()
     for frame in frames("scores"):
         statuses.add(frame)
         derived = measured_rows(frame)
-        sums.add(derived, (*_SCORES, "site_sums", *METRICS))
+        sums.add(derived, (*_SCORES, "site_sums", _NEURON_SUMS, *METRICS))
         counts.add(frame)
     cross = Sums()
     for frame in frames("cross"):
         cross.add(measured_rows(frame), METRICS)
     outcomes = _outcomes(sums, CONDITIONS)
     crossed = _outcomes(cross, (CONDITIONS[0], *sums.means("heads")))
+    summed = {_NEURON_SUMS: _neuron_sums(sums)} if sums.means(_NEURON_SUMS) else {}
     return {
+        **summed,
         "kept": statuses.kept(),
         "statuses": statuses.counted(),
         "layer_sums": _layer_sums(sums),
@@ -198,6 +203,14 @@ def _by_site(sums: Sums, name: str) -> pd.DataFrame:
 def _layer_sums(sums: Sums) -> pd.DataFrame:
     rows = [{"site": ("attn", "mlp")[row.pop("at")], **row} for row in mean_rows(sums, "site_sums")]
     return pd.DataFrame(rows, columns=["type", "site", *_SCORE])
+
+
+def _neuron_sums(sums: Sums) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for row in mean_rows(sums, _NEURON_SUMS):
+        site, neurons = divmod(row.pop("at"), len(SETS))
+        rows.append({"site": SITES[site], "neurons": SETS[neurons], **row})
+    return pd.DataFrame(rows, columns=["type", "site", "neurons", *_SCORE])
 
 
 def head_table(sums: Sums, layers: int) -> pd.DataFrame:

@@ -10,9 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked_fields
-from tl_neuron_attr.evaluate.examine import Sizes, layers_and_heads, layers_queried, zeroed_sets
+from tl_neuron_attr.evaluate.examine import SUMMED, Sizes, layers_and_heads, layers_queried, zeroed_sets
 from tl_neuron_attr.evaluate.outcome import Outcome
 from tl_neuron_attr.evaluate.select import KEPT, selection_status
+from tl_neuron_attr.knowledge.attribution import attribute_attn_neurons, attribute_mlp_neurons
 from tl_neuron_attr.knowledge.query_neurons import query_neurons
 from tl_neuron_attr.knowledge.value_neurons import value_neurons
 from tl_neuron_attr.model import dimensions
@@ -20,6 +21,7 @@ from tl_neuron_attr.model.batches import predicting
 from tl_neuron_attr.model.components import Component
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.model.scored import scored_predictions
+from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.sweep.knowledge_tables import Sums, knowledge_tables
 from tl_neuron_attr.sweep.prompt_batches import PromptBatch, prompt_batches
@@ -32,30 +34,34 @@ from tl_neuron_attr.sweep.shard_task import Frames, Shard
 class KnowledgeTask:
     """Score every kept prompt in full, zero its value and query neurons, then the best heads of every type.
 
-    What :func:`~tl_neuron_attr.evaluate.knowledge_study` measures, but for the sums over all neurons (Table 5) and the
-    path of Figure 3, in batches. Items are prompts: ``prompt``, ``target``, ``type``.
+    What :func:`~tl_neuron_attr.evaluate.knowledge_study` measures, but for the path of Figure 3, in batches. Items are
+    prompts: ``prompt``, ``target``, ``type``.
 
     Attributes:
         sizes: How many neurons and heads.
         seed: Of the random neurons.
         batch_size: Prompts of one length run together.
+        every_neuron: Whether to sum the scores of all neurons, of those above zero and of the best (paper 1, Table 5).
+            The unembedding is read out with every neuron's direction once per batch.
     """
 
     sizes: Sizes = field(default_factory=Sizes)
     seed: int = 0
     batch_size: int = 16
+    every_neuron: bool = False
 
     name = "knowledge"
     stages = ("scores", "cross")
 
     def described(self) -> dict[str, Any]:
         """Return the task's parameters."""
-        return {"sizes": asdict(self.sizes), "seed": self.seed, "batch_size": self.batch_size}
+        return asdict(self)
 
     @classmethod
     def read(cls, parameters: Mapping[str, Any]) -> "KnowledgeTask":
         """Return the task of what :meth:`described` returned."""
-        return cls(Sizes(**parameters["sizes"]), parameters["seed"], parameters["batch_size"])
+        sizes: Any = Sizes(**parameters["sizes"])
+        return cls(**{**parameters, "sizes": sizes})
 
     def prepared(self, stage: str, shards: Iterable[pd.DataFrame]) -> dict[str, Any]:
         """Return each type's targets, which the selection rule compares; then each type's best heads."""
@@ -119,6 +125,7 @@ class KnowledgeTask:
         direct = layers_and_heads(q)
         columns = {
             **direct,
+            **({"neuron_sums": _neuron_sums(q)} if self.every_neuron else {}),
             "heads": direct["heads"].flatten(1),
             **layers_queried(q, value_mlp, attn),
             **_places("value", mlp.top(min(sizes.query, len(mlp)))),
@@ -129,6 +136,16 @@ class KnowledgeTask:
         found = [Outcome.of(logits[at], target), *(_without(model, tokens, target, list(s)) for s in by_condition)]
         columns |= outcome_columns(found)
         return prompt_records(columns)
+
+
+def _neuron_sums(q: ScoredCache) -> Float[Tensor, "batch 8"]:
+    """Return the sums of paper 1, Table 5, of attention, then of MLP neurons: in the order of ``tidy.SETS``."""
+    grids = attribute_attn_neurons(q, progress=False), attribute_mlp_neurons(q, progress=False)
+    sums: list[Tensor] = []
+    for scores in (grid.flatten(1) for grid in grids):
+        best = scores.topk(min(SUMMED, scores.shape[1])).values
+        sums += [scores.sum(1), scores.clamp_min(0).sum(1), best[:, : SUMMED // 2].sum(1), best.sum(1)]
+    return torch.stack(sums, dim=1)
 
 
 def _targets(shards: Iterable[pd.DataFrame]) -> dict[str, list[list[int]]]:

@@ -18,6 +18,7 @@ from tl_neuron_attr.vis.view import View
 _BEST = 10
 """Heads and layers listed of each type, as in the paper's Tables 4 and 10."""
 _YIELD = "prompts asked, kept by the selection rule, and of these with an answer of several tokens"
+_SUMS = "sums of neuron scores, in nats"
 _LISTED = 40
 """The most left-out prompts that are listed; all are counted."""
 
@@ -75,7 +76,7 @@ def study(found: KnowledgeStudy, *, name: str = "") -> View:
         layers={site: _layers(found.layers, site) for site in ("attn", "mlp")},
         heads=_html(_named_heads(found.top_heads()), "the best heads, mean score in nats"),
         best_layers=_html(_named_layers(found.top_layers()), "the best value layers"),
-        neuron_sums=_html(found.neuron_sums(), "sums of neuron scores, in nats"),
+        neuron_sums=_html(found.neuron_sums(), _SUMS),
         decreases=_decreases(found.decreases()),
         cross=_cross(found.cross_decreases()),
         specific=_html(
@@ -107,7 +108,7 @@ def merged_study(tables: Mapping[str, pd.DataFrame], *, name: str = "") -> View:
         kept=_html(tables["kept"], _YIELD),
         reasons=left_out.to_dict("records"),
         left_out=[],
-        neuron_sums="",
+        neuron_sums=_neuron_sums(tables["neuron_sums"]) if "neuron_sums" in tables else "",
         specific="",
         segments="",
         n_left_out=int(left_out["prompts"].sum()),
@@ -124,6 +125,11 @@ def merged_study(tables: Mapping[str, pd.DataFrame], *, name: str = "") -> View:
         ),
     )
     return View(body, "Where knowledge lives", whole=True)
+
+
+def _neuron_sums(merged: pd.DataFrame) -> Markup:
+    wide = merged.pivot_table(index=["site", "neurons"], columns="type", values="score", sort=False)
+    return _html(wide.reset_index(), _SUMS)
 
 
 def _html(frame: pd.DataFrame, caption: str) -> Markup:
