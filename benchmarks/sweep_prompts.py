@@ -1,8 +1,8 @@
 """What a prompt of the knowledge study costs, one at a time and in batches: ``python benchmarks/sweep_prompts.py``.
 
-"One at a time" is ``evaluate.examine`` without the sums over all neurons (Table 5), which shards leave out too unless asked; what
-``examine`` measures beside, the path of Figure 3, is a readout of 61 vectors. "Batches" are the same prompts' stage
-``scores`` in one shard; ``cross`` zeroes the best heads of five types on every prompt. Rows go to a JSON file; several
+"One at a time" is ``evaluate.examine`` without the sums over all neurons (Table 5), which shards leave out too unless
+asked; what ``examine`` measures beside, the path of Figure 3, is a readout of 61 vectors. "Batches" are the same
+prompts' stage ``scores`` in one shard; ``cross`` zeroes the best heads of five types on every prompt. Rows go to a JSON file; several
 processes measure rows at once, each with one thread and its own model::
 
     python benchmarks/sweep_prompts.py --models gpt2 smollm2-135m --processes 12 --out cpu.json
