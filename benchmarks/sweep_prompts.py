@@ -2,8 +2,8 @@
 
 "One at a time" is ``evaluate.examine`` without the sums over all neurons (Table 5), which shards leave out too unless
 asked; what ``examine`` measures beside, the path of Figure 3, is a readout of 61 vectors. "Batches" are the same
-prompts' stage ``scores`` in one shard; ``cross`` zeroes the best heads of five types on every prompt. Rows go to a JSON file; several
-processes measure rows at once, each with one thread and its own model::
+prompts' stage ``scores`` in one shard; ``cross`` zeroes the best heads of five types on every prompt. Rows go to a JSON
+file; several processes measure rows at once, each with one thread and its own model::
 
     python benchmarks/sweep_prompts.py --models gpt2 smollm2-135m --processes 12 --out cpu.json
     python benchmarks/sweep_prompts.py --models gpt2 gpt2-6.7b --device cuda --batches 1 16 64 --out gpu.json
