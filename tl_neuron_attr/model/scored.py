@@ -43,8 +43,8 @@ def scored(
 
     What it returns takes the place of cache and target in every ``attribute_*``, ``value_neurons``, ``query_layers``,
     ``query_neurons``, ``trace``, ``baseline_scores`` and ``vis.report``. They share the base distributions (paper 1,
-    Eq. 13), which are half of what a score costs. Layers and heads find on the way what a search for value neurons needs
-    of them, so that a first call takes a little longer, and the search after it makes one pass over the unembedding.
+    Eq. 13), which are half of what a score costs. Layers and heads find on the way what a search for value neurons
+    needs, so that a first call takes a little longer, and the search after it makes one pass over the unembedding.
 
     Args:
         cache: A cache of a forward pass, with or without a batch dimension.
