@@ -55,6 +55,7 @@ LAYER_TYPES = {
     "Qwen3_5MoeForCausalLM": ["linear_attention", "full_attention"] * 2,
     "OlmoHybridForCausalLM": ["linear_attention", "full_attention"] * 2,
     "GraniteMoeHybridForCausalLM": ["mamba", "attention"] * 2,
+    "Zamba2ForCausalLM": ["mamba", "hybrid"] * 2,
     "Lfm2ForCausalLM": ["conv", "full_attention"] * 2,
     "Lfm2MoeForCausalLM": ["conv", "full_attention"] * 2,
 }
@@ -153,6 +154,10 @@ MORE: dict[str, dict[str, Any]] = {
     "BambaForCausalLM": {"attn_layer_indices": [1, 3]},
     "JambaForCausalLM": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2},
     "GPTNeoForCausalLM": {"attention_types": [[["global", "local"], 2]]},
+    "NemotronHForCausalLM": {"n_groups": 2},
+    "GraniteMoeHybridForCausalLM": {"position_embedding_type": "rope"},
+    "GlmMoeDsaForCausalLM": {"num_key_value_heads": 4},
+    "FalconH1ForCausalLM": {"mamba_d_ssm": 64, "mamba_n_groups": 1},
     "Mamba2ForCausalLM": {"num_heads": 8, "head_dim": 8, "expand": 2},
 }
 """What single classes need beside sizes."""

@@ -51,7 +51,7 @@ def estimate_effects(
         method: ``"gradient"``: one forward and one backward pass. ``"relevance"``: the same with norms, attention
             patterns and gates linearised (:mod:`tl_neuron_attr.model.effect_gradients`). ``"integrated"``: MLP
             activations scaled from the baseline up, layer by layer (Dai et al., 2022): a pass per layer and step;
-            attention neurons as in ``"gradient"``.
+            attention neurons as in ``"gradient"``. A mixture of experts, a hybrid and Gemma 4 have no relevance.
         positions: ``"scored"`` counts only what a neuron wrote at the position scored.
         baseline: What a neuron is replaced by: zero, or its mean over the prompt's positions.
         contrast: If given, effects are on log p(target) - log p(contrast).
@@ -129,7 +129,7 @@ def _estimates(
     grids = (effects(found.mlp, mlp_gradient), effects(found.attn, found.attn_gradient), found.mlp, found.attn)
     mlp, attn, mlp_activation, attn_activation = (stacked(grid, i < 2) for i, grid in enumerate(grids))
     log_prob = found.log_prob if batched else found.log_prob[0]
-    return EffectEstimates(mlp, attn, mlp_activation, attn_activation, log_prob, method)
+    return EffectEstimates(mlp, attn, mlp_activation, attn_activation, log_prob, method, found.experts)
 
 
 def _from_mean(activation: Float[Tensor, "row pos *n"], runs: AnswerRuns) -> Float[Tensor, "row pos *n"]:

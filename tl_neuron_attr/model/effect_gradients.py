@@ -20,6 +20,7 @@ from torch import Tensor
 from tl_neuron_attr.model.answer_runs import AnswerRuns
 from tl_neuron_attr.model.cached_hooks import computed_from
 from tl_neuron_attr.model.dimensions import post_hook
+from tl_neuron_attr.model.expert_gradients import ExpertRun
 from tl_neuron_attr.model.readable_blocks import fetched, is_at_hand
 from tl_neuron_attr.model.rerun import require_finite_logits
 from tl_neuron_attr.model.weights import block_weights, unit_norm
@@ -33,11 +34,12 @@ class EffectGradients:
 
     Attributes:
         log_prob: What was differentiated, in nats: each log p(target), less log p(contrast) if there is one.
-        mlp: By layer, the activation of the MLP neurons; layers may differ in width.
+        mlp: By layer, the coefficients of the MLP neurons, of all experts in a mixture; layers may differ in width.
         mlp_gradient: By layer, the gradient in them.
         attn: By layer, the heads' outputs before ``W_O``: what attention neurons wrote from all sources together;
             empty where a layer has no attention heads.
         attn_gradient: By layer, the gradient in them.
+        experts: By layer, the number of each expert's first neuron in a mixture; None where all layers are dense.
     """
 
     log_prob: Float[Tensor, "prompt"]
@@ -45,6 +47,7 @@ class EffectGradients:
     mlp_gradient: list[Float[Tensor, "batch pos _"]]
     attn: list[Float[Tensor, "batch pos _ _"]]
     attn_gradient: list[Float[Tensor, "batch pos _ _"]]
+    experts: tuple[tuple[int, ...], ...] | None
 
 
 def effect_gradients(
@@ -78,12 +81,16 @@ def effect_gradients(
         found = torch.autograd.grad(followed.sum(), [*run.mlp.values(), *run.attn.values()], materialize_grads=True)
     gradients = [gradient.to(logits.device) for gradient in found]  # each comes from where its layer lies
     mlp = [value.detach().to(logits.device) for value in run.mlp.values()]
+    mlp_gradient = gradients[: len(mlp)]
+    for layer, of_layer in run.experts.items():
+        of_neurons = of_layer.neurons(mlp_gradient[layer])
+        mlp[layer], mlp_gradient[layer] = (value.to(logits.device) for value in of_neurons)
     none = logits.new_zeros(*runs.tokens.shape, 0, 0)
     attn, attn_gradient = [none] * len(mlp), [none] * len(mlp)
     for (layer, value), gradient in zip(run.attn.items(), gradients[len(mlp) :], strict=True):
         by_head = (*runs.tokens.shape, block_weights(model, layer).n_heads, -1)
         attn[layer], attn_gradient[layer] = (x.to(logits.device).reshape(by_head) for x in (value.detach(), gradient))
-    return EffectGradients(followed.detach(), mlp, gradients[: len(mlp)], attn, attn_gradient)
+    return EffectGradients(followed.detach(), mlp, mlp_gradient, attn, attn_gradient, run.starts())
 
 
 def require_precision(model: Any) -> None:
@@ -119,15 +126,26 @@ class _Run:
     scaled: dict[int, float]
     mlp: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     attn: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    experts: dict[int, ExpertRun] = field(default_factory=dict[int, ExpertRun])
 
     def hooks(self) -> list[tuple[str, Callable[..., Tensor]]]:
         """Return hooks that keep what MLP neurons and heads write; the first needs a graph to begin with."""
         layers = range(self.model.cfg.n_layers)
+        for layer in layers:
+            if (experts := block_weights(self.model, layer).live_experts) is not None:
+                self.experts[layer] = ExpertRun(experts, self.scaled.get(layer, 1.0), self.mlp, layer)
+        dense = [layer for layer in layers if layer not in self.experts]
         return [
             ("blocks.0.hook_resid_pre", _begin_graph),
-            *((post_hook(self.model, layer), self._keep(self.mlp, layer)) for layer in layers),
+            *((post_hook(self.model, layer), self._keep(self.mlp, layer)) for layer in dense),
+            *(hook for run in self.experts.values() for hook in run.hooks()),
             *((f"blocks.{layer}.attn.hook_z", self._keep(self.attn, layer)) for layer in with_attention(self.model)),
         ]
+
+    def starts(self) -> tuple[tuple[int, ...], ...] | None:
+        """Return, by layer, the number of each expert's first neuron; None where all layers are dense."""
+        of_layers = (self.experts.get(layer) for layer in range(self.model.cfg.n_layers))
+        return tuple(run.experts.starts if run else () for run in of_layers) if self.experts else None
 
     def kept(self) -> list[Tensor]:
         """Return all that was kept, MLPs first."""

@@ -16,8 +16,14 @@ Hook = tuple[str, Callable[..., Tensor | None]]
 """A hook point's name and the function to run there, as ``run_with_hooks`` takes them."""
 
 
-def expert_hooks(experts: Experts, factor: Float[Tensor, "row width"]) -> list[Hook]:
-    """Return hooks that keep what the experts read and how it was routed, and change what they wrote."""
+def routed_hooks(experts: Experts, change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> list[Hook]:
+    """Return hooks that keep what the experts read and how it was routed, and change what they wrote.
+
+    Args:
+        experts: The experts of a layer.
+        change: Returns what the layer writes in place of its output, of that output, what it read, and the router's
+            weight of every expert at every place, the latter two with one row per place.
+    """
     seen: dict[str, Tensor] = {}
 
     def keeping(name: str) -> Callable[..., None]:
@@ -26,16 +32,24 @@ def expert_hooks(experts: Experts, factor: Float[Tensor, "row width"]) -> list[H
 
         return keep_activation
 
-    def change(out: Tensor, hook: Any) -> Tensor:
+    def changed(out: Tensor, hook: Any) -> Tensor:
+        read, *returned = (seen[name].to(experts.directions().device) for name in experts.hooks)
+        return change(out, read.flatten(0, 1), experts.routing(read, returned, out.dtype).flatten(0, 1))
+
+    return [*((name, keeping(name)) for name in experts.hooks), ("mlp.hook_out", changed)]
+
+
+def expert_hooks(experts: Experts, factor: Float[Tensor, "row width"]) -> list[Hook]:
+    """Return hooks that multiply what neurons of experts write; one row of factors for all prompts, or one each."""
+
+    def change(out: Tensor, read: Tensor, routing: Tensor) -> Tensor:
         require_same_batch(factor, out)
         batch, pos, _ = out.shape
-        read, *returned = (seen[name].to(factor.device) for name in experts.hooks)
-        routing = experts.routing(read, returned, out.dtype).flatten(0, 1)
         row = torch.arange(batch, device=factor.device).clamp_max(len(factor) - 1).repeat_interleave(pos)
-        added = experts.written(read.flatten(0, 1), routing, factor - 1, row)
+        added = experts.written(read, routing, factor - 1, row)
         return out + added.unflatten(0, (batch, pos)).to(out.device)
 
-    return [*((name, keeping(name)) for name in experts.hooks), ("mlp.hook_out", change)]
+    return routed_hooks(experts, change)
 
 
 def require_same_batch(factor: Float[Tensor, "row *width"], activation: Tensor) -> None:

@@ -32,6 +32,8 @@ class EffectEstimates(PrintsAsTable):
         attn_activation: What the attention neurons wrote with.
         log_prob: The untouched log-probability.
         method: How they were estimated.
+        experts: By layer, the number of each expert's first neuron in a mixture, nothing in a dense layer; None where
+            all layers are dense.
     """
 
     mlp: Float[Tensor, "*b layer pos d_mlp"]
@@ -40,6 +42,7 @@ class EffectEstimates(PrintsAsTable):
     attn_activation: Float[Tensor, "*b layer pos head d_head"]
     log_prob: Float[Tensor, "*b"]
     method: str
+    experts: tuple[tuple[int, ...], ...] | None = None
 
     @property
     def mlp_neurons(self) -> Float[Tensor, "*b layer d_mlp"]:
@@ -85,7 +88,9 @@ class EffectEstimates(PrintsAsTable):
             for name in ("site", "layer", "head", "index")
         )
         best, moved = score.gather(1, flat), coefficient.gather(1, flat)
-        found = Neurons(site, layer, head, torch.full_like(flat, -1), index, moved, best)
+        expert, inner = self._by_expert(site, layer, index)
+        source = torch.full_like(flat, -1)
+        found = Neurons(site, layer, head, source, index, moved, best, expert=expert, expert_index=inner)
         return found if self.mlp.ndim == 4 else found[0]
 
     def _by_neuron(self, site: Site) -> tuple[Tensor, Tensor]:
@@ -98,6 +103,21 @@ class EffectEstimates(PrintsAsTable):
             by_place, activation = by_place[None], activation[None]
         most = by_place.abs().argmax(2, keepdim=True)
         return by_place.sum(2), activation.gather(2, most)[:, :, 0]
+
+    def _by_expert(
+        self, site: Int[Tensor, "batch k"], layer: Int[Tensor, "batch k"], index: Int[Tensor, "batch k"]
+    ) -> tuple[Int[Tensor, "batch k"] | None, Int[Tensor, "batch k"] | None]:
+        """Return expert and number within it of each neuron, -1 for any other; None where all layers are dense."""
+        if self.experts is None:
+            return None, None
+        expert, inner = torch.full_like(index, -1), torch.full_like(index, -1)
+        for number, starts in enumerate(self.experts):
+            if starts:
+                mine = (site == SITES.index("mlp")) & (layer == number)
+                first = torch.tensor(starts, device=index.device)
+                expert[mine] = torch.searchsorted(first, index[mine], right=True) - 1
+                inner[mine] = index[mine] - first[expert[mine]]
+        return expert, inner
 
     def _numbers(self, site: Site, name: str) -> Int[Tensor, "neuron"]:
         """Return a column that names every neuron of a site."""
