@@ -21,6 +21,7 @@ from tl_neuron_attr.model.answer_runs import AnswerRuns
 from tl_neuron_attr.model.cached_hooks import computed_from
 from tl_neuron_attr.model.dimensions import post_hook
 from tl_neuron_attr.model.expert_gradients import ExpertRun
+from tl_neuron_attr.model.expert_hooks import Hook
 from tl_neuron_attr.model.readable_blocks import fetched, is_at_hand
 from tl_neuron_attr.model.rerun import require_finite_logits
 from tl_neuron_attr.model.weights import block_weights, unit_norm
@@ -128,7 +129,7 @@ class _Run:
     attn: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     experts: dict[int, ExpertRun] = field(default_factory=dict[int, ExpertRun])
 
-    def hooks(self) -> list[tuple[str, Callable[..., Tensor]]]:
+    def hooks(self) -> list[Hook]:
         """Return hooks that keep what MLP neurons and heads write; the first needs a graph to begin with."""
         layers = range(self.model.cfg.n_layers)
         for layer in layers:
