@@ -77,11 +77,24 @@ def lora(model: Any, train: list[Case], test: list[Case], training: Training) ->
     tables = {"Accuracy with an adapter in one attention layer, %": markdown(frame, 1)}
     for name, cases in groups.items():
         found = cna.coefficient_increase(model, adapters, sample(cases, min(COMPARED, len(cases))))
-        wide = (100 * found.wide()).rename(columns=lambda k: f"top {k}").reset_index()
-        tables[f"Increase of coefficients, %, {name} (Table 10)"] = markdown(wide, 1)
+        tables[f"Increase of coefficients, %, {name} (Table 10)"] = markdown(beside_control(found), 1)
     case = cna.arithmetic_cases(model, [cna.Problem(3, "+", 5)])[0]
     tables["Coefficients on `3 + 5 =` (Table 9)"] = markdown(cna.neuron_coefficients(model, adapters, case, k=5), 2)
     return tables, adapters
+
+
+def beside_control(found: cna.CoefficientIncrease) -> pd.DataFrame:
+    """Return Table 10 in per cent, each adapter's row above that of the random change of the same size."""
+    rows = [
+        {
+            "model": name,
+            "change": change,
+            **{f"top {k}": 100 * increase for k, increase in zip(of["k"], of[column], strict=True)},
+        }
+        for name, of in found.frame.groupby("model", sort=False)
+        for change, column in (("trained", "increase"), ("random", "control"))
+    ]
+    return pd.DataFrame(rows)
 
 
 def shares(model: Any, cases: Sequence[Case]) -> dict[str, float]:
@@ -182,7 +195,7 @@ def bias(model: Any, seed: int) -> tuple[Tables, Any]:
     by_pair = percent(reports[-1].by("pair"), ["decrease"]).rename(columns={"decrease": "less, %"})
     return {
         "Bias before and after, nats (Table 13), and what else changes": markdown(
-            pd.DataFrame(rows, columns=columns).fillna(0), 2, 1
+            pd.DataFrame(rows, columns=columns).fillna(0), 2
         ),
         "By occupations, with the neurons that pass the guard": markdown(by_pair, 2),
     }, reports[-1]
@@ -195,6 +208,11 @@ def in_percent(measured: pd.Series) -> dict[str, float]:
     }
 
 
+def write(path: Path, sections: Tables) -> None:
+    """Write the tables with their titles."""
+    path.write_text("\n\n".join(f"### {title}\n\n{text}" for title, text in sections.items()) + "\n")
+
+
 def main() -> None:
     """Measure everything and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -205,12 +223,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     model, training = demo.load(), Training(args.steps, args.seed)
-    edited, report = bias(model, args.seed)
     train, test = cna.arithmetic_set(model, train=training.train, test=training.test, seed=args.seed)
-    tuned, adapters = lora(model, train, test, training)
-    pruned = pruning(model, train, test, adapters, training)
-    sections = {**tuned, **pruned, **edited}
-    args.out.write_text("\n\n".join(f"### {title}\n\n{text}" for title, text in sections.items()) + "\n")
+    sections, adapters = lora(model, train, test, training)
+    write(args.out, sections)  # a run that is stopped leaves what it had
+    sections |= pruning(model, train, test, adapters, training)
+    write(args.out, sections)
+    edited, report = bias(model, args.seed)
+    write(args.out, sections | edited)
     if args.views:
         args.views.mkdir(exist_ok=True)
         vis.bias(report).save(args.views / "bias.html")

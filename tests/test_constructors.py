@@ -87,6 +87,7 @@ def methods() -> dict[str, tuple[Any, dict[str, Any]]]:
         "Outcomes.right": (outcomes.right, {"among": "labels"}),
         "Outcomes.__getitem__": (outcomes.__getitem__, {"condition": 0}),
         "Faithfulness.summary": (faithfulness.summary, {"k": 2}),
+        "Faithfulness.by_fact": (faithfulness.by_fact, {"facts": ["a"]}),
         "Faithfulness.differences": (faithfulness.differences, {"reference": "log_prob"}),
         "Evaluation.__getitem__": (demo.Evaluation(()).__getitem__, {"task": "sport"}),
         "KnowledgeStudy.load": (evaluate.KnowledgeStudy.load, {"folder": "no such folder"}),
@@ -100,8 +101,8 @@ NAMES = """
     CommonNeurons.without CommonNeurons.marked NeuronComparison.top NeuronComparison.united NeuronComparison.to_frame
     HeadAccuracy.ranked HeadAccuracy.does_task HeadAccuracy.table Guard.measure ConceptNeurons.more_than
     ConceptNeurons.random Problem.carries_into BiasReport.by FunctionVector.hooks IclBatch.inputs Outcomes.prob
-    Outcomes.right Outcomes.__getitem__ Faithfulness.summary Faithfulness.differences Evaluation.__getitem__
-    KnowledgeStudy.load View.save
+    Outcomes.right Outcomes.__getitem__ Faithfulness.summary Faithfulness.by_fact Faithfulness.differences
+    Evaluation.__getitem__ KnowledgeStudy.load View.save
 """.split()
 
 

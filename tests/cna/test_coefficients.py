@@ -13,12 +13,14 @@ from tl_neuron_attr.cna.random_adapter import random_adapter
 CASES = [Case(tuple(row.tolist()), 5 + i) for i, row in enumerate(architectures.prompts(3))]
 
 
-def perturbed(name, amount=0.3):
+def perturbed(name, amount=0.3, seed=3):
     """Another model of the same shape: what a user's own fine-tune would be."""
     model = architectures.build(name)
     with torch.no_grad():
         for block in model.blocks[1:]:
-            block.attn.W_O.add_(amount * torch.randn(block.attn.W_O.shape, generator=torch.Generator().manual_seed(3)))
+            block.attn.W_O.add_(
+                amount * torch.randn(block.attn.W_O.shape, generator=torch.Generator().manual_seed(seed))
+            )
     return model
 
 
@@ -73,17 +75,6 @@ def test_a_model_compared_with_itself_has_gained_nothing():
     model = architectures.build("gpt2")
     found = cna.coefficient_increase(model, {"itself": model}, CASES, ks=[4], progress=False)
     assert found.wide().to_numpy().tolist() == [[0.0]]
-
-
-def test_coefficients_of_named_neurons():
-    model, other = architectures.build("llama"), perturbed("llama")
-    frame = cna.neuron_coefficients(model, {"mine": other, "itself": model}, CASES[0], k=4)
-    ours, theirs = scored_slowly(model, model, CASES[0]), scored_slowly(other, model, CASES[0])
-    best = sorted(range(len(ours)), key=lambda i: ours[i][0] - theirs[i][0])[:4]
-    assert frame["neuron"].tolist() == [f"L{i // 80}N{i % 80}" for i in best]
-    assert frame["original"].tolist() == pytest.approx([ours[i][1] for i in best], abs=1e-9)
-    assert frame["itself"].tolist() == frame["original"].tolist()
-    assert frame["mine"].tolist() == pytest.approx([theirs[i][1] for i in best], abs=1e-9)
 
 
 def test_sizes_count_along_the_sign_of_the_other_model():

@@ -161,3 +161,23 @@ def test_gradients_of_a_model_in_half_precision_are_refused_before_any_method_ru
     for method in ("gradient", "integrated_gradients"):
         with pytest.raises(ValueError, match="bfloat16, whose gradients are too coarse"):
             faithfulness(model, ["3 + 5 ="], targets=["8"], scores=["random", method], k=1, **options)
+
+
+def test_wordings_of_one_fact_count_once(model):
+    with pytest.warns(UserWarning, match="1 of 5 prompts left out"):
+        found = faithfulness(
+            model, [*PROMPTS, "w1 w2"], [*TARGETS[:3], "no word", "w3"], scores=["coefficient"], k=2, progress=False
+        )
+    facts = ["a", "b", "a", "a", "b"]
+    left = found.frame[found.frame["score"] == "coefficient"].set_index("prompt")
+    mine = found.by_fact(facts)
+    of_fact = mine.frame[mine.frame["score"] == "coefficient"].set_index("prompt")
+    for fact, prompts in {"a": [0, 2], "b": [1, 4]}.items():
+        for metric in ("rank", "reciprocal_rank", "prob", "log_prob"):
+            assert of_fact.loc[fact, metric] == pytest.approx(left.loc[prompts, metric].sum() / 2)
+    assert "in each of 2 facts" in str(mine) and mine.summary()["log_prob"].notna().all()
+    for wrong in (facts[:4], [*facts, "c"]):
+        with pytest.raises(ValueError, match=f"each of the 5 prompts of the call, once, got {len(wrong)}"):
+            found.by_fact(wrong)
+    with pytest.raises(ValueError, match="facts must name the fact of each"):
+        mine.by_fact(["a", "b", "a"])

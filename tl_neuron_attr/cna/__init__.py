@@ -17,7 +17,7 @@ from tl_neuron_attr.cna.bias_report import BiasReport, bias_report
 from tl_neuron_attr.cna.capabilities import Guard, SafeNeurons, safe_neurons
 from tl_neuron_attr.cna.changed_neurons import changed_neurons
 from tl_neuron_attr.cna.checkpoints import save_checkpoint
-from tl_neuron_attr.cna.coefficients import CoefficientIncrease, coefficient_increase, neuron_coefficients
+from tl_neuron_attr.cna.coefficients import CoefficientIncrease, coefficient_increase
 from tl_neuron_attr.cna.compare_neurons import compare_neurons
 from tl_neuron_attr.cna.concepts import ConceptNeurons, ZeroShot, concept_neurons, zero_shot
 from tl_neuron_attr.cna.feature_enhancing import FeatureEnhancing, feature_enhancing
@@ -33,6 +33,7 @@ from tl_neuron_attr.cna.head_effects import HeadEffects, head_effects
 from tl_neuron_attr.cna.logic_chain import LogicChain, logic_chain
 from tl_neuron_attr.cna.logic_chains import LogicChains, logic_chains
 from tl_neuron_attr.cna.lora import Adapter, train_lora
+from tl_neuron_attr.cna.neuron_coefficients import neuron_coefficients
 from tl_neuron_attr.cna.neuron_comparison import NeuronComparison
 from tl_neuron_attr.cna.prediction_enhancing import PredictionEnhancing, RootMasking, prediction_enhancing, root_masking
 from tl_neuron_attr.cna.pruning import Removal, prune_mlp

@@ -1,4 +1,4 @@
-"""What fine-tuning did to the coefficients of a model's neurons (paper 3, Tables 9 and 10).
+"""What fine-tuning did to the coefficients of a model's neurons (paper 3, Table 10).
 
 The neurons are those that the other model uses more than the original: in each case, the ``k`` of the largest
 
@@ -30,8 +30,7 @@ from tl_neuron_attr.cna.answered import answered
 from tl_neuron_attr.cna.arithmetic_cases import Case, require_cases
 from tl_neuron_attr.cna.compare_neurons import require_shared
 from tl_neuron_attr.cna.lora import Adapter
-from tl_neuron_attr.cna.neuron_comparison import NeuronComparison
-from tl_neuron_attr.cna.paired_runs import Run, paired_changes, paired_comparisons, plain
+from tl_neuron_attr.cna.paired_runs import Run, paired_changes, plain
 from tl_neuron_attr.cna.random_adapter import random_adapter
 from tl_neuron_attr.model.targets import Target, one_each
 from tl_neuron_attr.results.table import PrintsAsTable, Table
@@ -130,7 +129,7 @@ def coefficient_increase(
     require_cases(cases)
     if not others:
         raise ValueError("others is empty: give at least one adapter or model")
-    _require_tokens_shared(model, others, cases)
+    require_tokens_shared(model, others, cases)
     accuracy = {ORIGINAL: share_answered(model, cases)}
     options: dict[str, Any] = {
         "layers": layers,
@@ -180,38 +179,6 @@ def _increase(size: float, before: float, after: float) -> float:
     return (after - before) / size if size else float("nan")
 
 
-@typechecked
-@torch.no_grad()
-def neuron_coefficients(model: Any, others: Mapping[str, Any], case: Case, *, k: int = 3) -> pd.DataFrame:
-    """Return coefficients of the ``k`` neurons that other models use more in one case (paper 3, Table 9).
-
-    The neurons are those of the largest change summed over the other models.
-
-    Returns:
-        One row per neuron: ``neuron``, ``original``, and a column for each other model.
-
-    Raises:
-        ValueError: As :func:`coefficient_increase`.
-
-    Examples:
-        >>> from tl_neuron_attr import cna, demo
-        >>> model = demo.load()
-        >>> case = cna.arithmetic_cases(model, [cna.Problem(3, "+", 5)])[0]
-        >>> neuron_coefficients(model, {"itself": model}, case, k=2).columns.tolist()
-        ['neuron', 'original', 'itself']
-    """
-    if not others:
-        raise ValueError("others is empty: give at least one adapter or model")
-    _require_tokens_shared(model, others, [case])
-    found: dict[str, NeuronComparison] = {}
-    for name, other in others.items():
-        runs = paired_comparisons(plain(model), run_of(model, other), [case], batch_size=1, what=name, progress=False)
-        found[name] = next(comparison for *_, comparison in runs)
-    best = NeuronComparison.joined(list(found.values())).summed().top(k, largest=False)
-    columns = {name: comparison.summed().other_coefficients(best).tolist() for name, comparison in found.items()}
-    return pd.DataFrame({"neuron": best.labels, ORIGINAL: best.coefficient.tolist(), **columns})
-
-
 def run_of(model: Any, other: Any) -> Run:
     """Return how to run another model, or the model with an adapter."""
     if not isinstance(other, Adapter):
@@ -244,7 +211,12 @@ def sizes(before: Float[Tensor, "case k"], after: Float[Tensor, "case k"]) -> Fl
     return torch.stack([before.abs().sum(), (before * after.sign()).sum(), after.abs().sum()])
 
 
-def _require_tokens_shared(model: Any, others: Mapping[str, Any], cases: Sequence[Case]) -> None:
+def require_tokens_shared(model: Any, others: Mapping[str, Any], cases: Sequence[Case]) -> None:
+    """Refuse other models to which a token of the cases stands for something else.
+
+    Raises:
+        ValueError: Naming the token.
+    """
     tokens = torch.tensor(sorted({token for case in cases for token in (*case.tokens, case.answer)}))
     for other in others.values():
         if not isinstance(other, Adapter):

@@ -1,9 +1,4 @@
-"""The MLP neurons of many cases compared in two runs, batch by batch.
-
-Where only the most changed neurons are wanted, :func:`paired_changes` finds them by the certified search of
-:func:`~tl_neuron_attr.cna.changed_neurons`; :func:`paired_comparisons` scores every neuron, which on a large vocabulary
-takes hundreds of forward passes a case.
-"""
+"""The MLP neurons of many cases that changed most between two runs, batch by batch: certified, not all scored."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +12,6 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr.cna.arithmetic_cases import Case, case_batches, require_cases
 from tl_neuron_attr.cna.changed_neurons import changed_neurons
-from tl_neuron_attr.cna.compare_neurons import compare_without_text
-from tl_neuron_attr.cna.neuron_comparison import NeuronComparison
 from tl_neuron_attr.model import cache_checks
 from tl_neuron_attr.model.components import Components
 from tl_neuron_attr.model.intervene import ablate
@@ -70,19 +63,6 @@ def zeroing(model: Any, components: Components) -> Run:
             return plain(model)(tokens)
 
     return run
-
-
-def paired_comparisons(
-    mine: Run, other: Run, cases: Sequence[Case], *, batch_size: int, what: str, progress: bool
-) -> Iterator[tuple[list[int], Int[Tensor, "batch pos"], Int[Tensor, "batch"], NeuronComparison]]:
-    """Yield cases of one length: which, their tokens, their answers, and their MLP neurons compared in two runs."""
-    require_cases(cases)
-    with tqdm(total=len(cases), desc=what, unit="case", disable=not progress, delay=2) as bar:
-        for batch in case_batches(cases, batch_size=batch_size):
-            answers = torch.tensor([cases[i].answer for i in batch.indices])
-            cache = mine(batch.tokens)
-            yield batch.indices, batch.tokens, answers, compare_without_text(cache, other(batch.tokens), answers)
-            bar.update(len(batch.indices))
 
 
 def paired_changes(

@@ -24,6 +24,7 @@ from tl_neuron_attr.evaluate.method_scores import (
     named_methods,
 )
 from tl_neuron_attr.evaluate.outcome import METRICS, Outcome
+from tl_neuron_attr.evaluate.prompts import unnamed
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.answer_tokens import Answer, require_room
 from tl_neuron_attr.model.batches import AnswerBatch, answer_batches
@@ -98,6 +99,31 @@ class Faithfulness(PrintsAsTable):
         ]
         return pd.DataFrame(rows).sort_values("difference", ascending=False, ignore_index=True)
 
+    @typechecked
+    def by_fact(self, facts: Sequence[str]) -> "Faithfulness":
+        """Return the same with one row per fact: the means over the prompts that word it.
+
+        Several wordings of one fact are no independent prompts: intervals over them are too narrow, and those over
+        facts are not.
+
+        Args:
+            facts: What each prompt of the call asks for, in their order; the same text for wordings of one fact.
+
+        Raises:
+            ValueError: If there is not one per prompt, or one is no plain text.
+        """
+        prompts = self.frame["prompt"].nunique() + len(self.problems)
+        if len(facts) != prompts or not pd.api.types.is_integer_dtype(self.frame["prompt"]):
+            raise ValueError(
+                f"facts must name the fact of each of the {prompts} prompts of the call, once, got {len(facts)}"
+            )
+        if problem := next((f"facts[{i}]: {why}" for i, fact in enumerate(facts) if (why := unnamed(fact))), None):
+            raise ValueError(problem)
+        named = self.frame.assign(prompt=self.frame["prompt"].map(dict(enumerate(facts))))
+        metrics = ["rank", *METRICS]
+        mean = named.groupby(["prompt", "k", "score"], as_index=False, sort=False)[metrics].mean()
+        return replace(self, frame=mean[self.frame.columns])
+
     def curve(self) -> pd.DataFrame:
         """Return the mean over prompts of every metric, by method and number of neurons."""
         return self.frame.groupby(["score", "k"], as_index=False)[list(METRICS)].mean()
@@ -109,7 +135,8 @@ class Faithfulness(PrintsAsTable):
             for row in self.summary().to_dict("records")
         ]
         count = self.frame["prompt"].nunique()
-        caption = f"{self.k} MLP neurons zeroed in each of {count} prompts; mean and 95 % bootstrap interval"
+        what = "prompts" if pd.api.types.is_integer_dtype(self.frame["prompt"]) else "facts"
+        caption = f"{self.k} MLP neurons zeroed in each of {count} {what}; mean and 95 % bootstrap interval"
         caption += f"; {len(self.problems)} left out" if self.problems else ""
         measured = ("times as likely", "log p less the contrast's (nats)")
         headings = measured if self.contrasted else ("probability", "log-probability (nats)")
@@ -169,6 +196,17 @@ def faithfulness(
         ...     scores=["log_prob_increase", "random"], progress=False)
         >>> found.summary()["score"].tolist()[0]
         'log_prob_increase'
+
+        A score of your own, here the size of what each neuron writes, and two wordings of one fact counted as one:
+
+        >>> def written(model, cache, tokens, target):
+        ...     of_layers = zip([cache["post", layer][:, -1] for layer in range(model.cfg.n_layers)], model.W_out)
+        ...     return torch.stack([post.abs() * W_out.norm(dim=1) for post, W_out in of_layers], dim=1)
+        >>> asked = ["The capital of France is", "France has the capital"]
+        >>> found = faithfulness(tna.demo.load(), asked, [" Paris", " Paris"], scores=["log_prob_increase"],
+        ...     own_scores={"size written": written}, progress=False)
+        >>> found.by_fact(["capital of France"] * 2).differences()["score"].tolist()
+        ['size written']
     """
     if len(prompts) != len(targets):
         raise ValueError(f"targets must hold one answer per prompt: {len(prompts)} prompts, {len(targets)} targets")
