@@ -249,8 +249,8 @@ def test_methods_that_hook_single_neurons_refuse_experts():
     model = architectures.build("mixtral", dtype=torch.float32)
     with pytest.raises(ValueError, match="layer 1 is a mixture of experts, whose neurons have no hook"):
         tna.evaluate.verify_components(model, "w1 w2 w3", ["L1E0N7"], "w5", baseline="mean", progress=False)
-    with pytest.raises(ValueError, match="layer 0 is a mixture of experts, whose neurons have no hook"):
-        tna.evaluate.estimate_effects(model, "w1 w2 w3", "w5")
+    with pytest.raises(ValueError, match="the relevance rule follows attention, MLPs and norms with a hook"):
+        tna.evaluate.estimate_effects(model, "w1 w2 w3", "w5", method="relevance")
 
 
 def test_layers_of_several_widths_have_a_flow_and_a_report_and_no_grid_of_changes():
