@@ -87,6 +87,19 @@ def test_scores_equal_those_of_the_stream_as_transformers_has_it(name):
 
 
 @torch.no_grad()
+@pytest.mark.filterwarnings("ignore:Gemma4TextArchitectureAdapter does not support fold_ln")
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_in_compatibility_mode_are_those_in_default_mode(name):
+    found = []
+    for compat in (False, True):
+        _, cache = architectures.run(name, compat=compat)
+        scores = (tna.attribute_heads, tna.attribute_mlp_neurons, tna.attribute_attn_neurons)
+        found.append([tna.attribute_layers(cache, TARGET).mlp, *(score(cache, TARGET) for score in scores)])
+    for default, compatible in zip(*found, strict=True):
+        close(compatible, default, 1e-7)  # transformers computes norms in float32
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
 def test_what_was_written_sums_to_the_final_stream(name):
     stream = Stream(architectures.run(name)[1])
