@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tables import Stopwatch, markdown, ranged
+from tables import markdown, ranged, write_as_measured
 
 import tl_neuron_attr as tna
 from tl_neuron_attr import cna
@@ -161,11 +161,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = tna.load(options.model)
-    text, spent, done = f"### {model.cfg.model_name}\n", Stopwatch(), {}
-    for title, body in sections(model, options):
-        done[title] = f"\n#### {title}\n\n{body}\n\n{spent} so far.\n"
-        options.out.write_text(text + "".join(done.values()))
-        print(f"{title}\n{body}\n{spent}", flush=True)
+    write_as_measured(options.out, model.cfg.model_name, sections(model, options))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tables import Stopwatch, markdown, ranged
+from tables import markdown, ranged, write_as_measured
 
 import tl_neuron_attr as tna
 from tl_neuron_attr import cna
@@ -140,12 +140,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = tna.load(options.model)
-    text = f"### {model.cfg.model_name}\n"
-    spent = Stopwatch()
-    for title, body in sections(model, options):
-        text += f"\n#### {title}\n\n{body}\n\n{spent} so far.\n"
-        options.out.write_text(text)
-        print(f"{title}\n{body}", flush=True)
+    write_as_measured(options.out, model.cfg.model_name, sections(model, options))
 
 
 if __name__ == "__main__":

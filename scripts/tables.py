@@ -1,6 +1,8 @@
 """Tables of results as Markdown, and what they took."""
 
 import time
+from collections.abc import Iterable
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -31,3 +33,12 @@ class Stopwatch:
             return f"{seconds} seconds on one {torch.cuda.get_device_name()}"
         threads = torch.get_num_threads()
         return f"{seconds} CPU seconds on {'one thread' if threads == 1 else f'{threads} threads'}"
+
+
+def write_as_measured(path: Path, heading: str, sections: Iterable[tuple[str, str]]) -> None:
+    """Write each section, a title and a body, when it is there; a later one of the same title takes its place."""
+    spent, done = Stopwatch(), {}
+    for title, body in sections:
+        done[title] = f"\n#### {title}\n\n{body}\n\n{spent} so far.\n"
+        path.write_text(f"### {heading}\n" + "".join(done.values()))
+        print(f"{title}\n{body}\n{spent}", flush=True)
