@@ -28,6 +28,6 @@ def test_what_makes_no_catalogue_is_refused(run, tmp_path):
     code, _, err = run("catalogue", "--out", str(tmp_path))
     assert code == 2 and "--corpus FILE... --out DIR" in err
     code, _, err = run("catalogue", "--corpus", str(tmp_path / "nothing.txt"), "--out", str(tmp_path))
-    assert code == 1 and "no file at" in err
+    assert code == 2 and "no file at" in err
     code, _, err = run("neurons", "3 + 5 =", "--catalogue", str(tmp_path))
     assert code == 1 and "holds no study" in err

@@ -72,7 +72,6 @@ def test_a_model_at_chance_gets_the_report_that_says_so(run, tmp_path):
 @pytest.mark.parametrize(
     "args, message",
     [
-        (("--data", "/no/such.csv"), "no file of examples at /no/such.csv"),
         (("--labels", "foo", "unheard-of", *QUICK), "unheard-of"),
         (("--layers", "9", "--prompts", "24"), "layers must lie between 0 and 4"),
     ],

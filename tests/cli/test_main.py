@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -127,6 +128,17 @@ def test_a_place_that_cannot_be_written_is_refused_without_torch(tmp_path):
         assert done.stdout == "1 False\n" and "cannot be made a folder" in done.stderr
 
 
+def test_a_file_that_is_not_there_is_refused_without_torch():
+    loaded = "import sys; from tl_neuron_attr.cli.main import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    for args in (
+        ("study", "--out", "o", "--prompts"), ("neurons", "--prompts"), ("query", "--prompt-file"), ("icl", "--data"),
+        ("catalogue", "--out", "o", "--corpus"), ("catalogue", "--out", "o", __file__),
+    ):  # fmt: skip
+        line = [sys.executable, "-c", loaded, *args, "/no/such.csv"]
+        done = subprocess.run(line, capture_output=True, text=True, check=True)
+        assert done.stdout == "2 False\n" and "no file at /no/such.csv" in done.stderr
+
+
 def test_version_names_what_the_numbers_depend_on(run):
     code, out, _ = run("--version")
     assert code == 0 and out.startswith(
@@ -156,7 +168,8 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize("name, line", EXAMPLES)
-def test_every_example_is_a_command_that_is_understood(name, line):
+def test_every_example_is_a_command_that_is_understood(name, line, monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda path: True)  # the files that examples read are the user's
     words = shlex.split(re.split(r" > |\)\"$", line)[0])
     assert words[1] == name
     commands().commands[name].make_context(name, words[2:])

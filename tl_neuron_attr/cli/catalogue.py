@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from tl_neuron_attr.cli.explained import load_model
-from tl_neuron_attr.cli.options import command, count_option, model_options, option
+from tl_neuron_attr.cli.options import InputFile, command, count_option, input_option, model_options, option
 from tl_neuron_attr.cli.output import note, ready_folder
 from tl_neuron_attr.cli.sharded_study import run_sharded, shard_options
 
@@ -18,13 +18,14 @@ def catalogue_command() -> click.Command:
         _catalogue,
         summary="Find where in a corpus each MLP neuron is strongest.",
         options=[
-            option(
+            input_option(
                 "--corpus",
+                path_type=str,
                 multiple=True,
                 show_default="none; needed",
                 help="files: .jsonl, .csv, .parquet, hf://DATASET; - is JSONL from stdin; another is one text",
             ),
-            click.Argument(["files"], metavar="[FILE]...", required=False, nargs=-1),
+            click.Argument(["files"], type=InputFile(), metavar="[FILE]...", required=False, nargs=-1),
             option("--field", default="text", help="the column of text"),
             option("--out", show_default="none; needed", help="folder or URL; an unfinished catalogue goes on there"),
             count_option("--chunk", least=2, default=128, help="tokens run at a time"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tl_neuron_attr.cli.explained import load_model
-from tl_neuron_attr.cli.options import command, count_option, flag, model_options, option, path_option
+from tl_neuron_attr.cli.options import command, count_option, flag, input_option, model_options, option, path_option
 from tl_neuron_attr.cli.output import note, ready_page, show, write_page
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def icl_command() -> click.Command:
         _icl,
         summary="Find in-context heads and measure the two biases.",
         options=[
-            path_option("--data", show_default="the bundled model's world", help="CSV or JSONL of texts and classes"),
+            input_option("--data", show_default="the bundled model's world", help="CSV or JSONL of texts and classes"),
             option("--text", default=PROMPT_DEFAULTS["text"], help="the column of the texts"),
             option("--label", default=PROMPT_DEFAULTS["label"], help="the column of the classes"),
             option("--labels", nargs=2, default=PROMPT_DEFAULTS["labels"], metavar="WORD WORD", help="the label words"),

@@ -78,6 +78,21 @@ def path_option(*names: str, **settings: Any) -> click.Option:
     return option(*names, type=click.Path(path_type=Path), **settings)
 
 
+def input_option(*names: str, path_type: type[str] | type[Path] = Path, **settings: Any) -> click.Option:
+    """Return an option that names what is read: refused before anything is loaded where no file is."""
+    return option(*names, type=InputFile(path_type=path_type), **settings)
+
+
+class InputFile(click.Path):
+    """The path of a file that is there, ``-`` for standard input, or a URL."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path as the type it was asked for."""
+        if str(value) != "-" and "://" not in str(value) and not Path(value).exists():
+            self.fail(f"no file at {value}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def page_option(default: str | None = None) -> list[click.Parameter]:
     """Return the options of a page: where it goes, and whether a browser opens it."""
     where = "no page is written" if default is None else True
@@ -112,7 +127,7 @@ def prompt_options() -> list[click.Parameter]:
     return [
         click.Argument(["text"], metavar="[PROMPT]", required=False),
         option("--prompt", show_default=False, help="the prompt, if not given as an argument; - reads it from stdin"),
-        path_option("--prompt-file", show_default=False, help="a UTF-8 file that holds the prompt"),
+        input_option("--prompt-file", show_default=False, help="a UTF-8 file that holds the prompt"),
         option(
             "--target",
             show_default="the model's own prediction",

@@ -25,9 +25,9 @@ from tl_neuron_attr.cli.options import (
     count_option,
     flag,
     format_option,
+    input_option,
     option,
     page_option,
-    path_option,
     prediction_options,
 )
 from tl_neuron_attr.cli.output import note, print_csv, print_json, ready_page, rows_of, show, write_page
@@ -141,7 +141,7 @@ def _catalogue_option() -> click.Option:
 
 
 def _prompts_option() -> click.Option:
-    return path_option(
+    return input_option(
         "--prompts",
         show_default=False,
         help="a JSONL or CSV file with the field prompt, and target where it is not the model's own prediction",

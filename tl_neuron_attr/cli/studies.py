@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from tl_neuron_attr.cli.cna import head
 from tl_neuron_attr.cli.explained import load_model
 from tl_neuron_attr.cli.icl import PROMPT_DEFAULTS, drawn_prompts
-from tl_neuron_attr.cli.options import command, count_option, flag, model_options, option
+from tl_neuron_attr.cli.options import command, count_option, flag, input_option, model_options, option
 from tl_neuron_attr.cli.output import note, ready_folder, show, write_page
 from tl_neuron_attr.cli.sharded_study import merge, repair, run_sharded, shard_options
 
@@ -48,8 +48,9 @@ def study_command() -> click.Command:
         summary="Find where types of knowledge live, for many prompts.",
         options=[
             click.Argument(["action"], metavar="[merge|repair DIR]", required=False, nargs=-1),
-            option(
+            input_option(
                 "--prompts",
+                path_type=str,
                 show_default="the bundled model's facts",
                 help="JSONL, CSV, Parquet or hf://DATASET of prompt, target, type; - reads JSONL from stdin; "
                 f"of {_BIASES}, CSV or JSONL of text, label",
