@@ -15,7 +15,7 @@ from tl_neuron_attr.vis.page_data import page_data
 from tl_neuron_attr.vis.templates import asset, render
 from tl_neuron_attr.vis.view import View
 
-_SCRIPTS = ("page.js", "flow.js", "attention.js")
+_SCRIPTS = ("page.js", "flow.js", "layered.js", "attention.js")
 """What draws parts: once in the page, not once in each part."""
 
 _LONGEST = 24

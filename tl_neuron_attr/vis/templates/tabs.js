@@ -12,7 +12,7 @@
   };
 
   const run = (part) => {
-    for (const draw of [window.tnaTables, window.tnaFlows, window.tnaPatterns]) draw(part);
+    for (const draw of [window.tnaTables, window.tnaFlows, window.tnaLayers, window.tnaPatterns]) draw(part);
   };
 
   const mark = (number) => {
