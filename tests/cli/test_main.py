@@ -123,7 +123,7 @@ def test_a_place_that_cannot_be_written_is_refused_without_torch(tmp_path):
     (tmp_path / "file").write_text("kept")
     loaded = "import sys; from tl_neuron_attr.cli.main import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
     inside = str(tmp_path / "file" / "page.html")
-    for args in (("trace", *PROMPT, "--html"), ("icl", "--out"), ("study", "--out"), ("catalogue", "a", "--out")):
+    for args in (("trace", *PROMPT, "--html"), ("icl", "--out"), ("study", "--out"), ("catalogue", __file__, "--out")):
         done = subprocess.run([sys.executable, "-c", loaded, *args, inside], capture_output=True, text=True, check=True)
         assert done.stdout == "1 False\n" and "cannot be made a folder" in done.stderr
 
