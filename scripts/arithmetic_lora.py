@@ -6,15 +6,13 @@ measured of an adapter is measured of a random change of the same size too. Ever
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import pandas as pd
 import torch
-from tables import markdown, ranged, write_as_measured
+from tables import markdown, measure, ranged
 
-import tl_neuron_attr as tna
 from tl_neuron_attr import cna
 from tl_neuron_attr.cna import Adapter, Case
 from tl_neuron_attr.cna.coefficients import run_of
@@ -156,12 +154,7 @@ def main() -> None:
     parser.add_argument("--pruned", type=int, nargs=2, default=[16, 30], help="the first layer pruned, and the end")
     parser.add_argument("--top", type=int, default=500, help="neurons a case that are kept; 0 leaves pruning out")
     parser.add_argument("--search", type=int, default=32, help="training cases whose neurons are kept")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    model = tna.load(options.model)
-    write_as_measured(options.out, model.cfg.model_name, sections(model, options))
+    measure(parser, sections)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 from arithmetic_real import ASKED, GROUPS
-from tables import markdown, ranged, write_as_measured
+from tables import markdown, measure, ranged
 from torch import Tensor
 
 import tl_neuron_attr as tna
@@ -201,12 +201,7 @@ def main() -> None:
     parser.add_argument("--head", help="the head, such as L16H8; by default the one that costs the others most")
     parser.add_argument("--chains", type=int, default=0, help="logic chains a group")
     parser.add_argument("--rows", type=Path, help="a folder for the rows of every case, as CSV")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    model = tna.load(options.model)
-    write_as_measured(options.out, model.cfg.model_name, sections(model, options))
+    measure(parser, sections)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,12 @@ when it is done, so that a run that is stopped leaves what it had.
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import pandas as pd
 import torch
-from tables import markdown, ranged, write_as_measured
+from tables import markdown, measure, ranged
 
 import tl_neuron_attr as tna
 from tl_neuron_attr import cna
@@ -135,12 +134,7 @@ def main() -> None:
     parser.add_argument("--screen", type=int, default=4, help="others on which every head is zeroed")
     parser.add_argument("--shown", type=int, default=5, help="heads a group, and as many random ones")
     parser.add_argument("--heads", nargs="*", help="heads measured besides, such as L16H8")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    model = tna.load(options.model)
-    write_as_measured(options.out, model.cfg.model_name, sections(model, options))
+    measure(parser, sections)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
-"""Tables of results as Markdown, and what they took."""
+"""Tables of results as Markdown, what they took, and how a script measures and writes them."""
 
 import time
-from collections.abc import Iterable
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
+
+import tl_neuron_attr as tna
 
 
 def markdown(frame: pd.DataFrame, digits: int = 3) -> str:
@@ -35,10 +39,22 @@ class Stopwatch:
         return f"{seconds} CPU seconds on {'one thread' if threads == 1 else f'{threads} threads'}"
 
 
-def write_as_measured(path: Path, heading: str, sections: Iterable[tuple[str, str]]) -> None:
-    """Write each section, a title and a body, when it is there; a later one of the same title takes its place."""
+def measure(parser: ArgumentParser, sections: Callable[[Any, Namespace], Iterable[tuple[str, str]]]) -> None:
+    """Run a script that measures one model on one thread, and write each section, a title and a body, when it is there.
+
+    A later section of the same title takes the place of the first.
+
+    Args:
+        parser: The script's options, ``--model`` among them; ``--seed`` and ``--out`` are added.
+        sections: Measures, of the model and the options.
+    """
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model = tna.load(options.model)
     spent, done = Stopwatch(), {}
-    for title, body in sections:
+    for title, body in sections(model, options):
         done[title] = f"\n#### {title}\n\n{body}\n\n{spent} so far.\n"
-        path.write_text(f"### {heading}\n" + "".join(done.values()))
+        options.out.write_text(f"### {model.cfg.model_name}\n" + "".join(done.values()))
         print(f"{title}\n{body}\n{spent}", flush=True)

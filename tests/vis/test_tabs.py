@@ -46,6 +46,7 @@ def test_every_part_comes_back_and_the_scripts_are_there_once():
     with_flow = paged([Line((), (Tab("f", flow), Tab("g", flow)))], Markup(), "x")
     assert str(with_flow.body).count("window.tnaFlows ??=") == 1
     assert all("tnaFlows ??=" not in part and "tna-flow" in part for part in unpacked(with_flow.body))
+    assert not with_flow.scripted and "tnaPatterns ??=" not in with_flow.body
 
 
 def test_a_page_is_the_same_bytes_twice(answer):

@@ -197,7 +197,8 @@ def _chance(cases: Sequence[Case]) -> dict[str, float]:
         >>> _chance([Case((1,), 7, "a"), Case((2,), 7, "a"), Case((3,), 8, "a"), Case((4,), 9, "b")])
         {'a': 0.6666666666666666, 'b': 0.0, 'all': 0.5}
     """
-    answers = {group: [case.answer for case in cases if case.group == group] for group in {c.group: 0 for c in cases}}
+    groups = dict.fromkeys(case.group for case in cases)
+    answers = {group: [case.answer for case in cases if case.group == group] for group in groups}
     answers[_ALL] = [case.answer for case in cases]
     counts = {group: Counter(each) for group, each in answers.items()}
     return {group: max(n.values()) / n.total() if len(n) > 1 else 0.0 for group, n in counts.items()}

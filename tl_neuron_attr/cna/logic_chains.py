@@ -78,7 +78,7 @@ def logic_chains(model: Any, prompt: Tokens, answer: str | Answer, **options: Un
         model: The model.
         prompt: One prompt, as text or token ids.
         answer: The answer, of one or several tokens; most begin with a space.
-        **options: ``head``, ``k``, ``shallow``, ``hops`` and ``max_bytes``, for every token as in
+        **options: ``head``, ``k``, ``shallow``, ``hops``, ``max_bytes``, ``progress``: for every token as in
             :func:`~tl_neuron_attr.cna.logic_chain`.
 
     Raises:

@@ -114,15 +114,15 @@ def examine(model: Any, asked: AskedPrompt, *, sizes: Sizes, seed: int, every_ne
     best_mlp = _best(q, "mlp", max(sizes.value_mlp, sizes.query, SUMMED))
     best_attn = _best(q, "attn", max(sizes.value_attn, SUMMED))
     value_mlp, value_attn = best_mlp.top(sizes.value_mlp), best_attn.top(sizes.value_attn)
-    sums = [_best_sums(best_attn), _best_sums(best_mlp)]
+    sums = [best_sums(best_attn.score), best_sums(best_mlp.score)]
     if every_neuron:
         grids = attribute_attn_neurons(q, progress=False), attribute_mlp_neurons(q, progress=False)
-        sums = [torch.cat([_all_sums(grid), best]) for grid, best in zip(grids, sums, strict=True)]
+        sums = [torch.cat([all_sums(grid), best], dim=1) for grid, best in zip(grids, sums, strict=True)]
     feeding = query_neurons(q, value_attn, sizes.query, sites=("mlp",), text=False)
     queried = layers_queried(q, value_mlp, value_attn)
     return {
         **{name: scores[0] for name, scores in direct.items()},
-        "sums": torch.stack(sums),
+        "sums": torch.cat(sums),
         **{name: scores[0] for name, scores in queried.items()},
         "value_neurons": _flat(model, best_mlp.top(sizes.query)),
         "query_neurons": _flat(model, feeding),
@@ -169,14 +169,15 @@ def _best(q: ScoredCache, site: Site, k: int) -> Neurons:
     return value_neurons(q, k=min(k, q.stream.neuron_count((site,))), sites=(site,), text=False)
 
 
-def _all_sums(scores: Tensor) -> Float[Tensor, "2"]:
+def all_sums(scores: Float[Tensor, "batch *n"]) -> Float[Tensor, "batch 2"]:
     """Return the sums of paper 1, Table 5: all neurons, and those above zero."""
-    return torch.stack([scores.sum(), scores.clamp_min(0).sum()])
+    every = scores.flatten(1)
+    return torch.stack([every.sum(1), every.clamp_min(0).sum(1)], dim=1)
 
 
-def _best_sums(best: Neurons) -> Float[Tensor, "2"]:
-    """Return the sums of paper 1, Table 5: the best 100, the best 200."""
-    return torch.stack([best.score[0, : SUMMED // 2].sum(), best.score[0, :SUMMED].sum()])
+def best_sums(best: Float[Tensor, "batch k"]) -> Float[Tensor, "batch 2"]:
+    """Return the sums of paper 1, Table 5: the best 100, the best 200, of scores with the best first."""
+    return torch.stack([best[:, : SUMMED // 2].sum(1), best[:, :SUMMED].sum(1)], dim=1)
 
 
 def _flat(model: Any, neurons: Neurons) -> Int[Tensor, "k"]:

@@ -155,6 +155,17 @@ def bias_measures(means: Means, labels: Sequence[str]) -> dict[tuple[str, str, s
     return found
 
 
+def bias_tables(
+    means: Mapping[str, Means], labels: Sequence[str], orders: Sequence[Sequence[int]]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Return every measure, the change of accuracy by removed label, and the accuracy by order, before and after."""
+    return (
+        before_and_after(*(bias_measures(means[when], labels) for when in WHEN)),
+        accuracy_changes(means, labels),
+        accuracy_by_order(means, labels, orders),
+    )
+
+
 def before_and_after(
     before: Mapping[tuple[str, str, str], _Draws], after: Mapping[tuple[str, str, str], _Draws]
 ) -> pd.DataFrame:

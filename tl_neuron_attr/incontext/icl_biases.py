@@ -28,10 +28,7 @@ from tl_neuron_attr.incontext.bias_measures import (
     MEAN_OF_LABELS,
     WHEN,
     Means,
-    accuracy_by_order,
-    accuracy_changes,
-    before_and_after,
-    bias_measures,
+    bias_tables,
     prompt_values,
     run_conditions,
 )
@@ -182,12 +179,8 @@ def icl_biases(
         )  # fmt: skip
     sample = Resampled(gold, len(labels), seed=seed)
     means: dict[str, Means] = {when: partial(_means, sample, of) for when, of in values.items()}
-    return IclBiases(
-        before_and_after(*(bias_measures(means[when], labels) for when in WHEN)),
-        accuracy_changes(means, labels),
-        accuracy_by_order(means, labels, sequences),
-        labels, tuple(named), len(prompts), reached, chance, True,
-    )  # fmt: skip
+    tables = bias_tables(means, labels, sequences)
+    return IclBiases(*tables, labels, tuple(named), len(prompts), reached, chance, True)
 
 
 def bias_values(

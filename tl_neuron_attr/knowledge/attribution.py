@@ -62,9 +62,7 @@ def attribute_layers(
         >>> f"L{int(layers.mlp.argmax())}"  # the MLP sublayer that says basketball
         'L1'
     """
-    q = as_scored(cache, target, max_bytes=max_bytes, **scoring)
-    if q is cache:
-        q.read_at_once(max_bytes)
+    q = _scored(cache, target, (), max_bytes, scoring)
     scores = None if q.keeps else _in_passing(q, max_bytes)
     if scores is None:
         scores = _scores(q, SITES, None, max_bytes, _sublayer_scores)
@@ -98,10 +96,7 @@ def attribute_heads(
         >>> tna.attribute_heads(cache, " basketball").ndim  # batch, layer, head
         3
     """
-    q = as_scored(cache, target, ("attn",), max_bytes=max_bytes, **scoring)
-    if q is cache:
-        q.read_at_once(max_bytes)
-    return _of_heads(q, _summed, max_bytes)
+    return _of_heads(_scored(cache, target, ("attn",), max_bytes, scoring), _summed, max_bytes)
 
 
 @typechecked
@@ -124,10 +119,7 @@ def attribute_head_positions(
         >>> tna.attribute_head_positions(cache, " basketball").shape[-1]  # <bos> and six tokens
         7
     """
-    q = as_scored(cache, target, ("attn",), max_bytes=max_bytes, **scoring)
-    if q is cache:
-        q.read_at_once(max_bytes)
-    return _of_heads(q, Sublayer.head_writes, max_bytes)
+    return _of_heads(_scored(cache, target, ("attn",), max_bytes, scoring), Sublayer.head_writes, max_bytes)
 
 
 @torch.no_grad()
@@ -270,6 +262,16 @@ def _in_passing(q: ScoredCache, max_bytes: int) -> Float[Tensor, "*b_n"] | None:
         log_probs = torch.stack(target_log_probs(streams), dim=1)
         found.append(log_probs.diff(dim=1).to(q.stream.dtype))
     return q.finish(torch.cat(found))
+
+
+def _scored(
+    cache: ActivationCache | ScoredCache, target: Target | None, sites: Sequence[Site], max_bytes: int, scoring: Scoring
+) -> ScoredCache:
+    """Return a scored cache; the caller's own, which other calls may follow on, is read out for them too."""
+    q = as_scored(cache, target, sites, max_bytes=max_bytes, **scoring)
+    if q is cache:
+        q.read_at_once(max_bytes)
+    return q
 
 
 def _of_heads(

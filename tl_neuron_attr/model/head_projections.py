@@ -34,9 +34,14 @@ def input_projection(attn: Any, side: str, d_head: int) -> Float[Tensor, "kv d_m
 
 def values_layer(model: Any, layer: int) -> int:
     """Return the layer whose values a layer attends to: its own, or an earlier one's that it shares (Gemma 4)."""
-    every = [getattr(block, "attn", None) for block in getattr(model, "blocks", ())]
-    shares = [bool(getattr(attn, "is_kv_shared_layer", False)) for attn in every]
-    if not any(shares[layer : layer + 1]):
+    blocks = getattr(model, "blocks", ())
+    if not len(blocks) or not _shares(getattr(blocks[layer], "attn", None)):
         return layer
+    every = [getattr(block, "attn", None) for block in blocks]
     kind = [getattr(attn, "layer_type", None) for attn in every]
-    return max(at for at in range(layer) if not shares[at] and kind[at] == kind[layer])
+    return max(at for at in range(layer) if not _shares(every[at]) and kind[at] == kind[layer])
+
+
+def _shares(attn: Any) -> bool:
+    """Return whether attention reads the values of an earlier layer."""
+    return bool(getattr(attn, "is_kv_shared_layer", False))

@@ -84,7 +84,9 @@ class EffectEstimates(PrintsAsTable):
             raise ValueError(f"k must be between 1 and the {least} neurons with an estimate other than zero, got {k}")
         flat = torch.stack([best_of(row, k) for row in score.where(score != 0, -torch.inf)])
         site, layer, head, index = (
-            torch.cat([self._numbers(site, name) for site in chosen]).to(flat.device)[flat]
+            torch.cat([_numbers(of, grid[0].shape[1:], name) for of, grid in zip(chosen, grids, strict=True)]).to(
+                flat.device
+            )[flat]
             for name in ("site", "layer", "head", "index")
         )
         best, moved = score.gather(1, flat), coefficient.gather(1, flat)
@@ -119,14 +121,6 @@ class EffectEstimates(PrintsAsTable):
                 inner[mine] = index[mine] - first[expert[mine]]
         return expert, inner
 
-    def _numbers(self, site: Site, name: str) -> Int[Tensor, "neuron"]:
-        """Return a column that names every neuron of a site."""
-        shape = self._by_neuron(site)[0].shape[1:]
-        if name == "site" or (name == "head" and site == "mlp"):
-            return torch.full((shape.numel(),), SITES.index(site) if name == "site" else -1)
-        at = ("layer", "head", "index").index(name)
-        return torch.unravel_index(torch.arange(shape.numel()), shape)[at]
-
     def table(self) -> Table:
         """Return the sums of each layer; of a batch, the mean."""
         attn, mlp = (
@@ -149,3 +143,11 @@ class EffectEstimates(PrintsAsTable):
             head = frame["head"].astype("Int64")
             frames.append(frame.assign(head=head.mask(head >= 0) if site == "mlp" else head))
         return pd.concat(frames, ignore_index=True)
+
+
+def _numbers(site: Site, shape: torch.Size, name: str) -> Int[Tensor, "neuron"]:
+    """Return a column that names every neuron of a site, of which there are ``shape``: layers, heads, numbers."""
+    if name == "site" or (name == "head" and site == "mlp"):
+        return torch.full((shape.numel(),), SITES.index(site) if name == "site" else -1)
+    at = ("layer", "head", "index").index(name)
+    return torch.unravel_index(torch.arange(shape.numel()), shape)[at]

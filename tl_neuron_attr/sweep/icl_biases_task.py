@@ -10,14 +10,7 @@ import pandas as pd
 import torch
 
 from tl_neuron_attr._typechecked import typechecked, typechecked_fields
-from tl_neuron_attr.incontext.bias_measures import (
-    WHEN,
-    Means,
-    accuracy_by_order,
-    accuracy_changes,
-    before_and_after,
-    bias_measures,
-)
+from tl_neuron_attr.incontext.bias_measures import WHEN, Means, bias_tables
 from tl_neuron_attr.incontext.icl_batches import require_alike
 from tl_neuron_attr.incontext.icl_biases import bias_values, orders_measured, require_balanced
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt, tokenised
@@ -112,15 +105,11 @@ class IclBiasesTask:
         chance = max(draws.counts.values()) / prompts
         task = {"prompts": prompts, "accuracy": accuracy, "low": low, "high": high, "chance": chance}
         found = {"task": pd.DataFrame([{**task, "does_task": low > chance}])}
-        if low <= chance:
-            return {**found, **{name: pd.DataFrame() for name in ("biases", "changes", "orders")}}
-        labels, orders = list(first["labels"]), orders_measured(first["sequence"].tolist(), None, self.seed)
-        return {
-            **found,
-            "biases": before_and_after(*(bias_measures(means[when], labels) for when in WHEN)),
-            "changes": accuracy_changes(means, labels),
-            "orders": accuracy_by_order(means, labels, orders),
-        }
+        measured = (pd.DataFrame(),) * 3
+        if low > chance:
+            orders = orders_measured(first["sequence"].tolist(), None, self.seed)
+            measured = bias_tables(means, list(first["labels"]), orders)
+        return {**found, **dict(zip(("biases", "changes", "orders"), measured, strict=True))}
 
 
 @typechecked

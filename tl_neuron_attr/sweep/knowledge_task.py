@@ -10,7 +10,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked_fields
-from tl_neuron_attr.evaluate.examine import SUMMED, Sizes, layers_and_heads, layers_queried, zeroed_sets
+from tl_neuron_attr.evaluate.examine import (
+    SUMMED,
+    Sizes,
+    all_sums,
+    best_sums,
+    layers_and_heads,
+    layers_queried,
+    zeroed_sets,
+)
 from tl_neuron_attr.evaluate.outcome import Outcome
 from tl_neuron_attr.evaluate.select import KEPT, selection_status
 from tl_neuron_attr.knowledge.attribution import attribute_attn_neurons, attribute_mlp_neurons
@@ -141,11 +149,8 @@ class KnowledgeTask:
 def _neuron_sums(q: ScoredCache) -> Float[Tensor, "batch 8"]:
     """Return the sums of paper 1, Table 5, of attention, then of MLP neurons: in the order of ``tidy.SETS``."""
     grids = attribute_attn_neurons(q, progress=False), attribute_mlp_neurons(q, progress=False)
-    sums: list[Tensor] = []
-    for scores in (grid.flatten(1) for grid in grids):
-        best = scores.topk(min(SUMMED, scores.shape[1])).values
-        sums += [scores.sum(1), scores.clamp_min(0).sum(1), best[:, : SUMMED // 2].sum(1), best.sum(1)]
-    return torch.stack(sums, dim=1)
+    best = [scores.topk(min(SUMMED, scores.shape[1])).values for scores in (grid.flatten(1) for grid in grids)]
+    return torch.cat([sums for at in (0, 1) for sums in (all_sums(grids[at]), best_sums(best[at]))], dim=1)
 
 
 def _targets(shards: Iterable[pd.DataFrame]) -> dict[str, list[list[int]]]:

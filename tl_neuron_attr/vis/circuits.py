@@ -1,7 +1,5 @@
 """The script of circuitsvis, which draws attention: from inside its package, packed, no network."""
 
-import gzip
-from base64 import b64encode
 from functools import cache
 from importlib.metadata import distribution
 from importlib.resources import files
@@ -9,6 +7,7 @@ from importlib.resources import files
 from circuitsvis import __version__ as CIRCUITSVIS
 from markupsafe import Markup
 
+from tl_neuron_attr.vis.packed import packed
 from tl_neuron_attr.vis.templates import asset
 
 
@@ -16,12 +15,11 @@ from tl_neuron_attr.vis.templates import asset
 def bundle() -> Markup:
     """Return a script, under circuitsvis' licence, that unpacks ``window.CircuitsVis``; ``tnaCircuitsVis`` awaits it.
 
-    Packed (gzip in base64, which browsers unpack themselves) it takes a third of its size, in every page and notebook
-    that draws attention; the same bytes each time.
+    It stands in every page and notebook that draws attention.
     """
     script = files("circuitsvis").joinpath("dist/cdn/iife.js").read_text(encoding="utf-8")
-    packed = b64encode(gzip.compress(f"{script}\nwindow.CircuitsVis = CircuitsVis;".encode(), mtime=0)).decode()
-    return Markup(f'{_notice()}\nwindow.tnaPacked = "{packed}";\n{asset("circuits.js")}')
+    text = packed(f"{script}\nwindow.CircuitsVis = CircuitsVis;")
+    return Markup(f'{_notice()}\nwindow.tnaPacked = "{text}";\n{asset("unpack.js")}\n{asset("circuits.js")}')
 
 
 def _notice() -> str:

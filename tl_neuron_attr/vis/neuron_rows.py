@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tl_neuron_attr.knowledge.token_words import TokenWords, WordList
 from tl_neuron_attr.knowledge.vocabulary import signed_directions
-from tl_neuron_attr.model.neuron_writes import neuron_writes
+from tl_neuron_attr.model.neuron_writes import SublayerWrites, neuron_writes
 from tl_neuron_attr.model.scored_cache import ScoredCache
 from tl_neuron_attr.numerics.increase import Increase, log_sum_exp
 from tl_neuron_attr.numerics.sublayer import SITES
@@ -166,8 +166,9 @@ def _rows(
     directions = signed_directions(q.stream.model, neurons)
     by_target = [words.ranked(directions, target) for target in q.target.unique().tolist()]
     ranked, ranks = by_target[0], [min(each.rank for each in one) for one in zip(*by_target, strict=True)]
-    logits = _logits(q, neurons) if answers else [None] * len(neurons)
-    changes = _changes(q, neurons, [token for token, _ in answers]) if answers else torch.zeros(len(neurons), 0)
+    wrote = list(neuron_writes(q.stream, q.places, neurons, torch.zeros_like(neurons.layer))) if answers else []
+    logits = _logits(q, wrote, len(neurons)) if answers else [None] * len(neurons)
+    changes = _changes(q, neurons, wrote, [token for token, _ in answers])
     keys = _keys(neurons, words)
     effects = [None] * len(neurons) if neurons.effect is None else neurons.effect.tolist()
     return [
@@ -201,25 +202,27 @@ def _keys(neurons: Neurons, words: TokenWords) -> Sequence[WordList | None]:
 
 
 @torch.no_grad()
-def _logits(q: ScoredCache, neurons: Neurons) -> list[float]:
-    """Return what each value neuron adds to the target's logit."""
-    found = torch.zeros(len(neurons))
+def _logits(q: ScoredCache, wrote: Sequence[SublayerWrites], count: int) -> list[float]:
+    """Return what each of ``count`` value neurons adds to the target's logit, of what they wrote."""
+    found = torch.zeros(count)
     column = q.readout.columns(q.target)[0]
-    for wrote in neuron_writes(q.stream, q.places, neurons, torch.zeros_like(neurons.layer)):
-        found[wrote.which.cpu()] = (q.readout.norm.apply_unscaled(wrote.vectors) * q.readout.gain[0] @ column).to(found)
+    for each in wrote:
+        found[each.which.cpu()] = (q.readout.norm.apply_unscaled(each.vectors) * q.readout.gain[0] @ column).to(found)
     return found.tolist()
 
 
 @torch.no_grad()
-def _changes(q: ScoredCache, neurons: Neurons, tokens: list[int]) -> Float[Tensor, "n target"]:
-    """Return what each value neuron adds to the log-probability of each token, in nats."""
+def _changes(
+    q: ScoredCache, neurons: Neurons, wrote: Sequence[SublayerWrites], tokens: list[int]
+) -> Float[Tensor, "n target"]:
+    """Return what each value neuron adds to the log-probability of each token, in nats, of what they wrote."""
     found = torch.zeros(len(neurons), len(tokens))
-    for wrote in neuron_writes(q.stream, q.places, neurons, torch.zeros_like(neurons.layer)):
-        increase, which = q.increase(wrote.site, wrote.layer), wrote.which.cpu()
+    for each in wrote:
+        increase, which = q.increase(each.site, each.layer), each.which.cpu()
         if increase.contrast is None and increase.readout.transform is None:
-            moved = _beside(increase, wrote.vectors, neurons.score[wrote.which], tokens)
+            moved = _beside(increase, each.vectors, neurons.score[each.which], tokens)
         else:
-            moved = _moved(increase, wrote.vectors, tokens)
+            moved = _moved(increase, each.vectors, tokens)
         found[which] = moved.to(found)
     return found
 

@@ -1,22 +1,22 @@
 """A page of several parts: the text as buttons, a token or an answer each, and the part of the one that is chosen.
 
-The first part stands in the page as it is; the others are packed (gzip in base64, which browsers unpack themselves), or
-a page of an answer would grow by a whole page for each of its tokens. Which part is shown stands in the page's address.
+The first part stands in the page as it is; the others are packed, or a page of an answer would grow by a whole page for
+each of its tokens. Which part is shown stands in the page's address.
 """
 
-import gzip
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from tl_neuron_attr.vis.packed import packed
 from tl_neuron_attr.vis.page_data import page_data
 from tl_neuron_attr.vis.templates import asset, render
 from tl_neuron_attr.vis.view import View
 
-_SCRIPTS = ("page.js", "flow.js", "layered.js", "attention.js")
-"""What draws parts: once in the page, not once in each part."""
+_ATTENTION = "attention.js"
+_SCRIPTS = ("page.js", "flow.js", "layered.js", _ATTENTION)
+"""What draws parts: once in the page where any part has it, not once in each; the tabs themselves need the first."""
 
 _LONGEST = 24
 """Tokens of a prompt that are shown where the page has several prompts: a line of them."""
@@ -63,6 +63,7 @@ def paged(lines: Sequence[Line], heading: Markup, title: str, *, first: Tab | No
     """
     tabs = [*([] if first is None else [first]), *(tab for line in lines for tab in line.tabs)]
     bodies = [_without_scripts(tab.body) for tab in tabs]
+    used = [name for name in _SCRIPTS if name == _SCRIPTS[0] or any(_script(name) in tab.body for tab in tabs)]
     numbered = iter(range(0 if first is None else 1, len(tabs)))
     shown = [
         {"tokens": line.prompt if len(lines) == 1 else line.prompt[-_LONGEST:], "cut": _is_cut(line, lines),
@@ -75,10 +76,10 @@ def paged(lines: Sequence[Line], heading: Markup, title: str, *, first: Tab | No
         first=first,
         lines=shown,
         shown=bodies[0],
-        packed=page_data({"parts": ["", *map(_packed, bodies[1:])]}),
-        scripts=[asset(name) for name in (*_SCRIPTS, "tabs.js")],
+        packed=page_data({"parts": ["", *map(packed, bodies[1:])]}),
+        scripts=[asset(name) for name in (*used, "unpack.js", "tabs.js")],
     )
-    return View(body, title, scripted=True, whole=True)
+    return View(body, title, scripted=_ATTENTION in used, whole=True)
 
 
 def _is_cut(line: Line, lines: Sequence[Line]) -> bool:
@@ -88,10 +89,9 @@ def _is_cut(line: Line, lines: Sequence[Line]) -> bool:
 def _without_scripts(body: Markup) -> Markup:
     text = str(body)
     for name in _SCRIPTS:
-        text = text.replace(f"<script>{asset(name)}</script>", "")
+        text = text.replace(_script(name), "")
     return Markup(text)
 
 
-def _packed(body: Markup) -> str:
-    """Return markup as ``tabs.js`` unpacks it; the same bytes each time."""
-    return b64encode(gzip.compress(body.encode(), mtime=0)).decode()
+def _script(name: str) -> str:
+    return f"<script>{asset(name)}</script>"

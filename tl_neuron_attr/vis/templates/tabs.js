@@ -6,13 +6,10 @@
   const opened = new Map([[0, holder.firstElementChild]]);
   let shown = 0;
 
-  const unpack = async (number) => {
-    const bytes = Uint8Array.from(atob(packed[number]), (letter) => letter.charCodeAt(0));
-    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
-  };
+  const unpack = async (number) => window.tnaUnpack(packed[number]); // async: what it throws is awaited too
 
   const run = (part) => {
-    for (const draw of [window.tnaTables, window.tnaFlows, window.tnaLayers, window.tnaPatterns]) draw(part);
+    for (const draw of [window.tnaTables, window.tnaFlows, window.tnaLayers, window.tnaPatterns]) draw?.(part);
   };
 
   const mark = (number) => {
