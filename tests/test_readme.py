@@ -54,8 +54,15 @@ COMMANDS = [
 ]
 
 
+READERS_OWN = ("corpus.txt", "facts.jsonl", "reviews.csv")
+"""Files that a reader brings: a command is refused before its work where they are missing."""
+
+
 @pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_is_one(line):
+def test_every_command_is_one(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in READERS_OWN:
+        (tmp_path / file).touch()
     name, *args = shlex.split(line, comments=True)[1:]
     commands().commands[name].make_context(name, args)
 
