@@ -1,8 +1,9 @@
 """Paper 2's experiments on a real model, beside its numbers: ``make results-real``.
 
-Words of two kinds, animals and countries, labelled ``foo`` and ``bar``; which is which is drawn anew for every prompt.
-Every section is written when it is done, so that a run that is stopped leaves what it had. A model that does not do the
-task has no heads, and the sections behind the first are left out.
+Words of two kinds, animals and countries, or texts of ``--data``, labelled ``foo`` and ``bar``; which is which is drawn
+anew for every prompt, unless ``--classes`` fixes it. Every section is written when it is done, so that a run that is
+stopped leaves what it had. A model that does not do the task has no heads, and the sections behind the first are left
+out.
 """
 
 import argparse
@@ -13,10 +14,12 @@ from typing import Any
 
 import pandas as pd
 import torch
+from incontext_words import written_words
 from tables import Stopwatch, markdown
 
 import tl_neuron_attr as tna
 from tl_neuron_attr.incontext import (
+    Example,
     IclPrompt,
     attention_shift,
     icl_biases,
@@ -49,11 +52,20 @@ def sections(
 
     def heads() -> str:
         found = in_context_heads(
-            model, seen, n=options.heads, screen=True, random_sets=3, batch_size=options.batch_size, progress=False
+            model,
+            seen,
+            n=options.heads,
+            screen=not options.every_head,
+            random_sets=3,
+            batch_size=options.batch_size,
+            progress=False,
         )
         kept.extend(found.heads)
         columns = ["zeroed", "heads", "in_vocabulary", "among_labels", "log_odds", "low", "high"]
         return shown(found.table()) + (f"\n\n{markdown(found.zeroed[columns])}" if kept else "")
+
+    def words() -> str:
+        return f"{len(fresh)} prompts, ten best tokens.\n\n{markdown(written_words(model, fresh, kept))}"
 
     def shift() -> str:
         return shown(attention_shift(model, fresh, kept).table())
@@ -70,6 +82,7 @@ def sections(
     if not kept:
         yield f"Heads found, and zeroed together ({found_on})", heads
     later = {
+        f"What single heads write at the labels ({len(fresh)} prompts; Table 1)": words,
         f"Labels reversed ({len(fresh)} prompts; Tables 5 and 6)": shift,
         f"What the towers tell apart ({len(fresh)} prompts)": towers,
         f"The two biases ({len(even)} prompts, {shots}; Tables 7 and 8)": biases,
@@ -87,42 +100,74 @@ def orders(options: argparse.Namespace) -> list[Sequence[int]]:
     return found[: options.orders]
 
 
+def examples(paths: Sequence[Path], longest: int) -> list[Example]:
+    """Return texts of at most so many words with their classes: of a CSV or JSONL file, else the words.
+
+    Of several files, or one of another kind, each is a class, and each of its lines a text.
+    """
+    if not paths:
+        rows: Any = [{"text": word, "label": kind} for kind, words in WORDS.items() for word in words.split()]
+    elif len(paths) == 1 and paths[0].suffix in (".csv", ".json", ".jsonl"):
+        rows = paths[0]
+    else:
+        rows = [{"text": line, "label": path.name} for path in paths for line in path.read_text().splitlines() if line]
+    return [example for example in read_examples(rows).examples if len(example.text.split()) <= longest]
+
+
+def task_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that texts and labels are drawn by."""
+    parser.add_argument(
+        "--data", nargs="*", type=Path, default=[], help="a CSV or JSONL file, or a text file per class"
+    )
+    parser.add_argument("--longest", type=int, default=12, help="the most words of a text")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+
+
+def drawn(
+    model: Any, texts: list[Example], n: int, k: int, options: argparse.Namespace, *, seed: int
+) -> list[IclPrompt]:
+    """Return ``n`` prompts of ``k`` demonstrations, as many of each label, one a line."""
+    counts, named = (k // 2, k // 2), {"labels": options.labels, "classes": options.classes}
+    return icl_prompts(model, texts, n, k=k, counts=counts, end="\n", seed=seed, **named)
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="qwen2.5-coder-0.5b")
     parser.add_argument("--queries", type=int, default=40, help="prompts that heads are found and measured on")
     parser.add_argument("--fresh", type=int, default=24, help="prompts of the later sections")
-    parser.add_argument("--heads", type=int, default=6)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--data", type=Path, help="CSV or JSONL of texts and classes instead of the words")
-    parser.add_argument("--longest", type=int, default=12, help="the most words of a text")
     parser.add_argument("--shots", type=int, default=8, help="demonstrations of a prompt")
+    parser.add_argument("--heads", type=int, default=6)
+    parser.add_argument(
+        "--every-head", action="store_true", help="zero every head, not those of the best static scores"
+    )
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--labels", nargs=2, default=["foo", "bar"])
+    parser.add_argument("--classes", nargs=2, help="the class that each label stands for, in all prompts")
     parser.add_argument("--even", type=int, default=4, help="demonstrations a label where biases are measured")
     parser.add_argument("--orders", type=int, default=6, help="label sequences that recency is measured on")
     parser.add_argument(
         "--known", nargs="*", help="heads found in an earlier run, such as L23H10: the first section is left out"
     )
-    parser.add_argument("--sections", nargs="*", default=["shift", "towers", "biases"], help="the later sections")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--sections", nargs="*", default=["words", "shift", "towers", "biases"], help="the later sections"
+    )
     parser.add_argument("--out", type=Path, required=True)
+    task_options(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = tna.load(options.model, device=options.device)
-    rows = [{"text": word, "label": kind} for kind, words in WORDS.items() for word in words.split()]
-    examples = [e for e in read_examples(options.data or rows).examples if len(e.text.split()) <= options.longest]
-    drawn = [
-        (options.shots, options.queries, 1),
-        (options.shots, options.fresh, 2),
-        (2 * options.even, options.fresh, 3),
-    ]
-    sets = [
-        icl_prompts(model, examples, n, k=k, counts=(k // 2, k // 2), end="\n", seed=options.seed + i)
-        for k, n, i in drawn
-    ]
+    texts = examples(options.data, options.longest)
+    seen, fresh, even = (
+        drawn(model, texts, n, k, options, seed=options.seed + i)
+        for i, (k, n) in enumerate(
+            [(options.shots, options.queries), (options.shots, options.fresh), (2 * options.even, options.fresh)], 1
+        )
+    )
     text = f"### {model.cfg.model_name}\n"
-    for title, section in sections(model, sets[0], sets[1], sets[2], options):
+    for title, section in sections(model, seen, fresh, even, options):
         spent = Stopwatch(options.device)
         body = section()
         text += f"\n#### {title}\n\n{body}\n\n{spent}.\n"

@@ -6,22 +6,30 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import tl_neuron_attr as tna
+from tests import oracle
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 @pytest.fixture
-def incontext_real(monkeypatch):
+def script(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    yield __import__("incontext_real")
-    for name in ("incontext_real", "tables"):
+    yield __import__
+    for name in ("incontext_real", "incontext_tasks", "incontext_words", "tables"):
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def incontext_real(script):
+    return script("incontext_real")
 
 
 def options(**changed):
     given = {"heads": 3, "known": None, "batch_size": 64, "even": 2, "orders": 2, "seed": 0, "sections": ["shift"]}
+    given |= {"every_head": False}
     return argparse.Namespace(**given | changed)
 
 
@@ -57,3 +65,72 @@ def test_orders_hold_each_label_as_often_last_and_are_different(incontext_real, 
     assert len(found) == len({tuple(order) for order in found}) == orders
     assert all(sorted(order) == [0] * n + [1] * n for order in found)
     assert sum(order[-1] for order in found) == orders / 2
+
+
+def test_texts_are_lines_of_one_file_per_class_or_rows_and_long_ones_are_left_out(incontext_real, tmp_path):
+    for name, text in (("films.pos", "great\n\na joy to see\n"), ("films.neg", "dull and far too long\n")):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "films.csv").write_text("text,label\ngreat,good\ndull and far too long,bad\n")
+    lines = incontext_real.examples([tmp_path / "films.pos", tmp_path / "films.neg"], 4)
+    assert [(each.text, each.label) for each in lines] == [("great", "films.pos"), ("a joy to see", "films.pos")]
+    rows = incontext_real.examples([tmp_path / "films.csv"], 9)
+    assert [(each.text, each.label) for each in rows] == [("great", "good"), ("dull and far too long", "bad")]
+    assert len(incontext_real.examples([], 1)) == 40
+
+
+@torch.no_grad()
+def test_words_that_heads_write_are_those_of_their_writes_read_out(script):
+    model = tna.demo.load()
+    given, heads = prompts(model, 6, counts=(2, 2)), [(3, 7), (1, 5)]
+    found = script("incontext_words").written_words(model, given, heads)
+    assert found["head"].unique().tolist() == ["L3H7", "L1H5", "2 random heads"]
+    _, cache = model.run_with_cache(tna.incontext.batch_of(model, given).tokens)
+    gain = model.ln_final.w[:, None] * model.W_U
+    for (layer, head), (name, group) in zip(heads, found.groupby("head", sort=False), strict=False):
+        assert name == f"L{layer}H{head}"
+        for label, row in zip((0, 1), group.sort_values("at", ascending=False).to_dict("records"), strict=True):
+            own, other, ranks = [], [], []
+            for i, prompt in enumerate(given):
+                writes = oracle.writes(cache, layer, "attn", i, -1).sum(2)[head]
+                at = [p for p, of in zip(prompt.label_positions, prompt.sequence, strict=True) if of == label]
+                logits = writes[at].float() @ gain.float()
+                best = logits.topk(10).indices
+                mine, its = prompt.label_ids[label], prompt.label_ids[1 - label]
+                own += (best == mine).any(1).tolist()
+                other += (best == its).any(1).tolist()
+                ranks += (1 + (logits > logits[:, mine, None]).sum(1)).tolist()
+            assert row["at"] == given[0].labels[label]
+            assert float(row["writes it"].split()[0]) == pytest.approx(sum(own) / len(own), abs=0.006)
+            assert float(row["writes the other"].split()[0]) == pytest.approx(sum(other) / len(other), abs=0.006)
+            assert float(row["its median rank"]) == pytest.approx(
+                torch.tensor(ranks).double().quantile(0.5).item(), abs=0.51
+            )
+
+
+@torch.no_grad()
+def test_accuracies_of_tasks_are_those_of_the_answers_counted_one_by_one(script):
+    tasks, model = script("incontext_tasks"), tna.demo.load()
+    words = {"good": "great lovely superb perfect", "bad": "awful boring dull ugly"}
+    texts = [tna.incontext.Example(f"{word} movie", kind) for kind, of in words.items() for word in of.split()]
+    given = argparse.Namespace(queries=8, batch_size=3, seed=1)
+    row = tasks.measured(model, "words", 4, {"examples": texts, "end": "space"}, given)
+    among, over, odds = [], [], []
+    for prompt in tna.incontext.icl_prompts(model, texts, 8, k=4, seed=1):
+        logits = model(torch.tensor([prompt.tokens]))[0, -1]
+        right, wrong = (logits[prompt.label_ids[label]] for label in (prompt.gold, 1 - prompt.gold))
+        among.append(bool(right > wrong))
+        over.append(bool(right == logits.max()))
+        odds.append(float(right - wrong))
+    assert row["among labels"].startswith(f"{sum(among) / 8:.3f} [") and sum(among) > 0
+    assert row["over the vocabulary"].startswith(f"{sum(over) / 8:.3f} [")
+    assert row["log-odds (nats)"].startswith(f"{sum(odds) / 8:+.2f} [")
+
+
+def test_tasks_are_words_with_both_ends_and_texts_with_labels_drawn_and_fixed(script, tmp_path):
+    files = [tmp_path / "films.pos", tmp_path / "films.neg"]
+    for file in files:
+        file.write_text("great\n")
+    given = argparse.Namespace(data=files, longest=3, natural=["positive", "negative"])
+    found = [(task, drawn["end"], drawn.get("classes")) for task, drawn in script("incontext_tasks").conditions(given)]
+    plain = [("words", "line break", None), ("words", "space", None), ("texts", "line break", None)]
+    assert found == [*plain, ("texts", "line break", ["films.pos", "films.neg"])]
