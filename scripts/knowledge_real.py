@@ -1,7 +1,7 @@
 """Paper 1's experiments on real models, beside its numbers: ``make results-real``.
 
-Facts the model knows (the selection rule of paper 1), in turn of each type. In models of tens of thousands of MLP
-neurons about a tenth as many are zeroed as in the paper's.
+Facts the model knows (the selection rule of paper 1), in turn of each type. In models of less than 100,000 MLP neurons
+about a tenth as many are zeroed as in the paper's.
 """
 
 import argparse
@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from facts_known import facts_known
+from facts_known import asked, in_turn, worded
+from knowledge_claims import claims, wordings
 from tables import Stopwatch, markdown, ranged
 
 import tl_neuron_attr as tna
 from tl_neuron_attr.evaluate import KnowledgeStudy, StudyPrompt, by_type, knowledge_study
+from tl_neuron_attr.evaluate.select import KEPT
 
 DROPS = {"reciprocal_rank": "MRR", "prob": "probability"}
 
@@ -62,14 +64,28 @@ def depth(study: KnowledgeStudy) -> pd.DataFrame:
     return found.groupby(tenth)[["queryvalue", "queryonly"]].sum().rename_axis("tenth of the depth").reset_index()
 
 
-def sections(study: KnowledgeStudy) -> dict[str, str]:
+def kept(study: KnowledgeStudy, asked: pd.DataFrame) -> pd.DataFrame:
+    """The yield of the selection rule by type, and how many of the kept prompts the study has."""
+    rows = asked.assign(kept=asked["status"] == KEPT).groupby("type", sort=False)
+    counts = rows.agg(asked=("kept", "count"), kept=("kept", "sum"), answer_of_one_token=("usable", "sum"))
+    counts["studied"] = study.selection.groupby("type").size().reindex(counts.index, fill_value=0)
+    facts = pd.Series(worded(study.selection["prompt"].tolist()), study.selection.index)
+    counts["facts studied"] = facts.groupby(study.selection["type"]).nunique().reindex(counts.index, fill_value=0)
+    counts.loc["all"] = counts.sum()
+    return counts.rename(columns=lambda name: name.replace("_", " ")).reset_index()
+
+
+def sections(study: KnowledgeStudy, asked: pd.DataFrame) -> dict[str, str]:
     """The tables of a model."""
+    facts = worded(study.selection["prompt"].tolist())
     sizes = study.sizes.set_index("name")["value"]
     value = f"{sizes['value_attn']:.0f} attention and {sizes['value_mlp']:.0f} MLP value neurons"
     shared = wide(study.shared(), "kind", "type", "neurons").fillna(0)
     heads = study.top_heads(5).assign(head=lambda f: [f"L{a}H{b}" for a, b in f[["layer", "head"]].to_numpy()])
     return {
-        "Kept by the selection rule": markdown(study.kept().T.reset_index()),
+        "Claims, with 95 % intervals": markdown(claims(study, facts)),
+        "Two wordings of one fact: what zeroing their MLP neurons takes": markdown(wordings(study, facts), 2),
+        "Kept by the selection rule": markdown(kept(study, asked)),
         "Sums of layer scores, nats (Table 3)": markdown(layer_sums(study), 1),
         f"Zeroing {value}, or {sizes['query']:.0f} query neurons; % of MRR / probability lost (Tables 7, 13)": markdown(
             lost(study.decreases())
@@ -92,8 +108,8 @@ def sections(study: KnowledgeStudy) -> dict[str, str]:
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["smollm2-135m", "gemma3-270m"])
-    parser.add_argument("--prompts", type=int, nargs="+", default=[150, 90], help="kept prompts, by model")
+    parser.add_argument("--models", nargs="+", default=["smollm2-135m", "gemma3-270m", "qwen2.5-coder-0.5b"])
+    parser.add_argument("--prompts", type=int, nargs="+", default=[150, 150, 72], help="kept prompts, by model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--study", type=Path, help="a folder that keeps every prompt's results as they come")
@@ -103,11 +119,12 @@ def main() -> None:
     written = []
     for name, n in zip(args.models, args.prompts, strict=True):
         spent, model = Stopwatch(args.device), tna.load(name, device=args.device)
-        facts = facts_known(model, n)
+        known = asked(model)
+        facts = in_turn(known, n)
         prompts = [StudyPrompt(text, model.tokenizer.decode([token]), kind) for text, token, kind in facts]
         folder = None if args.study is None else args.study / name
         study = knowledge_study(model, by_type(prompts), seed=args.seed, out=folder)
-        tables = "\n\n".join(f"#### {title}\n\n{text}" for title, text in sections(study).items())
+        tables = "\n\n".join(f"#### {title}\n\n{text}" for title, text in sections(study, known).items())
         took = f"{len(facts)} prompts, seed {args.seed}, {spent}."
         written.append(f"### {model.cfg.model_name}\n\n{took}\n\n{tables}\n")
         args.out.write_text("\n".join(written))
