@@ -78,6 +78,7 @@ results-real: $(STAMP)  ## scores against effects on two real models, paper 1's 
 	$(PY) scripts/arithmetic_neurons.py --chains 4 --out docs/results/arithmetic_neurons.md
 	$(PY) scripts/arithmetic_real.py --model gemma3-270m --prompt shots --out docs/results/arithmetic_gemma.md
 	$(PY) scripts/arithmetic_lora.py --out docs/results/arithmetic_lora.md
+	$(PY) scripts/bias_real.py --out docs/results/bias_real.md
 
 notebooks: $(STAMP)  ## run every notebook and store what it shows
 	$(PY) scripts/run_notebooks.py

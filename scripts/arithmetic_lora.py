@@ -56,53 +56,83 @@ def increases(model: Any, adapter: Adapter, cases: list[Case], batch_size: int) 
 
 
 def sections(model: Any, options: argparse.Namespace) -> Iterator[tuple[str, str]]:
-    """Yield the tables with their titles."""
+    """Yield the tables with their titles, those of several adapters anew with each."""
     of = {"train": options.train, "test": options.test, "seed": options.seed}
     train, test = cna.arithmetic_set(model, written=cna.written(), **of)
+    some = Random(f"compared {options.seed}").sample(test, options.compared)
     training: dict[str, Any] = {
         "learning_rate": options.learning_rate,
         "steps": options.steps,
         "epochs": options.steps,  # the steps end it
         "batch_size": options.batch_size,
     }
-    right = flags(model, test)
-    rows = [{"adapter": "none", "right, %": ranged(*interval(100 * right), ".1f")}]
+    before = flags(model, test)
+    answers, increased = (
+        [{"adapter": "none", "right, %": ranged(*interval(100 * before), ".1f")}],
+        list[dict[str, Any]](),
+    )
     adapters: dict[int, Adapter] = {}
+    first: dict[str, Any] = {}
     for layer in options.layers:
-        adapters[layer] = cna.train_lora(model, train, layer=layer, seed=options.seed, progress=False, **training)
-        for name, each in (("", adapters[layer]), (", random change", cna.random_adapter(adapters[layer]))):
-            found = flags(model, test, each)
-            rows.append({
-                "adapter": f"layer {layer}{name}", "right, %": ranged(*interval(100 * found), ".1f"),
-                "more than none": ranged(*interval(100 * (found - right)), ".1f"),
-            })  # fmt: skip
+        adapter = cna.train_lora(model, train, layer=layer, seed=options.seed, progress=False, **training)
+        adapters[layer] = adapter
+        both = {"": adapter, ", random change": cna.random_adapter(adapter)}
+        right = {name: flags(model, test, each) for name, each in both.items()}
+        rise = {name: increases(model, each, some, options.batch_size) for name, each in both.items()}
+        first = first or {"layer": layer, "right": right[""], "rise": rise[""]}
+        answers += accuracies(layer, right, before, first)
         title = f"{len(train)} cases to train on, {options.steps} steps of {options.batch_size}; {len(test)} to test"
-        yield title, markdown(pd.DataFrame(rows), 1)
-    yield "Increase of coefficients, % (Table 10)", table_10(model, adapters, test, options)
-    if options.top:
-        yield (
-            "Accuracy, %, with deep layers pruned (Table 11)",
-            table_11(model, adapters, train, test, training, options),
-        )
+        yield title, markdown(pd.DataFrame(answers).fillna(""), 1)
+        increased += table_10(layer, rise, first)
+        body = f"{len(some)} cases, means over cases.\n\n{markdown(pd.DataFrame(increased))}"
+        yield "Increase of coefficients, % (Table 10)", body
+        if options.top and layer == options.lora_layer:
+            pruned = table_11(model, adapter, train, test, training, options)
+            yield "Accuracy, %, with deep layers pruned (Table 11)", pruned
+    yield "Coefficients on `3 + 5 =` (Table 9)", table_9(model, adapters)
 
 
-def table_10(model: Any, adapters: dict[int, Adapter], test: list[Case], options: argparse.Namespace) -> str:
-    """Return how much coefficients rise with each adapter, with a random change, and the difference."""
-    some = Random(f"compared {options.seed}").sample(test, options.compared)
-    rows: list[dict[str, Any]] = []
-    for layer, adapter in adapters.items():
-        rise, chance = (
-            increases(model, each, some, options.batch_size) for each in (adapter, cna.random_adapter(adapter))
-        )
-        for name, values in (("", rise), (", random change", chance), (", difference", rise - chance)):
-            cells = {f"top {k}": ranged(*interval(values[k]), ".0f") for k in KS}
-            rows.append({"adapter": f"layer {layer}{name}", **cells})
-    return f"{len(some)} cases, means over cases.\n\n{markdown(pd.DataFrame(rows))}"
+def accuracies(
+    layer: int, right: dict[str, pd.Series], before: pd.Series, first: dict[str, Any]
+) -> list[dict[str, str]]:
+    """Return how many cases an adapter answers, and a random change; and how many more than none and the first."""
+    rows: list[dict[str, str]] = []
+    for name, found in right.items():
+        rows.append({
+            "adapter": f"layer {layer}{name}", "right, %": ranged(*interval(100 * found), ".1f"),
+            "more than none": ranged(*interval(100 * (found - before)), ".1f"),
+        })  # fmt: skip
+    if layer != first["layer"]:
+        rows[0][f"more than layer {first['layer']}"] = ranged(*interval(100 * (right[""] - first["right"])), ".1f")
+    return rows
+
+
+def table_9(model: Any, adapters: dict[int, Adapter]) -> str:
+    """Return the coefficients of the neurons that the adapted models use more, in the paper's case."""
+    case = cna.arithmetic_cases(model, [cna.Problem(3, "+", 5)], written=cna.written())[-1]
+    others = {f"layer {layer}": adapter for layer, adapter in adapters.items()}
+    said = {f"layer {layer}": bool(flags(model, [case], adapter)[0]) for layer, adapter in adapters.items()}
+    right = [name for name, answers in said.items() if answers]
+    found = cna.neuron_coefficients(model, others, case, k=5)
+    plainly = "answers" if flags(model, [case])[0] else "does not answer"
+    return f"The model {plainly} 8; adapted, with: {', '.join(right) or 'none'}.\n\n{markdown(found, 2)}"
+
+
+def table_10(layer: int, rise: dict[str, pd.DataFrame], first: dict[str, Any]) -> list[dict[str, str]]:
+    """Return how much coefficients rise with an adapter, with a random change, and the differences."""
+    trained, chance = rise.values()
+    named = {**rise, ", more than at random": trained - chance}
+    if layer != first["layer"]:
+        named[f", more than layer {first['layer']}"] = trained - first["rise"]
+    return [
+        {"adapter": f"layer {layer}{name}", **{f"top {k}": ranged(*interval(values[k]), ".0f") for k in KS}}
+        for name, values in named.items()
+    ]
 
 
 def table_11(
     model: Any,
-    adapters: dict[int, Adapter],
+    adapter: Adapter,
     train: list[Case],
     test: list[Case],
     training: dict[str, Any],
@@ -118,7 +148,7 @@ def table_11(
         lora_layer=options.lora_layer,
         top=options.top,
         search=Random(f"search {options.seed}").sample(train, options.search),
-        adapter=adapters[options.lora_layer],
+        adapter=adapter,
         seed=options.seed,
         progress=False,
         **training,

@@ -6,7 +6,7 @@ On the bundled model:
 2. The deep layers are pruned to the neurons an adapter amplifies, or to random ones, and fine-tuned: Table 11.
 3. The neurons of the bias of occupations are zeroed: Table 13, with a guard on everything else.
 
-Seeded; about six minutes on one core. Guards that choose neurons use the tuning split, reported guards the held-out
+Seeded; about eight minutes on one core. Guards that choose neurons use the tuning split, reported guards the held-out
 split and fresh rows of text.
 """
 
