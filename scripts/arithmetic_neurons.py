@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from arithmetic_real import ASKED, GROUPS
+from arithmetic_real import ASKED, BARE, GROUPS, SHOTS
 from tables import markdown, measure, ranged
 from torch import Tensor
 
@@ -157,10 +157,15 @@ def chains(model: Any, groups: dict[str, list[Case]], head: str | None) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def known_cases(model: Any, op: Any, digits: int, n: int, seed: int) -> list[Case]:
-    """Return at most ``n`` first tokens of answers that the model gives right, of problems asked as questions."""
-    some = cna.problems(op, digits=digits, n=min(2 * n, 55), seed=seed)
-    cases = [case for case in cna.arithmetic_cases(model, some, template=ASKED[op]) if not case.given]
+def known_cases(model: Any, group: str, n: int, seed: int, prompt: str) -> list[Case]:
+    """Return at most ``n`` first tokens of answers that the model gives right, of problems asked in one way."""
+    op, digits = GROUPS[group]
+    some = cna.problems(op, digits=digits, n=min(2 * n, len(cna.problems(op, digits=digits))), seed=seed)
+    way: dict[str, Any] = {"template": ASKED[op]}
+    if prompt == "shots":
+        way = {"template": BARE, "shots": some[:SHOTS]}
+        some = some[SHOTS:]
+    cases = [case for case in cna.arithmetic_cases(model, some, **way) if not case.given]
     return [case for case, right in zip(cases, cna.answered(model, cases), strict=True) if right][:n]
 
 
@@ -168,7 +173,7 @@ def sections(model: Any, options: argparse.Namespace) -> Iterator[tuple[str, str
     """Yield the tables with their titles."""
     measured_on: dict[str, list[Case]] = {}
     for group in options.groups:
-        known = known_cases(model, *GROUPS[group], options.screen + options.cases, options.seed)
+        known = known_cases(model, group, options.screen + options.cases, options.seed, options.prompt)
         screen, cases = known[: options.screen], known[options.screen :]
         measured_on[group] = cases
         if options.cases:
@@ -179,7 +184,10 @@ def sections(model: Any, options: argparse.Namespace) -> Iterator[tuple[str, str
             how = f"{len(cases)} cases; {head_name(*head)} costs {cost:.2f} nats on {len(screen)} others"
             yield f"{group}: {how}", summary(rows)
     if options.chains:
-        some = {group: known_cases(model, *GROUPS[group], options.chains, options.seed + 1) for group in options.groups}
+        some = {
+            group: known_cases(model, group, options.chains, options.seed + 1, options.prompt)
+            for group in options.groups
+        }
         frame = chains(model, some, options.head)
         shares = frame[frame["explained"].notna()]  # where zeroing the head costs nothing there is nothing to explain
         kept = shares.assign(kept=shares["head's drop, nats"] * shares["explained"])
@@ -196,6 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="qwen2.5-coder-0.5b")
     parser.add_argument("--groups", nargs="+", default=["2D-", "1D-", "1D+", "1D*", "2D+"])
+    parser.add_argument("--prompt", default="question", choices=["question", "shots"], help="how problems are asked")
     parser.add_argument("--cases", type=int, default=20, help="cases a group that neurons are measured on")
     parser.add_argument("--screen", type=int, default=4, help="other cases a group that the head is chosen on")
     parser.add_argument("--head", help="the head, such as L16H8; by default the one that costs the others most")

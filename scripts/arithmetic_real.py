@@ -18,28 +18,37 @@ from tables import markdown, measure, ranged
 import tl_neuron_attr as tna
 from tl_neuron_attr import cna
 from tl_neuron_attr.cna import Case
-from tl_neuron_attr.cna.arithmetic_cases import Op
+from tl_neuron_attr.cna.arithmetic_cases import Op, case_batches
 from tl_neuron_attr.model.components import Head, head_name, required_heads
-from tl_neuron_attr.results.intervals import change_interval
+from tl_neuron_attr.model.rerun import unembedding_last
+from tl_neuron_attr.results.intervals import change_interval, interval
 
-ASKED = {op: f"Q: What is {{a}} {word} {{b}}? A: " for op, word in {"+": "plus", "-": "minus", "*": "times"}.items()}
+WORDS: dict[Op, str] = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
+ASKED = {op: f"Q: What is {{a}} {word} {{b}}? A: " for op, word in WORDS.items()}
 GROUPS: dict[str, tuple[Op, int]] = {
     "1D+": ("+", 1),
     "1D-": ("-", 1),
     "1D*": ("*", 1),
     "2D+": ("+", 2),
     "2D-": ("-", 2),
+    "3D+": ("+", 3),
+    "3D-": ("-", 3),
+    "2D*": ("*", 2),
+    "1D/": ("/", 1),
+    "2D/": ("/", 2),
 }
+WAYS = ("bare", "question", "shots")
 BARE = "{a} {op} {b} = "
 SHOTS = 4
 DOES_IT = 0.5
-"""The share of first tokens a model must get right for heads to be searched: below it there is little to lose."""
+"""The share of first tokens a model gets right from which on heads are searched: below it there is little to lose."""
 
 
 def three_ways(model: Any, group: str, n: int, seed: int) -> dict[str, list[Case]]:
     """Return the cases of ``n`` problems asked bare, as questions and behind four solved ones."""
     op, digits = GROUPS[group]
-    drawn = cna.problems(op, digits=digits, n=min(n + SHOTS, 55), seed=seed)  # there are 55 one-digit differences
+    there_are = len(cna.problems(op, digits=digits))  # 55 one-digit differences, for example
+    drawn = cna.problems(op, digits=digits, n=min(n + SHOTS, there_are), seed=seed)
     asked, shots = drawn[SHOTS:], drawn[:SHOTS]
     ways: dict[str, dict[str, Any]] = {
         "bare": {"template": BARE},
@@ -57,21 +66,35 @@ def screened(model: Any, cases: list[Case], shown: int) -> dict[Head, float]:
     return {head: float(mean[head]) for head in (divmod(i, mean.shape[1]) for i in order[:shown])}
 
 
+@torch.no_grad()
+def outcomes(model: Any, cases: list[Case]) -> pd.DataFrame:
+    """Return of each case whether its answer is the likeliest token, and its log-probability."""
+    rows: dict[int, dict[str, float]] = {}
+    for batch in case_batches(cases, batch_size=64):
+        with unembedding_last(model, batch.tokens):
+            log_probs = model(batch.tokens)[:, 0].log_softmax(-1)
+        for i, left in zip(batch.indices, log_probs, strict=True):
+            answer = cases[i].answer
+            rows[i] = {"right": float(left.argmax() == answer), "log_prob": float(left[answer])}
+    return pd.DataFrame.from_dict(rows, orient="index").sort_index()
+
+
 def with_heads_zeroed(model: Any, cases: list[Case], heads: list[Head]) -> pd.DataFrame:
     """Return what zeroing each head takes from the cases that are answered without, by kind of digit."""
-    kinds = {"first token": [not case.given for case in cases]}
-    kinds |= {kind: [case.kind == kind for case in cases] for kind in ("memorised", "carried")}
-    before = pd.Series(cna.answered(model, cases), dtype=float)
+    first = [not case.given for case in cases]
+    kinds = {"first token": first} | {kind: [case.kind == kind for case in cases] for kind in ("memorised", "carried")}
+    before = outcomes(model, cases)
     rows: list[dict[str, Any]] = []
     for head in heads:
         with tna.ablate(model, [head]):
-            after = pd.Series(cna.answered(model, cases), dtype=float)
+            after = outcomes(model, cases)
         row: dict[str, Any] = {"head": head_name(*head)}
         for kind, members in kinds.items():
-            mine, left = before[members].to_numpy(), after[members].to_numpy()
+            mine, left = (runs["right"][members].to_numpy() for runs in (before, after))
             if mine.sum():
                 row[f"{kind}, % lost of {len(mine)}"] = decrease(mine, left)
-        rows.append(row)
+        nats = (before["log_prob"] - after["log_prob"])[first]
+        rows.append(row | {"first token, nats lost": ranged(*interval(nats), ".2f")})
     return pd.DataFrame(rows)
 
 
@@ -85,8 +108,9 @@ def accuracies(model: Any, options: argparse.Namespace) -> tuple[pd.DataFrame, d
     """Return how many answers are right in each way of asking, and the cases of the groups the model does."""
     rows: list[dict[str, Any]] = []
     cases: dict[str, list[Case]] = {}
-    for group in options.groups:
-        for name, some in three_ways(model, group, options.screen + options.cases, options.seed).items():
+    for group in [*options.groups, *options.answered]:
+        ways = three_ways(model, group, options.screen + options.cases, options.seed)
+        for name, some in ((name, ways[name]) for name in dict.fromkeys([*options.ways, options.prompt])):
             found = cna.whole_answers(model, some).summary().iloc[0].to_dict()
             right = {
                 f"{what}, %": ranged(100 * found[what], 100 * found[f"{what}_low"], 100 * found[f"{what}_high"], ".0f")
@@ -94,7 +118,7 @@ def accuracies(model: Any, options: argparse.Namespace) -> tuple[pd.DataFrame, d
             }
             same = {"answers": found["answers"], "begin as another": found["shared"]}
             rows.append({"group": group, "prompt": name, **same, **right})
-            if name == options.prompt and found["first"] >= DOES_IT:
+            if name == options.prompt and found["first"] >= options.least and group in options.groups:
                 cases[group] = some
     return pd.DataFrame(rows), cases
 
@@ -128,11 +152,14 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="qwen2.5-coder-0.5b")
-    parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS))
-    parser.add_argument("--prompt", default="question", choices=["bare", "question", "shots"])
+    parser.add_argument("--groups", nargs="+", default=list(GROUPS)[:5], choices=list(GROUPS))
+    parser.add_argument("--answered", nargs="*", default=[], choices=list(GROUPS), help="only answered, no head zeroed")
+    parser.add_argument("--prompt", default="question", choices=WAYS, help="the way in which heads are zeroed")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, help="ways of asking that are compared")
     parser.add_argument("--cases", type=int, default=36, help="problems a group that heads are measured on")
     parser.add_argument("--screen", type=int, default=4, help="others on which every head is zeroed")
     parser.add_argument("--shown", type=int, default=5, help="heads a group, and as many random ones")
+    parser.add_argument("--least", type=float, default=DOES_IT, help="first tokens right from which heads are searched")
     parser.add_argument("--heads", nargs="*", help="heads measured besides, such as L16H8")
     measure(parser, sections)
 
