@@ -5,27 +5,35 @@ of Pang and Lee): three sentences in five are of the document's class, the other
 sentence is in two of the parts that train, choose and test. Models have about as many parameters beside the word
 vectors, are trained for the same time at a learning rate chosen on validation, with three seeds; the mean of
 the word vectors shows what is to be had without any order. ``--jobs`` trains several at once, a core each.
+
+On a processor long documents are slow. There, all models may start from the same word vectors, those of the model
+without order (``--vectors SECONDS``; the paper starts from GloVe's), so that they have only to learn to add up words,
+and take their learning rates from an earlier table (``--rates-of CSV``).
 """
 
 import argparse
+import csv
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from competitors import Library, Mean, MinGRU, Transformer, parameters
+from competitors import Library, Mean, MinGRU, Transformer, matched, parameters
 from measure import machine, picture
 from srnn_quality import (
+    BATCH,
     EMBEDDING,
+    HELD_OUT,
     HIDDEN,
     RATES,
     SEEDS,
     Last,
     Outcome,
+    epochs_of,
     outcome_table,
     plot_curves,
     run_model,
@@ -35,6 +43,7 @@ from srnn_quality import (
 )
 from srnn_reviews import split
 from srnn_tasks import Make, Task
+from srnn_training import Reader, train
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -109,62 +118,105 @@ def _document(pools: Sequence[Sequence[Sequence[int]]], label: int, T: int, draw
     return words[:T]
 
 
+def bag_vectors(task: Task, seconds: float, *, T: int = 512) -> Tensor:
+    """Return the word vectors that the model without order learns on documents of ``T`` words."""
+    torch.set_num_threads(1)
+    width = matched(Bag, parameters(Last(EMBEDDING, HIDDEN, 8, 2)))[1]
+    torch.manual_seed(0)
+    model = Reader(task.words, EMBEDDING, Bag(width), width, task.classes)
+    validation = task.held_out[0](HELD_OUT[0], T, torch.Generator().manual_seed(10**6))
+    train(model, epochs_of(task, T, 0), validation, None, lr=1e-2, seconds=seconds)
+    return model.embedding.weight.detach()
+
+
 def train_one(
-    paths: Sequence[Path], T: int, name: str, *, seconds: float, rates: Sequence[float], device: str
+    paths: Sequence[Path], T: int, name: str, args: argparse.Namespace, *, seconds: float, vectors: Tensor | None
 ) -> Outcome:
     """Train one model on documents of ``T`` words."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    torch.backends.mha.set_fastpath_enabled(False)  # it keeps every weight of attention: ten times slower when long
     build, multiple = MODELS[name]
-    if device == "cuda":
+    if args.device == "cuda":
         build = ON_A_GPU.get(name, build)
-    budget = parameters(Last(EMBEDDING, HIDDEN, 8, 2))
     return run_model(
         documents(paths),
         T,
         name,
         build,
-        budget,
+        parameters(Last(EMBEDDING, HIDDEN, 8, 2)),
         seconds=seconds,
         seeds=SEEDS,
-        rates=rates,
+        rates=rates_of(args.rates_of)[name] if args.rates_of else args.rates,
         multiple=multiple,
-        device=device,
+        device=args.device,
+        batch=args.batch,
+        held_out=tuple(args.held_out),
+        vectors=vectors,
     )
 
 
+def rates_of(path: Path) -> dict[str, list[float]]:
+    """Return the learning rate of each model in a table of curves."""
+    with path.open(newline="") as file:
+        return {row["model"]: [float(row["rate"])] for row in csv.DictReader(file)}
+
+
 def main() -> None:
-    """Train and print; ``--out`` writes the tables and curves as well."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", type=Path, required=True, help="a text file per class, a sentence a line")
-    parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--seconds", type=float, default=40.0, help="training time of a run, the same for all")
-    parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="learning rates to choose from")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="on a GPU, time is the wall clock's")
-    parser.add_argument("--jobs", type=int, default=1, help="models trained at once, a core each")
-    parser.add_argument("--out", type=Path, help="the tables, and beside them every point of every run as CSV")
-    parser.add_argument("--plot", type=Path, help="accuracy by time and by epochs")
-    args = parser.parse_args()
+    """Train and print; ``--out`` writes the tables and curves as well, after every model."""
+    args = arguments()
+    times = dict(zip(args.lengths, args.seconds * (len(args.lengths) if len(args.seconds) == 1 else 1), strict=True))
+    vectors = bag_vectors(documents(args.data), args.vectors) if args.vectors else None
+    outcomes: list[Outcome] = []
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         work = [
-            pool.submit(train_one, args.data, T, name, seconds=args.seconds, rates=args.rates, device=args.device)
-            for T in sorted(args.lengths, reverse=True)
+            pool.submit(train_one, args.data, T, name, args, seconds=seconds, vectors=vectors)
+            for T, seconds in times.items()
             for name in args.models
         ]
-        outcomes = [job.result() for job in tqdm(work, desc="models")]
-    outcomes.sort(key=lambda o: o.T)
+        for job in tqdm(as_completed(work), total=len(work), desc="models"):
+            outcomes = sorted([*outcomes, job.result()], key=lambda o: (o.T, list(MODELS).index(o.model)))
+            report(outcomes, args)
+
+
+def report(outcomes: Sequence[Outcome], args: argparse.Namespace) -> None:
+    """Write what there is so far."""
     where = torch.cuda.get_device_name() if args.device == "cuda" else machine()
-    text = f"Measured on {where}, torch {torch.__version__}, {args.jobs} models at once; denormal numbers flushed.\n"
-    for T in args.lengths:
-        found = [o for o in outcomes if o.T == T]
-        text += f"\n#### {T:,} words\n\n{outcome_table(found)}\n"
+    where += "" if args.device == "cpu" else f", torch {torch.__version__}"
+    together = f", {args.jobs} models at once" if args.jobs > 1 else ""
+    text = f"Measured on {where}{together}; denormal numbers flushed.\n"
+    if args.vectors:
+        text += f"All start from word vectors that the model without order learnt in {args.vectors:g} s.\n"
+    for T in sorted({o.T for o in outcomes}):
+        text += f"\n#### {T:,} words\n\n{outcome_table([o for o in outcomes if o.T == T])}\n"
     if args.plot:
         plot_curves(outcomes, args.plot)
         text += picture("Accuracy by time and by epochs", args.plot, args.out)
     write(text, args.out)
     if args.out:
         write_curves(outcomes, args.out.with_suffix(".csv"))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", type=Path, required=True, help="a text file per class, a sentence a line")
+    parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument(
+        "--seconds", nargs="+", type=float, default=[40.0], help="training time of a run, of all or of each length"
+    )
+    parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="learning rates to choose from")
+    parser.add_argument("--rates-of", type=Path, help="an earlier run's CSV, to take each model's rate from")
+    parser.add_argument("--vectors", type=float, metavar="SECONDS", help="train word vectors first, the same for all")
+    parser.add_argument("--batch", type=int, default=BATCH, help="documents of a step")
+    parser.add_argument(
+        "--held-out", nargs=2, type=int, default=HELD_OUT, help="documents of the validation and of the test set"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="on a GPU, time is the wall clock's")
+    parser.add_argument("--jobs", type=int, default=1, help="models trained at once, a core each")
+    parser.add_argument("--out", type=Path, help="the tables, and beside them every point of every run as CSV")
+    parser.add_argument("--plot", type=Path, help="accuracy by time and by epochs")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ from tl_neuron_attr.srnn import SRNN, SRNNClassifier
 EMBEDDING, HIDDEN, BATCH, EPOCH = 32, 50, 50, 500
 RATES = (1e-3, 3e-3, 1e-2)
 SEEDS = (0, 1, 2)
+HELD_OUT = (500, 1000)
+"""Sequences of the validation set and of the test set."""
 FACTORS = {512: ((16, 1), (8, 2), (4, 3)), 4096: ((16, 1), (8, 2), (8, 3))}
 
 
@@ -121,30 +123,38 @@ def run_model(
     rates: Sequence[float],
     multiple: int = 1,
     device: str = "cpu",
+    batch: int = BATCH,
+    held_out: tuple[int, int] = HELD_OUT,
+    vectors: Tensor | None = None,
 ) -> Outcome:
-    """Choose the learning rate on validation by runs of half the time, then train each seed."""
+    """Choose the learning rate on validation by runs of half the time, then train each seed, from ``vectors`` if given.
+
+    With a single rate there is nothing to choose.
+    """
     width = matched(build, budget, multiple=multiple)[1]
     sets = [
         make(count, T, torch.Generator().manual_seed(seed))
-        for make, count, seed in zip(task.held_out or (task.make,) * 2, (500, 1000), (10**6, 10**6 + 1), strict=True)
+        for make, count, seed in zip(task.held_out or (task.make,) * 2, held_out, (10**6, 10**6 + 1), strict=True)
     ]
 
     def run(lr: float, seed: int, seconds: float) -> Curve:
         torch.manual_seed(seed)
-        model = Reader(task.words, EMBEDDING, build(width), width, task.classes).to(device)
-        return train(model, epochs_of(task, T, seed), *sets, lr=lr, seconds=seconds)
+        model = Reader(task.words, EMBEDDING, build(width), width, task.classes)
+        if vectors is not None:
+            model.embedding.weight.data.copy_(vectors)
+        return train(model.to(device), epochs_of(task, T, seed, batch=batch), *sets, lr=lr, seconds=seconds)
 
-    lr = max(rates, key=lambda lr: run(lr, 10, seconds / 2).best.accuracy)
+    lr = max(rates, key=lambda lr: run(lr, 10, seconds / 2).best.accuracy) if len(rates) > 1 else rates[0]
     curves = tuple(run(lr, seed, seconds) for seed in seeds)
     return Outcome(task.name, T, name, parameters(build(width)), lr, seconds, curves)
 
 
-def epochs_of(task: Task, T: int, seed: int) -> Callable[[int], list[tuple[Tensor, Tensor]]]:
+def epochs_of(task: Task, T: int, seed: int, *, batch: int = BATCH) -> Callable[[int], list[tuple[Tensor, Tensor]]]:
     """Yield epochs of sequences never seen before."""
 
     def epoch(number: int) -> list[tuple[Tensor, Tensor]]:
         ids, labels = task.make(EPOCH, T, torch.Generator().manual_seed(1000 * seed + number))
-        return list(zip(ids.split(BATCH), labels.split(BATCH), strict=True))
+        return list(zip(ids.split(batch), labels.split(batch), strict=True))
 
     return epoch
 

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 import tl_neuron_attr as tna
+from tl_neuron_attr.results.intervals import shown_interval
 
 
 def markdown(frame: pd.DataFrame, digits: int = 3) -> str:
@@ -20,7 +21,7 @@ def markdown(frame: pd.DataFrame, digits: int = 3) -> str:
 
 def ranged(mean: float, low: float, high: float, spec: str = ".3f") -> str:
     """Return a mean with its interval."""
-    return f"{mean:{spec}} [{low:{spec}}, {high:{spec}}]"
+    return shown_interval(mean, low, high, spec=spec)
 
 
 class Stopwatch:

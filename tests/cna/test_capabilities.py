@@ -81,5 +81,5 @@ def test_bad_arguments_are_named():
         Guard({}, [torch.tensor([1])])
     model = architectures.build("gpt2")
     batch = cna.bias_neurons(model, PAIRS, ["w20"], 2).unsqueeze()
-    with pytest.raises(ValueError, match=r"neurons are of 1 prompts, which share the weights: take neurons\[0\]"):
+    with pytest.raises(ValueError, match=r"neurons are of 1 prompt, which share the weights: take neurons\[0\]"):
         cna.safe_neurons(model, batch, Guard({}, [TOKENS[0]]))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -149,6 +151,8 @@ def test_differences_are_paired_by_prompt(model):
         gaps = left["coefficient"] - left[name]
         assert rows.loc[name, "difference"] == pytest.approx(gaps.mean())
         assert gaps.min() <= rows.loc[name, "difference_low"] <= rows.loc[name, "difference_high"] <= gaps.max()
+    one = replace(found, k=1, frame=found.frame[found.frame["prompt"] == 0].replace({"k": {3: 1}}))
+    assert "1 MLP neuron zeroed in 1 prompt;" in str(one) and str(one).count("(no interval)") == 12
     with pytest.raises(ValueError, match="reference='log_prob_increase' was not measured at k=3"):
         found.differences()
 

@@ -63,7 +63,7 @@ def test_specificity_compares_with_other_prompts(model):
     "others, message",
     [
         ([], r"specificity holds 0 prompts, and an interval needs two or more"),
-        ([("2 + 2 =", "4")], r"specificity holds 1 prompts"),
+        ([("2 + 2 =", "4")], r"specificity holds 1 prompt"),
         ([("2 + 2 =", "4"), ("", "4")], r"specificity\[1\]: "),
         ([("2 + 2 =", "4"), ("2 + 3 =", "no such word")], r"specificity\[1\]: .*'no such word'"),
     ],

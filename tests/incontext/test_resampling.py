@@ -42,3 +42,12 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says():
 def test_nothing_to_compare_gives_no_interval():
     none = percent(torch.zeros(5), torch.zeros(5))
     assert all(np.isnan(estimate(none)))
+
+
+def test_a_label_of_one_prompt_has_no_interval_and_all_prompts_together_have_one():
+    sample, values = Resampled(torch.tensor([0, 1, 1]), 3), torch.tensor([[1.0, 2.0, 4.0]])
+    value, low, high = estimate(sample.means(values, 0)[:, 0])
+    assert value == 1 and np.isnan([low, high]).all()
+    assert estimate(sample.means(values, None)[:, 0]) == pytest.approx((7 / 3, 5 / 3, 3))
+    assert np.isnan(estimate(Resampled(torch.tensor([0, 1]), 2).means(values[:, :2], None)[:, 0])[1])
+    assert bool(sample.means(values, 2).isnan().all())  # of a label without prompts

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tl_neuron_attr.results.intervals import change_interval, interval
+from tl_neuron_attr.results.intervals import change_interval, difference_interval, interval, shown_interval
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says():
@@ -27,3 +27,16 @@ def test_a_change_is_of_the_means_and_its_interval_pairs_the_prompts():
     change, low, high = change_interval(before, before[::-1])
     assert change == pytest.approx(0, abs=1e-9) and low < -5 and high > 5
     assert not np.isfinite(change_interval(np.zeros(3), np.ones(3))).any()
+
+
+def test_one_prompt_has_a_mean_and_no_interval():
+    one, two = np.array([3.0]), np.array([1.0, 2.0])
+    for value, low, high in (
+        interval(pd.Series(one)),
+        change_interval(two[:1], one),
+        difference_interval(one, two),
+        difference_interval(two, one),
+    ):
+        assert np.isfinite(value) and np.isnan([low, high]).all()
+        assert shown_interval(value, low, high, spec=".1f", unit=" %") == f"{value:.1f} % (no interval)"
+    assert shown_interval(*difference_interval(two, two)).endswith("]")

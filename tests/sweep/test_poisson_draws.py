@@ -35,3 +35,11 @@ def test_a_prompts_draws_are_its_own_whatever_comes_before():
 def test_a_value_that_was_not_added_is_unknown():
     with pytest.raises(KeyError):
         drawn(range(2)).means("other", 0)
+
+
+def test_one_prompt_a_label_is_too_few_for_an_interval():
+    found = drawn([0, 1])  # one of each label
+    for gold in (0, 1, None):
+        means = found.means("value", gold).numpy()
+        assert np.isfinite(means[0]).all() and np.isnan(means[1:]).all()
+    assert np.isfinite(drawn([0, 1, 2]).means("value", None).numpy()[0]).all()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tl_neuron_attr.cli.output import note, print_csv, print_json, rows_of, show
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.token_text import in_quotes, prompt_in_quotes
 
 if TYPE_CHECKING:
@@ -59,12 +60,12 @@ class Explained:
     def __str__(self) -> str:
         """Return ``" 8" (p 0.9996, rank 1) after "3 + 5 ="``; the likeliest token too where that is another."""
         of_target, of_contrast = self.tokens
-        likelihood = f"{of_target} tokens" if self.rank is None else f"rank {self.rank}"
+        likelihood = plural(of_target, "token") if self.rank is None else f"rank {self.rank}"
         if self.rank not in (None, 1):
             likelihood += f"; first is {in_quotes(self.likeliest[0])}, p {self.likeliest[1]:.4g}"
         against = "" if self.contrast is None else f" against {in_quotes(self.contrast)}"
         if self.contrast is not None and self.rank is None:
-            against += f" ({of_contrast} token{'s' * (of_contrast > 1)})"
+            against += f" ({plural(of_contrast, 'token')})"
         return f"{in_quotes(self.target)} (p {self.p:.4g}, {likelihood}){against} after {prompt_in_quotes(self.before)}"
 
     def columns(self) -> dict[str, Any]:

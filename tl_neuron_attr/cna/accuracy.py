@@ -19,7 +19,7 @@ from tl_neuron_attr.model.components import Head, NamedHeads, head_name, require
 from tl_neuron_attr.model.padding import require_unpadded
 from tl_neuron_attr.model.rerun import rerun
 from tl_neuron_attr.numerics.increase import MAX_BYTES
-from tl_neuron_attr.results.intervals import interval
+from tl_neuron_attr.results.intervals import interval, shown_interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_text import quoted
 
@@ -127,7 +127,8 @@ class HeadAccuracy(PrintsAsTable):
     def _says_reached(self, group: str | None) -> str:
         accuracy, low, high, n = self._reached(group)
         by_chance = 100 * self.chance.get(group or _ALL, 0.0)
-        return f"{100 * accuracy:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {n}, by chance {by_chance:.1f} %"
+        reached = shown_interval(*(100 * value for value in (accuracy, low, high)), spec=".1f", unit=" %")
+        return f"{reached} of {n}, by chance {by_chance:.1f} %"
 
     @staticmethod
     def _wide(frame: pd.DataFrame, by: str) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from tl_neuron_attr.cna.bias_neurons import Pair, log_probs, target_ids, towards
 from tl_neuron_attr.cna.capabilities import PERPLEXITY, Guard
 from tl_neuron_attr.model.intervene import edit
 from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_text import encodable, quoted
 
@@ -67,7 +68,7 @@ class BiasReport(PrintsAsTable):
             share = row["measure"] != PERPLEXITY
             rows.append((row["measure"], *(f"{100 * row[c]:.1f} %" if share else f"{row[c]:.3f}" for c in _COLUMNS)))
         verdict = f"GUARD FAILED: {'; '.join(self.failures)} (safe_neurons leaves such neurons out)"
-        caption = f"{len(self.neurons)} neurons times {self.scale:g}: bias {-100 * self.decrease:+.1f} %"
+        caption = f"{plural(len(self.neurons), 'neuron')} times {self.scale:g}: bias {-100 * self.decrease:+.1f} %"
         return Table(("", "before", "after"), rows, f"{caption}; {verdict}" if self.failures else caption)
 
 

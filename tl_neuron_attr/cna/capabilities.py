@@ -21,6 +21,7 @@ from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.batches import of_tokens
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 PERPLEXITY = "perplexity"
@@ -88,7 +89,7 @@ class SafeNeurons(PrintsAsTable):
         """Return the neurons that were left out, and why."""
         out = self.frame[~self.frame["kept"]]
         rows = list(zip(out["neuron"].tolist(), out["fails"].tolist(), strict=True))
-        return Table(("left out", "because"), rows, f"{len(self.neurons)} of {len(self.frame)} neurons kept")
+        return Table(("left out", "because"), rows, f"{len(self.neurons)} of {plural(len(self.frame), 'neuron')} kept")
 
 
 @typechecked
@@ -118,7 +119,9 @@ def safe_neurons(
         [True, True]
     """
     if neurons.batched:
-        raise ValueError(f"neurons are of {len(neurons.score)} prompts, which share the weights: take neurons[0]")
+        raise ValueError(
+            f"neurons are of {plural(len(neurons.score), 'prompt')}, which share the weights: take neurons[0]"
+        )
     before = guard.measure(model)
     kept: list[int] = []
     rows: list[dict[str, Any]] = []

@@ -33,6 +33,7 @@ from tl_neuron_attr.cna.lora import Adapter
 from tl_neuron_attr.cna.paired_runs import Run, paired_changes, plain
 from tl_neuron_attr.cna.random_adapter import random_adapter
 from tl_neuron_attr.model.targets import Target, one_each
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 _KS = (50, 30, 20, 10)
@@ -75,7 +76,7 @@ class CoefficientIncrease(PrintsAsTable):
                 rows.append(self._row(control_name(str(name)), control))
         headings = ("model", "accuracy", *(f"top {k}" for k in wide.columns))
         original = f"accuracy of the original {100 * self.accuracy[ORIGINAL]:.1f} %"
-        return Table(headings, rows, f"coefficient increase; {self.cases} cases, {original}")
+        return Table(headings, rows, f"coefficient increase; {plural(self.cases, 'case')}, {original}")
 
     def _row(self, name: str, increases: Sequence[float]) -> tuple[str, ...]:
         return (name, f"{100 * self.accuracy[name]:.1f} %", *(f"{100 * x:+.1f} %" for x in increases))

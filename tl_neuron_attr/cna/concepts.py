@@ -29,6 +29,7 @@ from tl_neuron_attr.model.weights import block_weights, through_head, unembeddin
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import score_dtype
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_text import token_text
 
@@ -193,7 +194,8 @@ class ZeroShot(PrintsAsTable):
             (f"M = {row['more_than']}", row["neurons"], f"{100 * row['concept']:.1f}", f"{100 * row['random']:.1f}")
             for row in self.frame.to_dict("records")
         ]
-        caption = f"{self.cases} cases, accuracy {100 * self.accuracy:.1f} %, {self.neurons} neurons; decrease in %"
+        cases, neurons = plural(self.cases, "case"), plural(self.neurons, "neuron")
+        caption = f"{cases}, accuracy {100 * self.accuracy:.1f} %, {neurons}; decrease in %"
         return Table(("more than", "neurons", "concept", "random"), rows, caption)
 
 

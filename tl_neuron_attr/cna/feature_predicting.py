@@ -24,6 +24,7 @@ from tl_neuron_attr.model.tokens import Tokens, one_prompt
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_lists import listed
 
@@ -157,7 +158,7 @@ class MaskKeepCoef(PrintsAsTable):
         rows = [
             (f"top {int(row['k'])}", *(_percent(row[c]) for c in _COLUMNS)) for row in self.frame.to_dict("records")
         ]
-        caption = f"{self.cases} cases, accuracy {_percent(self.accuracy)} %, with the head zeroed "
+        caption = f"{plural(self.cases, 'case')}, accuracy {_percent(self.accuracy)} %, with the head zeroed "
         return Table(("neurons", *_COLUMNS), rows, f"{caption}{_percent(self.head_accuracy)} %; decrease in %")
 
 

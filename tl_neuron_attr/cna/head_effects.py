@@ -24,6 +24,7 @@ from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import score_dtype
 from tl_neuron_attr.results import storage
 from tl_neuron_attr.results.hardly_predicted import hardly_predicted
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class HeadEffects(PrintsAsTable):
             (rank, head_name(layer, head), *(float(grid[layer, head]) for grid in (prob, log_prob, drop)))
             for rank, (layer, head) in enumerate(self.ranked()[:_SHOWN], 1)
         ]
-        batch = f", mean of {self.base_prob.numel()} prompts" if self.base_prob.ndim else ""
+        batch = f", mean of {plural(self.base_prob.numel(), 'prompt')}" if self.base_prob.ndim else ""
         base = ("", "untouched", float(self.base_prob.mean()), float(self.base_log_prob.mean()), 0.0)
         headings = ("rank", "head zeroed", "probability", "log-probability", "drop")
         caption = f"in nats{batch}\n{hardly_predicted(float(self.base_log_prob.mean()))}".rstrip()

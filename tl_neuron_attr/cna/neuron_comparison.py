@@ -13,6 +13,7 @@ from tl_neuron_attr.numerics.flat_index import best_of
 from tl_neuron_attr.numerics.sublayer import SITES, Site
 from tl_neuron_attr.results.neuron_text import NeuronText
 from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_lists import listed
 
@@ -129,7 +130,7 @@ class NeuronComparison(PrintsAsTable):
             (*(row[name] for name in columns), *((listed(row["promoted"]),) if promoted else ()))
             for row in frame.to_dict("records")
         ]
-        cases = f", {len(self.increase)} cases summed" if self.batched else ""
+        cases = f", {plural(len(self.increase), 'case')} summed" if self.batched else ""
         return Table([*(name.replace("_", " ") for name in columns), *promoted], rows, f"in nats{cases}")
 
     @typechecked

@@ -28,6 +28,7 @@ from tl_neuron_attr.model.subkeys import key_weights, subkey_directions
 from tl_neuron_attr.model.targets import Target, one_each
 from tl_neuron_attr.model.weights import BlockWeights
 from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ class PredictionEnhancing(PrintsAsTable):
     def table(self) -> Table:
         """Return the strongest edges."""
         frame = self.to_frame()
-        caption = f"root {self.neurons.flat_labels[self.root]}; contributions to pre-activations, {len(frame)} edges"
+        edges = plural(len(frame), "edge")
+        caption = f"root {self.neurons.flat_labels[self.root]}; contributions to pre-activations, {edges}"
         return Table(list(frame.columns), frame.head(_SHOWN).to_numpy().tolist(), caption)
 
 
@@ -158,9 +160,8 @@ class RootMasking(PrintsAsTable):
         """Return Table 6, and the control."""
         shown = (100 * self.frame[["root", "random"]]).round(1).astype(str).to_numpy().tolist()
         rows = [(f"top {k}", *line) for k, line in zip(self.frame["k"], shown, strict=True)]
-        return Table(
-            ("neurons", "root zeroed", "random neuron zeroed"), rows, f"{self.cases} cases; coefficients lost, %"
-        )
+        caption = f"{plural(self.cases, 'case')}; coefficients lost, %"
+        return Table(("neurons", "root zeroed", "random neuron zeroed"), rows, caption)
 
 
 @typechecked

@@ -24,6 +24,7 @@ from tl_neuron_attr.cna.pruning import kept_by_layer, prune_mlp
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import MlpNeuron
 from tl_neuron_attr.model.within import within
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 Kept = Mapping[int, Sequence[int]]
@@ -60,8 +61,8 @@ class PruningExperiment(PrintsAsTable):
             (name, *(f"{100 * x:.1f} %" for x in line))
             for name, line in zip(wide.index, wide.to_numpy().tolist(), strict=True)
         ]
-        count = sum(len(neurons) for neurons in self.kept.values())
-        caption = f"accuracy; {count} neurons of layers {list(self.kept)} kept, {100 * self.share:.1f} % of them"
+        kept = plural(sum(len(neurons) for neurons in self.kept.values()), "neuron")
+        caption = f"accuracy; {kept} of layers {list(self.kept)} kept, {100 * self.share:.1f} % of them"
         return Table(("model", *wide.columns), rows, caption)
 
 

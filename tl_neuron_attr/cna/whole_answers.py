@@ -9,10 +9,8 @@ import pandas as pd
 from tl_neuron_attr._typechecked import typechecked, typechecked_fields
 from tl_neuron_attr.cna.answered import answered
 from tl_neuron_attr.cna.arithmetic_cases import Case
-from tl_neuron_attr.results.intervals import interval
+from tl_neuron_attr.results.intervals import ENDS, interval, named_interval, shown_interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table
-
-_ENDS = ("", "_low", "_high")
 
 
 @typechecked_fields
@@ -43,8 +41,7 @@ class WholeAnswers(PrintsAsTable):
                 "shared": some["shared"].sum(),
             }
             for name in ("first", "whole"):
-                ends = interval(some[name].astype(float))
-                row |= {f"{name}{end}": value for end, value in zip(_ENDS, ends, strict=True)}
+                row |= named_interval(name, interval(some[name].astype(float)))
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -93,4 +90,4 @@ def whole_answers(model: Any, cases: Sequence[Case], *, batch_size: int = 256) -
 
 
 def _share(row: dict[Any, Any], name: str) -> str:
-    return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * row[f"{name}{end}"] for end in _ENDS))
+    return shown_interval(*(100 * row[f"{name}{end}"] for end in ENDS), spec=".1f")

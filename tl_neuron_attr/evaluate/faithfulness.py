@@ -32,7 +32,8 @@ from tl_neuron_attr.model.effect_gradients import require_precision
 from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.model.targets import OneTarget, answer_of, contrast_each
 from tl_neuron_attr.model.tokens import prompt_ids
-from tl_neuron_attr.results.intervals import interval, named_interval
+from tl_neuron_attr.results.intervals import ENDS, interval, named_interval, shown_interval
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_text import quoted
 
@@ -131,12 +132,13 @@ class Faithfulness(PrintsAsTable):
     def table(self) -> Table:
         """Return the paper's Table 2: a bigger drop means better chosen neurons."""
         rows = [
-            (row["score"], *(f"{row[m]:.3f} [{row[f'{m}_low']:.3f}, {row[f'{m}_high']:.3f}]" for m in METRICS))
+            (row["score"], *(shown_interval(*(row[f"{metric}{end}"] for end in ENDS)) for metric in METRICS))
             for row in self.summary().to_dict("records")
         ]
         count = self.frame["prompt"].nunique()
-        what = "prompts" if pd.api.types.is_integer_dtype(self.frame["prompt"]) else "facts"
-        caption = f"{self.k} MLP neurons zeroed in each of {count} {what}; mean and 95 % bootstrap interval"
+        what = "prompt" if pd.api.types.is_integer_dtype(self.frame["prompt"]) else "fact"
+        where = f"{'each of ' if count > 1 else ''}{plural(count, what)}"
+        caption = f"{plural(self.k, 'MLP neuron')} zeroed in {where}; mean and 95 % bootstrap interval"
         caption += f"; {len(self.problems)} left out" if self.problems else ""
         measured = ("times as likely", "log p less the contrast's (nats)")
         headings = measured if self.contrasted else ("probability", "log-probability (nats)")
@@ -209,7 +211,10 @@ def faithfulness(
         ['size written']
     """
     if len(prompts) != len(targets):
-        raise ValueError(f"targets must hold one answer per prompt: {len(prompts)} prompts, {len(targets)} targets")
+        raise ValueError(
+            f"targets must hold one answer per prompt: {plural(len(prompts), 'prompt')}, "
+            f"{plural(len(targets), 'target')}"
+        )
     counts = sorted({k, *curve})
     require_neurons(model, counts)
     methods = named_methods(scores, own_scores or {})
@@ -255,7 +260,7 @@ def _asked(
     if problems and not found:
         raise ValueError(f"no target can be read; {problems[0]}")
     if problems:
-        warnings.warn(f"{len(problems)} of {len(targets)} prompts left out; {problems[0]}", stacklevel=4)
+        warnings.warn(f"{len(problems)} of {plural(len(targets), 'prompt')} left out; {problems[0]}", stacklevel=4)
     return found, tuple(problems)
 
 

@@ -34,6 +34,7 @@ from tl_neuron_attr.numerics.topk import TopK, certified_topk
 from tl_neuron_attr.results.hardly_predicted import hardly_predicted
 from tl_neuron_attr.results.intervals import interval
 from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 CANDIDATES = 100
@@ -83,7 +84,7 @@ class ImportantNeurons(PrintsAsTable):
         rows = [(*row[: effect + 1], sign, *row[effect + 1 :]) for row, sign in zip(found.rows, signs, strict=True)]
         together = self.joint[len(self.neurons)]
         caption = (
-            f"in nats; {self.tried} neurons tried; together these {len(self.neurons)} cost {together:.2f}, "
+            f"in nats; {plural(self.tried, 'neuron')} tried; together these {len(self.neurons)} cost {together:.2f}, "
             f"log p {self.log_prob:.2f} untouched"
         )
         caption = f"{caption}\n{hardly_predicted(self.log_prob)}".rstrip()
@@ -177,8 +178,8 @@ def _require_references(model: Any, specificity: Sequence[tuple[str, OtherAnswer
     """
     if len(specificity) < 2:
         raise ValueError(
-            f"specificity holds {len(specificity)} prompts, and an interval needs two or more: give more prompts with "
-            "their answers, or None"
+            f"specificity holds {plural(len(specificity), 'prompt')}, and an interval needs two or more: give more "
+            "prompts with their answers, or None"
         )
     for i, (text, answer) in enumerate(specificity):
         try:

@@ -12,7 +12,7 @@ from tl_neuron_attr.evaluate.examine import CONDITIONS
 from tl_neuron_attr.evaluate.outcome import METRICS
 from tl_neuron_attr.evaluate.select import KEPT
 from tl_neuron_attr.results import storage
-from tl_neuron_attr.results.intervals import interval, named_interval
+from tl_neuron_attr.results.intervals import ENDS, interval, named_interval, shown_interval
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 
@@ -183,7 +183,7 @@ class KnowledgeStudy(PrintsAsTable):
         for row in self.specific_drops().to_dict("records"):
             what = f"{row['neurons']:.0f} {row['kind']} neurons" + ("" if row["common"] else " that are not common")
             found += f"\n{what}: {row['own']:.2f} nats of the own answer, {row['others']:.2f} of other types', "
-            found += f"difference {row['difference']:.2f} [{row['difference_low']:.2f}, {row['difference_high']:.2f}]"
+            found += "difference " + shown_interval(*(row[f"difference{end}"] for end in ENDS), spec=".2f")
         return found
 
     def _frames(self) -> Mapping[str, pd.DataFrame]:

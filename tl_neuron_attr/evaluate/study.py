@@ -22,6 +22,7 @@ from tl_neuron_attr.evaluate.study_folder import Record, StudyFolder
 from tl_neuron_attr.evaluate.tidy import tidy
 from tl_neuron_attr.model.components import Component
 from tl_neuron_attr.model.intervene import ablate
+from tl_neuron_attr.results.plural import plural
 
 
 @typechecked
@@ -135,7 +136,7 @@ def _selected(selection: pd.DataFrame) -> str:
     reasons = "".join(f"; {count} left out: {reason}" for reason, count in left_out.most_common())
     several = int((kept & (selection["target_tokens"] > 1)).sum())
     answers = f", {several} with answers of several tokens" if several else ""
-    return f"{int(kept.sum())} of {len(selection)} prompts kept{answers}{reasons}"
+    return f"{int(kept.sum())} of {plural(len(selection), 'prompt')} kept{answers}{reasons}"
 
 
 def _asked(model: Any, prompt: StudyPrompt) -> AskedPrompt:

@@ -24,7 +24,8 @@ from tl_neuron_attr.model.cache_checks import needed_by
 from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
 from tl_neuron_attr.model.run import run_at_last
 from tl_neuron_attr.model.within import within
-from tl_neuron_attr.results.intervals import change_interval
+from tl_neuron_attr.results.intervals import change_interval, shown_interval
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 QUANTITIES = ("attention", "weighted", "unweighted")
@@ -62,18 +63,20 @@ class AttentionShift(PrintsAsTable):
 
     def table(self) -> Table:
         """Return Tables 5 and 6 of the paper: changes in per cent, with 95 % bootstrap intervals over prompts."""
+        ends = ("change", "low", "high")
         rows = [
             (
                 f"L{row['layer']}H{row['head']}",
                 row["label"],
                 row["attention_before"],
                 row["attention_after"],
-                *(f"{row[f'{q}_change']:+.1f} [{row[f'{q}_low']:+.1f}, {row[f'{q}_high']:+.1f}]" for q in QUANTITIES),
+                *(shown_interval(*(row[f"{q}_{end}"] for end in ends), spec="+.1f") for q in QUANTITIES),
             )
             for row in self.summary().to_dict("records")
         ]
         headings = ("head", "at", "attention", "reversed", *(f"{q}, %" for q in QUANTITIES))
-        return Table(headings, rows, f"{self.frame['prompt'].nunique()} prompts and the same with labels reversed")
+        prompts = plural(self.frame["prompt"].nunique(), "prompt")
+        return Table(headings, rows, f"{prompts} and the same with labels reversed")
 
 
 @typechecked

@@ -72,6 +72,6 @@ def greedy_search(
             | {name: step[name] for name in _MEASURES}
             | {"random": float(drawn.mean()), "random_low": float(drawn.min()), "random_high": float(drawn.max())}
         )
-        if step["low"] <= chance:
+        if not step["low"] > chance:
             break
     return pd.DataFrame(rows)

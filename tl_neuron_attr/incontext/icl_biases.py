@@ -40,7 +40,8 @@ from tl_neuron_attr.incontext.position_free_attention import position_free_atten
 from tl_neuron_attr.incontext.resampling import Resampled
 from tl_neuron_attr.incontext.variants import arranged, label_sequences, one_removed
 from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
-from tl_neuron_attr.results.intervals import interval
+from tl_neuron_attr.results.intervals import ENDS, interval, shown_interval
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 MOST_ORDERS = 24
@@ -105,15 +106,15 @@ class IclBiases(PrintsAsTable):
 
     def table(self) -> Table:
         """Return a table of every row, or one that says that the model does not do the task."""
-        mean, low, high = self.accuracy
-        reached = f"accuracy {mean:.3f} [{low:.3f}, {high:.3f}], chance {self.chance:.3f}"
+        reached = f"accuracy {shown_interval(*self.accuracy)}, chance {self.chance:.3f}"
         if not self.does_task:
             return Table(("biases",), [("none measured",)], "the model does not do this task: " + reached)
         rows = [
             (r["bias"], r["measure"], r["gold"], *(_cell(r, name, style) for name, style in _STYLES))
             for r in self.frame.to_dict("records")
         ]  # fmt: skip
-        caption = f"biases before and after correction of {len(self.heads)} heads, {self.prompts} prompts; {reached}"
+        heads, prompts = plural(len(self.heads), "head"), plural(self.prompts, "prompt")
+        caption = f"biases before and after correction of {heads}, {prompts}; {reached}"
         return Table(("bias", "measure", "right label", "before", "after", "change, %"), rows, caption)
 
 
@@ -168,7 +169,7 @@ def icl_biases(
     chance = float(torch.bincount(gold).max()) / len(prompts)
     sequences = orders_measured(prompts[0].sequence, orders, seed)
     reached = interval(pd.Series(outcomes(model, prompts, batch_size=batch_size).right(among).double().tolist()))
-    if reached[1] <= chance:
+    if not reached[1] > chance:  # no interval, no evidence
         empty = pd.DataFrame()
         return IclBiases(empty, empty, empty, labels, tuple(named), len(prompts), reached, chance, False)
     sets = len(WHEN) * (1 + len(prompts[0].sequence) + len(sequences))
@@ -261,5 +262,4 @@ def orders_measured(
 
 def _cell(row: Mapping[Any, Any], name: str, style: str) -> str:
     """Return a value with its interval, or a dash if there was nothing to change."""
-    value, low, high = (format(row[f"{name}{end}"], style) for end in ("", "_low", "_high"))
-    return f"{value} [{low}, {high}]" if isfinite(row[name]) else "-"
+    return shown_interval(*(row[f"{name}{end}"] for end in ENDS), spec=style) if isfinite(row[name]) else "-"

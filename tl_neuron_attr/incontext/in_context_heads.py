@@ -20,6 +20,8 @@ from tl_neuron_attr.incontext.ranking import Combine, Measure, choose, matrix, p
 from tl_neuron_attr.incontext.static_scores import Followed, static_scores
 from tl_neuron_attr.model.components import Head
 from tl_neuron_attr.model.within import within
+from tl_neuron_attr.results.intervals import shown_interval
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 _HINTS = ("more demonstrations", "other label words", "among='labels': answers compared among the labels only")
@@ -92,7 +94,7 @@ class InContextHeads(PrintsAsTable):
         """Return a table of the heads found, or one that says that the model does not do the task."""
         base = self.zeroed.iloc[0]
         reached = (
-            f"accuracy {base['accuracy']:.3f} [{base['low']:.3f}, {base['high']:.3f}] (over the vocabulary "
+            f"accuracy {shown_interval(base['accuracy'], base['low'], base['high'])} (over the vocabulary "
             f"{base['in_vocabulary']:.3f}, among labels {base['among_labels']:.3f}, log-odds {base['log_odds']:+.2f}), "
             f"chance {self.chance:.3f}"
         )
@@ -185,7 +187,7 @@ def in_context_heads(
     base, chance = accuracy(result, labels, among=among), float(torch.bincount(result.gold).max()) / len(prompts)
     static = static_scores(model, seen, label=label, batch_size=min(batch_size, 64), progress=progress)
     frame = static_frame(static, labels)
-    if base["low"] <= chance:
+    if not base["low"] > chance:  # no interval, no evidence
         untouched = pd.DataFrame([{"zeroed": NOTHING, "heads": 0} | base])
         frame, by_label = frame.assign(candidate=False, found=False), label_heads(result, result[None][:0], [], labels)
         return InContextHeads(frame, untouched, by_label, pd.DataFrame(), labels, chance, among, False)
@@ -257,7 +259,7 @@ def _sets(
     """Return the sets of heads to zero for comparison, each with a name that random sets share."""
     rng = random.Random(f"sets {seed}")
     drawn = [rng.sample(others, min(len(found), len(others))) for _ in range(random_sets)]
-    name = f"random heads, mean of {random_sets} sets"
+    name = f"random heads, mean of {plural(random_sets, 'set')}"
     serving = [(f"{word} heads", heads) for word, heads in by_label.items() if heads]
     return [
         (NOTHING, []), ("found heads", found), *((name, each) for each in drawn), ("all others", others), *serving

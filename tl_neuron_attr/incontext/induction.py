@@ -32,7 +32,8 @@ from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.results.equality import EqualByData
-from tl_neuron_attr.results.intervals import interval
+from tl_neuron_attr.results.intervals import interval, shown_interval
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 _SEQUENCES = 4
@@ -127,11 +128,12 @@ class VectorEffect(PrintsAsTable):
     def table(self) -> Table:
         """Return means and 95 % bootstrap intervals, one row per condition."""
         rows = [
-            (name, *("{:.3f} [{:.3f}, {:.3f}]".format(*interval(group[c])) for c in ("labels", "right", "log_odds")))
+            (name, *(shown_interval(*interval(group[c])) for c in ("labels", "right", "log_odds")))
             for name, group in self.frame.groupby("condition", sort=False)
         ]
         headings = ("zero-shot", "p(labels)", "right among labels", "log-odds (nats)")
-        return Table(headings, rows, f"{self.frame['prompt'].nunique()} queries without demonstrations")
+        queries = plural(self.frame["prompt"].nunique(), "query", many="queries")
+        return Table(headings, rows, f"{queries} without demonstrations")
 
 
 @typechecked

@@ -6,6 +6,7 @@ than it costs the other prompts, and the 95 % interval of the difference lies ab
 """
 
 from collections.abc import Sequence
+from math import inf, isfinite
 from typing import Any
 
 import pandas as pd
@@ -37,5 +38,5 @@ def label_heads(before: Outcomes, without: Outcomes, heads: Sequence[Head], labe
 
 def _strongest_label(lost: Sample, gold: Any, labels: Sequence[str]) -> dict[str, Any]:
     found = [(word, *difference_interval(lost[gold == i], lost[gold != i])) for i, word in enumerate(labels)]
-    word, more, low, high = max(found, key=lambda row: row[2])
+    word, more, low, high = max(found, key=lambda row: row[2] if isfinite(row[2]) else -inf)
     return {"label": word if low > 0 else "", "more": more, "low": low, "high": high}

@@ -27,7 +27,8 @@ from tl_neuron_attr.incontext.two_towers import label_scores, needed_by_towers
 from tl_neuron_attr.model.components import Head, NamedHeads, required_heads
 from tl_neuron_attr.model.run import run_at_last
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.results.intervals import interval, named_interval
+from tl_neuron_attr.results.intervals import ENDS, interval, named_interval, shown_interval
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 
 MEASURES = ("score", "cosine", "centred")
@@ -85,15 +86,16 @@ class LearnedMetric(PrintsAsTable):
                 f"L{row['layer']:.0f}H{row['head']:.0f}",
                 f"{row['same']:+.2f}",
                 f"{row['other']:+.2f}",
-                *(f"{row[q]:.3f} [{row[f'{q}_low']:.3f}, {row[f'{q}_high']:.3f}]" for q in ("auc", "cosine_auc")),
+                *(shown_interval(*(row[f"{q}{end}"] for end in ENDS)) for q in ("auc", "cosine_auc")),
                 f"{row['centred_auc']:.3f}",
-                f"{row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]",
+                shown_interval(*(row[f"gain{end}"] for end in ENDS), spec="+.3f"),
                 f"{row['accuracy']:.3f}",
             )
             for row in summary.head(_SHOWN).to_dict("records")
         ]
         more = f", the best {_SHOWN} of {len(summary)} heads" if len(summary) > _SHOWN else ""
-        caption = f"similarity of query and demonstrations over {self.frame['prompt'].nunique()} prompts{more}"
+        prompts = plural(self.frame["prompt"].nunique(), "prompt")
+        caption = f"similarity of query and demonstrations over {prompts}{more}"
         headings = ("same class", "other class", "AUC of the score", "of cosine before", "centred", "gain", "accuracy")
         return Table(("head", *headings), rows, f"{caption}; chance is 0.5")
 

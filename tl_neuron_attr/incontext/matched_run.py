@@ -16,6 +16,7 @@ from tl_neuron_attr.incontext.icl_batches import batch_of, require_alike
 from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.incontext.outcomes import Hook
 from tl_neuron_attr.model.hook_points import TOKENS
+from tl_neuron_attr.results.plural import plural
 
 
 @dataclass
@@ -103,7 +104,7 @@ class MatchedRun:
 def lost_context(keys: int) -> str:
     """Return the error message for a run that does not attend to the positions before it."""
     return (
-        f"attention reaches {keys} position{'s' * (keys > 1)} and not the prompt before: a key-value cache that is "
+        f"attention reaches {plural(keys, 'position')} and not the prompt before: a key-value cache that is "
         "lost on the way (TransformerLens 4.3 with transformers 5.24, most architectures) or slides; generate with "
         "use_past_kv_cache=False"
     )

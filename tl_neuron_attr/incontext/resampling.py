@@ -1,14 +1,15 @@
 """Bootstrap means by right label: the prompts of each label are resampled among themselves.
 
 Unlike :mod:`tl_neuron_attr.results.intervals`, whose draws ignore labels, a draw here keeps the number of prompts of
-each label, and all measures share their draws, so that the change from one to another has its own interval.
+each label, and all measures share their draws, so that the change from one to another has its own interval. Where no
+label has two prompts all draws are the same: they are NaN then, as there is no interval.
 """
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_neuron_attr.results.intervals import RESAMPLES, percentile_interval
+from tl_neuron_attr.results.intervals import LEAST, RESAMPLES, no_interval, percentile_interval
 
 
 class Resampled:
@@ -33,11 +34,16 @@ class Resampled:
 
     def means(self, values: Float[Tensor, "condition prompt"], gold: int | None) -> Float[Tensor, "draw condition"]:
         """Return means over the prompts of one right label, or over all of them."""
-        values = values.double().cpu()
-        if gold is not None:
-            return self.weights[gold] @ values[:, self.of_label[gold]].T
-        sums = [w @ values[:, rows].T * len(rows) for w, rows in zip(self.weights, self.of_label, strict=True)]
-        return torch.stack(sums).sum(0) / values.shape[1]
+        values, labels = values.double().cpu(), range(len(self.of_label)) if gold is None else [gold]
+        rows = [self.of_label[label] for label in labels]
+        sums = [self.weights[label] @ values[:, mine].T * len(mine) for label, mine in zip(labels, rows, strict=True)]
+        found = torch.stack(sums).sum(0) / sum(map(len, rows))
+        return without_draws(found) if max(map(len, rows)) < LEAST else found
+
+
+def without_draws(means: Float[Tensor, "draw condition"]) -> Float[Tensor, "draw condition"]:
+    """Return the same with NaN for every draw but the first, the prompts themselves."""
+    return torch.cat([means[:1], torch.full_like(means[1:], torch.nan)])
 
 
 def estimate(draws: Float[Tensor, "draw"], *, level: float = 0.95) -> tuple[float, float, float]:
@@ -49,7 +55,7 @@ def estimate(draws: Float[Tensor, "draw"], *, level: float = 0.95) -> tuple[floa
     """
     others = draws[1:][draws[1:].isfinite()]
     if not len(others):
-        return float(draws[0]), float("nan"), float("nan")
+        return no_interval(float(draws[0]))
     return percentile_interval(float(draws[0]), others.double().numpy(), level=level)
 
 

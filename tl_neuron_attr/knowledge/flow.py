@@ -42,6 +42,7 @@ from tl_neuron_attr.model.subkeys import Key
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.storage import write_text
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_text import visible
@@ -158,7 +159,7 @@ class Flow(PrintsAsTable):
         """Return the strongest edges."""
         named = [(self._name(r["from"]), self._name(r["to"]), r["weight"]) for r in self.to_frame().to_dict("records")]
         count = self.graph.number_of_edges()
-        return Table(("from", "to", "weight"), named[:30], f"the strongest of {count} edges, in nats")
+        return Table(("from", "to", "weight"), named[:30], f"the strongest of {plural(count, 'edge')}, in nats")
 
     def _strongest_first(self) -> list[tuple[str, str, float]]:
         edges: list[tuple[str, str, float]] = list(self.graph.edges(data="weight"))

@@ -20,6 +20,7 @@ from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase, mean_unembeddi
 from tl_neuron_attr.numerics.kept_scores import KeptScores
 from tl_neuron_attr.numerics.readout import Readout
 from tl_neuron_attr.numerics.sublayer import SITES, Site, Sublayer
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.token_text import text_of
 
 
@@ -72,7 +73,7 @@ class ScoredCache:
 
     def __repr__(self) -> str:
         """``ScoredCache(2 prompts at [6, 4], target [5, 11])``."""
-        prompts = f"{len(self)} prompt{'s' * (len(self) > 1)}"
+        prompts = plural(len(self), "prompt")
         contrast = "" if self.contrast is None else f", contrast {self.contrast.tolist()}"
         return f"ScoredCache({prompts} at {self.places.pos.tolist()}, target {self.target.tolist()}{contrast})"
 

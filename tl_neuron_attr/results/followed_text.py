@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.token_text import in_quotes, prompt_in_quotes
 
 _LISTS = ("prompts", "targets", "contrasts")
@@ -35,7 +36,7 @@ class FollowedText:
     def __str__(self) -> str:
         """Return target and prompt on one line where there is one prompt, else the number of prompts."""
         if len(self.targets) != 1:
-            return f"{len(self.targets)} prompts"
+            return plural(len(self.targets), "prompt")
         against = f" against {in_quotes(self.contrasts[0])}" if self.contrasts else ""
         return (
             in_quotes(self.targets[0])

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked_fields
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_lists import listed
 from tl_neuron_attr.results.token_text import visible
@@ -60,7 +61,7 @@ class MovedTokens(PrintsAsTable):
         ]
         note = "raised, lowered: change of probability in this prompt; promotes: raw projection"
         if self.left_out is not None:
-            note += f"; words and their beginnings only, {self.left_out} other tokens left out"
+            note += f"; words and their beginnings only, {plural(self.left_out, 'other token')} left out"
         headings = ("neuron", "target", "moved", "logit", "rank", "raised", "lowered", "promotes")
         return Table(headings, rows, note)
 

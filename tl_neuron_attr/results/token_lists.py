@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tl_neuron_attr._typechecked import typechecked_fields
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.table import PrintsAsTable, Table
 from tl_neuron_attr.results.token_text import visible
 
@@ -31,7 +32,8 @@ class TokenLists(PrintsAsTable):
             (label, listed(up), listed(down))
             for label, up, down in zip(self.labels, self.promoted, self.suppressed, strict=True)
         ]
-        note = "" if self.left_out is None else f"words and their beginnings; {self.left_out} other tokens left out"
+        left_out = plural(self.left_out or 0, "other token")
+        note = "" if self.left_out is None else f"words and their beginnings; {left_out} left out"
         return Table(("neuron", "promotes", "suppresses"), rows, note)
 
 

@@ -53,9 +53,9 @@ class Sums:
         return {kind: total / n for (kind, name), (total, _, n) in self._sums.items() if name == column}
 
     def errors(self, column: str) -> dict[str, _Numbers]:
-        """Return the standard error of each mean; 0 of a single prompt."""
+        """Return the standard error of each mean; NaN of a single prompt, which has none."""
         return {
-            kind: np.sqrt(np.maximum(squares / n - (total / n) ** 2, 0) / max(n - 1, 1))
+            kind: np.sqrt(np.maximum(squares / n - (total / n) ** 2, 0) / (n - 1 or np.nan))
             for (kind, name), (total, squares, n) in self._sums.items()
             if name == column
         }

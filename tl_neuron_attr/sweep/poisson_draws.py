@@ -13,7 +13,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tl_neuron_attr.results.intervals import RESAMPLES
+from tl_neuron_attr.incontext.resampling import without_draws
+from tl_neuron_attr.results.intervals import LEAST, RESAMPLES
 
 _Numbers = NDArray[np.float64]
 
@@ -44,7 +45,10 @@ class PoissonDraws:
 
     def means(self, name: str, gold: int | None) -> Float[Tensor, "draw condition"]:
         """Return means over the prompts of one right label, or over all of them."""
-        if gold is None:
-            of_labels = [self.means(name, label) * count for label, count in sorted(self.counts.items())]
-            return torch.stack(of_labels).sum(0) / sum(self.counts.values())
+        counts = self.counts if gold is None else {gold: self.counts[gold]}
+        of_labels = [self._of_label(name, label) * count for label, count in sorted(counts.items())]
+        found = torch.stack(of_labels).sum(0) / sum(counts.values())
+        return without_draws(found) if max(counts.values()) < LEAST else found
+
+    def _of_label(self, name: str, gold: int) -> Float[Tensor, "draw condition"]:
         return torch.from_numpy(self._sums[name, gold]) / torch.from_numpy(self._weights[gold])[:, None]

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.incontext.bias_measures import ALL_PROMPTS, WHEN
 from tl_neuron_attr.incontext.icl_biases import IclBiases
+from tl_neuron_attr.results.intervals import shown_interval
 from tl_neuron_attr.vis.plots import grouped_bars
 from tl_neuron_attr.vis.templates import render
 from tl_neuron_attr.vis.view import View
@@ -35,11 +36,10 @@ def biases(report: IclBiases) -> View:
     charts: dict[str, Any] = {}
     if report.does_task:
         charts = {"sizes": _sizes(report), "changes": _changes(report), "orders": _orders(report)}
-    mean, low, high = report.accuracy
     body = render(
         "biases.html.j2",
         report=report,
-        reached=f"{mean:.3f} [{low:.3f}, {high:.3f}]",
+        reached=shown_interval(*report.accuracy),
         table=Markup(report.table().html()),
         **charts,
     )

@@ -19,6 +19,7 @@ from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.sublayer import SITES
 from tl_neuron_attr.results.neuron_contexts import require_catalogue
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.token_text import visible
 from tl_neuron_attr.vis import one_token, whole_answer
 from tl_neuron_attr.vis.one_token import OneToken, Shown, token_tab
@@ -148,7 +149,7 @@ def _several(each: Iterable[ScoredCache], shown: Shown, bar: "tqdm[Any]") -> Vie
         raise ValueError("cache is empty: give at least one scored cache")
     numbers = accumulate((len(line.tabs) for line in lines[:-1]), initial=1)
     rows = [Listed(n, at, "".join(line.prompt)) for n, at, line in zip(numbers, best, lines, strict=True)]
-    title = f"What made the model say this: {len(lines)} prompts"
+    title = f"What made the model say this: {plural(len(lines), 'prompt')}"
     table = overview(rows, "What did most for each; click what was said for its own part.", shown.name)
     first = Tab("all prompts", table, whole=True)
     return paged(lines, Markup("<h1>{}</h1>").format(title), title, first=first)
