@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,3 +135,37 @@ def test_tasks_are_words_with_both_ends_and_texts_with_labels_drawn_and_fixed(sc
     found = [(task, drawn["end"], drawn.get("classes")) for task, drawn in script("incontext_tasks").conditions(given)]
     plain = [("words", "line break", None), ("words", "space", None), ("texts", "line break", None)]
     assert found == [*plain, ("texts", "line break", ["films.pos", "films.neg"])]
+
+
+def test_neurons_found_by_vocabulary_stand_beside_as_many_random_ones_of_each_layer(script, monkeypatch):
+    shallow_script, model = script("arithmetic_shallow"), tna.demo.load()
+    monkeypatch.setattr(shallow_script, "MORE_THAN", (4,))
+    found = tna.cna.concept_neurons(model, shallow_script.WORDS, layers=[0, 2], attn_layers=[2], progress=False)
+    chosen = found.more_than(4)
+    drawn = shallow_script.random_beside(found, chosen, seed=1)
+    assert len(set(drawn)) == len(drawn) and set(drawn) != set(chosen)
+    assert Counter(layer for _, layer, _ in drawn) == Counter(layer for _, layer, _ in chosen)
+    sums = tna.cna.arithmetic_cases(model, tna.cna.problems("+", digits=1, n=8))
+    table = shallow_script.found_by_vocabulary(model, {"sums": sums}, found, seed=1)
+    right = sum(tna.cna.answered(model, sums))
+    with tna.ablate(model, chosen):
+        left = sum(tna.cna.answered(model, sums))
+    row, beside = table.to_dict("records")
+    assert (row["zeroed"], beside["zeroed"], row["neurons"]) == ("concept", "random", len(chosen))
+    assert row[f"sums, % lost of {right}"].startswith(f"{100 - 100 * left / right:.0f} [")
+
+
+def test_tokens_of_shallow_neurons_are_counted_before_and_behind_their_hop(script):
+    shallow_script, model = script("arithmetic_shallow"), tna.demo.load()
+    chain = tna.cna.logic_chain(model, "3 + 5 =", shallow=4, progress=False)
+    rows = shallow_script.read_moved(model, chain, seed=0)
+    shallow, words = chain.feature_enhancing, shallow_script.WORDS
+    for i, (row, hop) in enumerate(zip(rows[:4], shallow.hop.tolist(), strict=True)):
+        via = chain.feature_transferring.hops[hop]
+        moved = tna.transformed_tokens(model, shallow.neurons, via.layer, via.head, k=50).promoted[i]
+        assert row == {
+            "neurons": "of the chain",
+            "before": sum(t.strip() in words for t in tna.top_tokens(model, shallow.neurons, 50).promoted[i]),
+            "after": sum(t.strip() in words for t in moved),
+        }
+    assert [row["neurons"] for row in rows] == ["of the chain"] * 4 + ["random"] * 4
