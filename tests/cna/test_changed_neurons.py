@@ -65,6 +65,14 @@ def test_on_a_trained_model_few_neurons_are_scored():
     assert int(found.evaluated[0]) < 0.5 * tna.attribute_mlp_neurons(cache, "8").numel()
 
 
+def test_of_a_run_with_itself_nothing_changed_and_next_to_nothing_is_scored():
+    model = tna.demo.load()
+    _, cache = model.run_with_cache("3 + 5 =")
+    found = changed_neurons(cache, cache, "8", 10)
+    assert not found.score.any() and int(found.evaluated[0]) < 100
+    assert found.labels == compare_neurons(cache, cache, "8").top(10).labels
+
+
 def test_what_cannot_be_compared_is_refused():
     cache, other = zeroed("llama")
     with pytest.raises(ValueError, match="k must be between 1 and the 240 mlp neurons, got 241"):

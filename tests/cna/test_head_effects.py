@@ -2,6 +2,7 @@
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ import tl_neuron_attr as tna
 from tests import architectures
 from tl_neuron_attr import demo
 from tl_neuron_attr.results import storage
+
+GRIDS = ("prob", "log_prob", "base_prob", "base_log_prob")
 
 TOKENS = architectures.prompts()
 
@@ -291,3 +294,20 @@ def test_a_target_the_model_hardly_predicts_is_said_to_be_one():
     unlikely, likely = (tna.head_effects(model, "3 + 5 =", t, heads=[(3, 6)], progress=False) for t in ("42", "8"))
     assert float(unlikely.base_log_prob) < -6.9 and "hardly predicts this target" in str(unlikely)
     assert "hardly" not in str(likely)
+    three = [replace(each, **{n: getattr(each, n)[None] for n in GRIDS}) for each in (likely, likely, unlikely)]
+    most, least = (
+        replace(three[0], **{n: torch.cat([getattr(each, n) for each in some]) for n in GRIDS})
+        for some in (three, [three[0], three[2], three[2]])
+    )
+    assert float(most.base_log_prob.mean()) < -6.9 / 3 and "hardly" not in str(most) and "hardly" in str(least)
+
+
+def test_an_answer_is_not_improbable_for_its_length(tmp_path):
+    model = architectures.build("llama")  # each token is about as likely as any other
+    found = tna.head_effects(model, architectures.prompts(), tna.Answer((5, 17, 5)), heads=[(1, 1)], progress=False)
+    assert found.tokens == 3 and 3 * -6.9 < float(found.base_log_prob.median()) < -6.9 and "hardly" not in str(found)
+    found.save(tmp_path / "effects.safetensors")
+    assert type(found).load(tmp_path / "effects.safetensors").tokens == 3
+    replace(found, tokens=0).save(tmp_path / "effects.safetensors")
+    with pytest.raises(ValueError, match=r"field 'text\.tokens' must be a positive integer, got 0"):
+        type(found).load(tmp_path / "effects.safetensors")

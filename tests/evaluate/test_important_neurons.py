@@ -94,6 +94,16 @@ def test_a_target_the_model_hardly_predicts_is_said_to_be_one(model, found):
     assert "hardly" not in found.table().caption
 
 
+def test_a_long_answer_and_a_contrast_are_not_taken_for_an_improbable_target(model):
+    options = {"k": 2, "candidates": 10, "progress": False}
+    undecided = architectures.build("llama", dtype=torch.float32)  # each token is about as likely as any other
+    answer = important_neurons(undecided, architectures.prompts(1)[0], tna.Answer((5, 17, 5)), **options)
+    assert answer.tokens == 3 and 3 * -6.9 < answer.log_prob < -6.9 and "hardly" not in answer.table().caption
+    against = important_neurons(model, PROMPT, " basketball", contrast=TARGET, **options)
+    assert against.log_prob < -6.9 and "hardly" not in against.table().caption
+    assert f"log p less the contrast's {against.log_prob:.2f} untouched" in against.table().caption
+
+
 def test_more_neurons_than_candidates_are_refused(model):
     with pytest.raises(ValueError, match="k must be between 1 and the"):
         important_neurons(model, PROMPT, TARGET, k=10_000, candidates=5, progress=False)

@@ -15,6 +15,7 @@ def test_a_single_token_runs_the_prompt_as_it_is_and_an_answer_all_but_its_last(
     runs = AnswerRuns.of(model, PROMPTS, targets, at=torch.tensor([2, 1]), contrast=[tna.Answer((5, 17, 5)), 2])
     assert [runs.row(i).tolist() for i in (0, 1)] == [[*PROMPTS[0, :3].tolist(), 5, 17], PROMPTS[1].tolist()]
     assert runs.prompt == (0, 1) and runs.beginnings == (3, 4) and runs.lengths == (5, 4)
+    assert runs.most_tokens == 3 and AnswerRuns.of(model, PROMPTS, 7, at=torch.tensor([2, 1])).most_tokens == 1
     assert runs.places.row.tolist() == [0] * 4 + [0] * 3 + [1, 1]
     assert runs.places.pos.tolist() == [2, 2, 3, 4, 2, 3, 4, 1, 1]
     assert [runs.places_in(i).tolist() for i in (0, 1)] == [[0, 1, 2, 3, 4, 5, 6], [7, 8]]

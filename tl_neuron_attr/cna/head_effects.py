@@ -49,12 +49,14 @@ class HeadEffects(PrintsAsTable):
         log_prob: The log-probability after zeroing the head.
         base_prob: The untouched model's probability.
         base_log_prob: The untouched model's log-probability.
+        tokens: How many tokens the longest answer followed has.
     """
 
     prob: Float[Tensor, "*b layer head"]
     log_prob: Float[Tensor, "*b layer head"]
     base_prob: Float[Tensor, "*b"]
     base_log_prob: Float[Tensor, "*b"]
+    tokens: int = 1
 
     @property
     def drop(self) -> Float[Tensor, "*b layer head"]:
@@ -80,13 +82,16 @@ class HeadEffects(PrintsAsTable):
         batch = f", mean of {plural(self.base_prob.numel(), 'prompt')}" if self.base_prob.ndim else ""
         base = ("", "untouched", float(self.base_prob.mean()), float(self.base_log_prob.mean()), 0.0)
         headings = ("rank", "head zeroed", "probability", "log-probability", "drop")
-        caption = f"in nats{batch}\n{hardly_predicted(float(self.base_log_prob.mean()))}".rstrip()
+        most = float(self.base_log_prob.median())  # of a batch the middle: one prompt far off is not all of them
+        caption = f"in nats{batch}\n{hardly_predicted(most, tokens=self.tokens)}".rstrip()
         return Table(headings, [base, *rows], caption)
 
     @typechecked
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with a JSON header; never a pickle, never half a file."""
-        storage.save_tensors(path, "head_effects", {name: getattr(self, name) for name in (*_GRIDS, *_BASES)}, {})
+        storage.save_tensors(
+            path, "head_effects", {name: getattr(self, name) for name in (*_GRIDS, *_BASES)}, {"tokens": self.tokens}
+        )
 
     @classmethod
     @typechecked
@@ -97,13 +102,16 @@ class HeadEffects(PrintsAsTable):
             FileNotFoundError: If there is no such file.
             ValueError: If the file is malformed, naming the field.
         """
-        tensors, _ = storage.load_tensors(path, "head_effects", dict.fromkeys(_GRIDS), _BASES)
+        tensors, text = storage.load_tensors(path, "head_effects", dict.fromkeys(_GRIDS), _BASES)
         if missing := [name for name in _BASES if name not in tensors]:
             raise ValueError(f"{path}: field {missing[0]!r} is missing")
         for name in _BASES:
             storage.require_shape(path, tensors, name, tensors["prob"].shape[:-2])
         storage.require_finite_fields(path, {name: tensors[name] for name in _BASES})
-        return cls(**tensors)
+        tokens = text.get("tokens", 1)
+        if type(tokens) is not int or tokens < 1:
+            raise ValueError(f"{path}: field 'text.tokens' must be a positive integer, got {tokens!r}")
+        return cls(**tensors, tokens=tokens)
 
     def to_frame(self) -> "pd.DataFrame":
         """Return one row per prompt and head asked for: prompt, layer, head, prob, log_prob, drop."""
@@ -171,10 +179,10 @@ def head_effects(
     positions = _positions(ids, pos, attention_mask)
     wanted = required_heads(model, heads, fix=ZEROED)
     sets = [[], *([head] for head in wanted)]
-    running = {"batch_size": batch_size, "max_bytes": max_bytes}
+    running, longest = {"batch_size": batch_size, "max_bytes": max_bytes}, 1
     if target is not None and has_answers(target):
         runs = _answer_runs(model, ids, target, positions, attention_mask)
-        found = _of_answers(model, runs, sets, progress, running)
+        found, longest = _of_answers(model, runs, sets, progress, running), runs.most_tokens
     else:
         targets = None if target is None else one_each(model, target, len(ids)).to(ids.device)
         spans = _unpadded(model, ids, positions, attention_mask)
@@ -183,7 +191,7 @@ def head_effects(
     for i, (layer, head) in enumerate(wanted, 1):
         grid[:, layer, head] = found[:, i]
     without, base = (scores if batched else scores[0] for scores in (grid, found[:, 0]))
-    return HeadEffects(without.exp(), without, base.exp(), base)
+    return HeadEffects(without.exp(), without, base.exp(), base, longest)
 
 
 def _of_tokens(

@@ -52,11 +52,13 @@ class ImportantNeurons(PrintsAsTable):
     Attributes:
         neurons: The neurons, largest measured effect first: ``.score`` is the log-probability increase (paper 1,
             Eq. 13), ``.effect`` what taking the neuron out costs, both in nats.
-        log_prob: The untouched log-probability.
+        log_prob: The untouched log-probability, less the contrast's if there is one.
         joint: By how many of the first neurons were taken out together, how much that costs, in nats.
         tried: How many neurons were taken out.
         elsewhere: What taking all the neurons out costs each reference prompt's own answer; None without reference
             prompts.
+        tokens: How many tokens the longest answer followed has.
+        contrasted: Whether the target was compared with a contrast.
     """
 
     neurons: Neurons
@@ -64,6 +66,8 @@ class ImportantNeurons(PrintsAsTable):
     joint: dict[int, float]
     tried: int
     elsewhere: tuple[float, ...] | None = None
+    tokens: int = 1
+    contrasted: bool = False
 
     @property
     def specific(self) -> tuple[float, float, float]:
@@ -83,11 +87,13 @@ class ImportantNeurons(PrintsAsTable):
         signs = ["differ" if row[score] * row[effect] < 0 else "" for row in found.rows]
         rows = [(*row[: effect + 1], sign, *row[effect + 1 :]) for row, sign in zip(found.rows, signs, strict=True)]
         together = self.joint[len(self.neurons)]
+        measured = "log p less the contrast's" if self.contrasted else "log p"
         caption = (
             f"in nats; {plural(self.tried, 'neuron')} tried; together these {len(self.neurons)} cost {together:.2f}, "
-            f"log p {self.log_prob:.2f} untouched"
+            f"{measured} {self.log_prob:.2f} untouched"
         )
-        caption = f"{caption}\n{hardly_predicted(self.log_prob)}".rstrip()
+        if not self.contrasted:
+            caption = f"{caption}\n{hardly_predicted(self.log_prob, tokens=self.tokens)}".rstrip()
         return Table((*found.headings[: effect + 1], "signs", *found.headings[effect + 1 :]), rows, caption)
 
     def to_frame(self) -> pd.DataFrame:
@@ -166,7 +172,10 @@ def important_neurons(
     elsewhere = None
     if specificity is not None:
         elsewhere = tuple(_loss(model, text, answer, best, max_bytes) for text, answer in specificity)
-    return ImportantNeurons(with_text(best, q.stream), found.log_prob, joint, len(tried.score), elsewhere)
+    return ImportantNeurons(
+        with_text(best, q.stream), found.log_prob, joint, len(tried.score), elsewhere,
+        tokens=runs.most_tokens, contrasted=contrast is not None,
+    )  # fmt: skip
 
 
 def _require_references(model: Any, specificity: Sequence[tuple[str, OtherAnswer]]) -> None:

@@ -82,6 +82,11 @@ class AnswerRuns:
             sums=sums,
         )
 
+    @property
+    def most_tokens(self) -> int:
+        """Return the number of tokens of the longest answer."""
+        return 1 + max(length - begun for length, begun in zip(self.lengths, self.beginnings, strict=True))
+
     def row(self, row: int) -> Int[Tensor, "pos"]:
         """Return a row without padding."""
         return self.tokens[row, : self.lengths[row]]

@@ -6,14 +6,15 @@ between Jensen's bound and Jensen's bound less ``psi`` (:mod:`tl_neuron_attr.num
     change <= <v, g> - (<v', g'> - psi(v')),
 
 with ``v'`` and ``g'`` of the other run. The neurons of the largest ``<v, g> - <v', g'>`` are scored exactly in both
-runs; where they leave many undecided, ``psi`` is narrowed (:mod:`tl_neuron_attr.numerics.narrow_bounds`). Then neurons
-are scored in the order of the bound, until the k-th largest change beats the next bound.
+runs. What is bit for bit the same in both, as all is below the first change, needs no ``psi``: its change is 0. Where
+many are left undecided, ``psi`` is narrowed (:mod:`tl_neuron_attr.numerics.narrow_bounds`). Then neurons are scored in
+the order of the bound, until the k-th largest change beats the next bound.
 """
 
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_neuron_attr.numerics.answer_sums import AnswerSums
@@ -24,7 +25,7 @@ from tl_neuron_attr.numerics.exact_scores import exact_scores
 from tl_neuron_attr.numerics.flat_index import best_of
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase
 from tl_neuron_attr.numerics.narrow_bounds import NarrowBounds
-from tl_neuron_attr.numerics.sublayer import Sublayer
+from tl_neuron_attr.numerics.sublayer import StackedRows, Sublayer
 from tl_neuron_attr.numerics.topk import TopK, gradients_of
 
 ScoredRun = tuple[Sequence[Increase], Sequence[Sublayer]]
@@ -46,13 +47,15 @@ def certified_topk_of_change(
     likely = _jensen(first) - _jensen(other)
     if first[0][0].linear:
         return _known(likely, own, k)
-    bounds, psi = own(likely), _psi(first, other, own)
+    same = _same(first, other)
+    bounds, psi = own(likely), _psi(first, other, own, same)
     narrow = {1: NarrowBounds(*other), -1: NarrowBounds(*first)}
     found: list[tuple[Tensor, Tensor, int]] = []
     for result in range(len(own)):
         places = (own.result_of_place == result).nonzero()[:, 0]
         signed = list(zip(places.tolist(), own.sign_of_place[places].tolist(), strict=True))
-        found.append(_search((first, other), signed, bounds[result], psi[places].sum(0), narrow, k, max_bytes))
+        of_result = bounds[result], psi[places].sum(0), same[places].all(0)
+        found.append(_search((first, other), signed, *of_result, narrow, k, max_bytes))
     flat, by_place, evaluated = zip(*found, strict=True)
     change = torch.cat(by_place)
     return TopK(torch.stack(flat), own(change), torch.tensor(evaluated), by_place=change)
@@ -63,10 +66,31 @@ def _each_its_own(run: ScoredRun) -> AnswerSums:
     return AnswerSums(each, each, torch.ones_like(each))
 
 
-def _psi(first: ScoredRun, other: ScoredRun, sums: AnswerSums) -> Float[Tensor, "place neuron_source"]:
+def _psi(
+    first: ScoredRun, other: ScoredRun, sums: AnswerSums, same: Bool[Tensor, "place neuron_source"]
+) -> Float[Tensor, "place neuron_source"]:
     """Return, of every place, how far the change may lie above the difference of Jensen's bounds."""
     psi, minus = torch.cat(psi_bounds(*other), dim=1), sums.sign_of_place < 0
-    return torch.where(minus[:, None], torch.cat(psi_bounds(*first), dim=1), psi) if bool(minus.any()) else psi
+    if bool(minus.any()):
+        psi = torch.where(minus[:, None], torch.cat(psi_bounds(*first), dim=1), psi)
+    return psi.masked_fill(same, 0)
+
+
+def _same(first: ScoredRun, other: ScoredRun) -> Bool[Tensor, "place neuron_source"]:
+    """Return which neurons are of sublayers that read and wrote the same in both runs."""
+    pairs = zip(first[1], other[1], strict=True)
+    return torch.cat([_alike(*each)[:, None].expand_as(each[0].coefficients.flatten(1)) for each in pairs], dim=1)
+
+
+def _alike(one: Sublayer, other: Sublayer) -> Bool[Tensor, "place"]:
+    """Return at which places two runs of a sublayer read and wrote the same, neuron by neuron."""
+    pairs = ((getattr(one, name), getattr(other, name)) for name in ("base", "out", "coefficients"))
+    alike = torch.stack([(mine == theirs).flatten(1).all(1) for mine, theirs in pairs]).all(0)
+    return alike & _same_rows(one.directions, other.directions) if bool(alike.any()) else alike
+
+
+def _same_rows(one: Tensor | StackedRows, other: Tensor | StackedRows) -> bool:
+    return one is other or (isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other))
 
 
 def _search(
@@ -74,6 +98,7 @@ def _search(
     places: Sequence[tuple[int, int]],
     likely: Float[Tensor, "n"],
     psi: Float[Tensor, "n"],
+    same: Bool[Tensor, "n"],
     narrow: Mapping[int, NarrowBounds],
     k: int,
     max_bytes: int,
@@ -85,19 +110,21 @@ def _search(
         places: The places of the result, each with its sign.
         likely: The differences of Jensen's bounds, added up.
         psi: How far the change may lie above them.
+        same: Which neurons have not changed: the first of them stand for all.
         narrow: By sign, what narrows ``psi``.
         k: How many.
         max_bytes: A cap on the working set.
     """
-    scored = best_of(likely, min(k + FIRST_SPARE, len(likely)))
+    changed = best_of(likely.masked_fill(same, -torch.inf), min(k + FIRST_SPARE, len(likely)))
+    scored = torch.cat([changed, same.nonzero()[:k, 0]]).unique()
     by_place = _change(runs, places, scored, max_bytes)
-    bound = likely + psi
+    bound = (likely + psi).masked_fill(same, -torch.inf)
     bound[scored] = -torch.inf
     undecided = (bound > _added(by_place, places).topk(k).values[-1]).nonzero()[:, 0]
     if len(undecided) > narrow[1].pays:
         narrowed = torch.stack([narrow[sign].psi(place, undecided) for place, sign in places]).sum(0)
         bound[undecided] += (narrowed - psi[undecided]).clamp_max(0)
-    order, done, count = bound.argsort(descending=True)[: len(bound) - len(scored)], 0, FEWEST
+    order, done, count = bound.argsort(descending=True)[: int(bound.isfinite().sum())], 0, FEWEST
     while done < len(order) and not _certain(_added(by_place, places), bound[order[done]], k):
         some = order[done : done + count]
         scored = torch.cat([scored, some])
