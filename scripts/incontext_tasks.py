@@ -15,32 +15,29 @@ from incontext_real import examples, task_options
 from tables import Stopwatch, markdown, ranged
 
 import tl_neuron_attr as tna
-from tl_neuron_attr.incontext import Example, icl_prompts, outcomes
+from tl_neuron_attr.incontext import icl_prompts, outcomes
 from tl_neuron_attr.results.intervals import interval
 
 ENDS = {"line break": "\n", "space": " "}
 
 
 def conditions(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name of a task with what its prompts are drawn by, but for the number of demonstrations."""
-    words = examples([], options.longest)
+    """Yield the name of a task with what its prompts are drawn by."""
+    words = {"examples": examples([], options.longest), "k": options.shots}
     for end in ENDS:
-        yield "words", {"examples": words, "end": end}
+        yield "words", words | {"end": end}
     if options.data:
-        texts = examples(options.data, options.longest)
-        yield "texts", {"examples": texts, "end": "line break"}
+        texts = {"examples": examples(options.data, options.longest), "k": options.shots, "end": "line break"}
+        yield "texts", texts
         if options.natural:
             fixed = {"labels": options.natural, "classes": [path.name for path in options.data]}
-            yield "texts", {"examples": texts, "end": "line break"} | fixed
+            yield "texts", texts | fixed | {"k": options.natural_shots}
 
 
-def measured(model: Any, task: str, k: int, drawn: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+def measured(model: Any, task: str, drawn: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Return one row: the task, the prompts, and what the model answers."""
-    given: list[Example] = drawn["examples"]
-    labels, classes = drawn.get("labels", ("foo", "bar")), drawn.get("classes")
-    prompts = icl_prompts(
-        model, given, options.queries, k=k, labels=labels, classes=classes, end=ENDS[drawn["end"]], seed=options.seed
-    )
+    chosen = {"labels": ("foo", "bar")} | drawn | {"end": ENDS[drawn["end"]]}
+    prompts = icl_prompts(model, n=options.queries, seed=options.seed, **chosen)
     result = outcomes(model, prompts, batch_size=options.batch_size)
 
     def shown(values: torch.Tensor, spec: str = ".3f") -> str:
@@ -49,10 +46,10 @@ def measured(model: Any, task: str, k: int, drawn: dict[str, Any], options: argp
     return {
         "model": model.cfg.model_name.split(" ")[0],
         "task": task,
-        "labels": ", ".join(labels),
-        "shots": k,
+        "labels": ", ".join(chosen["labels"]),
+        "shots": chosen["k"],
         "end": drawn["end"],
-        "tokens": max(len(prompt) for prompt in prompts),
+        "longest, tokens": max(len(prompt) for prompt in prompts),
         "over the vocabulary": shown(result.right("vocabulary")),
         "among labels": shown(result.right("labels")),
         "log-odds (nats)": shown(result.log_odds, "+.2f"),
@@ -64,7 +61,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", default=["qwen2.5-coder-0.5b", "smollm2-135m", "gemma3-270m"])
     parser.add_argument("--natural", nargs=2, help="labels that mean the classes of the two files of --data")
-    parser.add_argument("--shots", nargs="*", type=int, default=[4, 8], help="demonstrations of a prompt")
+    parser.add_argument("--shots", type=int, default=8, help="demonstrations of a prompt labelled foo and bar")
+    parser.add_argument("--natural-shots", type=int, default=4, help="demonstrations of a prompt of natural labels")
     parser.add_argument("--queries", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--out", type=Path, required=True)
@@ -75,11 +73,10 @@ def main() -> None:
     for name in options.models:
         model = tna.load(name, device=options.device)
         for task, drawn in conditions(options):
-            for k in options.shots:
-                rows.append(measured(model, task, k, drawn, options))
-                caption = f"{options.queries} prompts a line, texts of at most {options.longest} words, chance 0.5."
-                options.out.write_text(f"{markdown(pd.DataFrame(rows))}\n\n{caption} {spent}.\n")
-                print(rows[-1], spent, flush=True)
+            rows.append(measured(model, task, drawn, options))
+            caption = f"{options.queries} prompts a line, texts of at most {options.longest} words, chance 0.5."
+            options.out.write_text(f"{markdown(pd.DataFrame(rows))}\n\n{caption} {spent}.\n")
+            print(rows[-1], spent, flush=True)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def test_accuracies_of_tasks_are_those_of_the_answers_counted_one_by_one(script)
     words = {"good": "great lovely superb perfect", "bad": "awful boring dull ugly"}
     texts = [tna.incontext.Example(f"{word} movie", kind) for kind, of in words.items() for word in of.split()]
     given = argparse.Namespace(queries=8, batch_size=3, seed=1)
-    row = tasks.measured(model, "words", 4, {"examples": texts, "end": "space"}, given)
+    row = tasks.measured(model, "words", {"examples": texts, "k": 4, "end": "space"}, given)
     among, over, odds = [], [], []
     for prompt in tna.incontext.icl_prompts(model, texts, 8, k=4, seed=1):
         logits = model(torch.tensor([prompt.tokens]))[0, -1]
@@ -131,10 +131,11 @@ def test_tasks_are_words_with_both_ends_and_texts_with_labels_drawn_and_fixed(sc
     files = [tmp_path / "films.pos", tmp_path / "films.neg"]
     for file in files:
         file.write_text("great\n")
-    given = argparse.Namespace(data=files, longest=3, natural=["positive", "negative"])
-    found = [(task, drawn["end"], drawn.get("classes")) for task, drawn in script("incontext_tasks").conditions(given)]
-    plain = [("words", "line break", None), ("words", "space", None), ("texts", "line break", None)]
-    assert found == [*plain, ("texts", "line break", ["films.pos", "films.neg"])]
+    given = argparse.Namespace(data=files, longest=3, shots=8, natural=["positive", "negative"], natural_shots=4)
+    yielded = script("incontext_tasks").conditions(given)
+    found = [(task, drawn["end"], drawn["k"], drawn.get("classes")) for task, drawn in yielded]
+    plain = [("words", "line break", 8, None), ("words", "space", 8, None), ("texts", "line break", 8, None)]
+    assert found == [*plain, ("texts", "line break", 4, ["films.pos", "films.neg"])]
 
 
 def test_neurons_found_by_vocabulary_stand_beside_as_many_random_ones_of_each_layer(script, monkeypatch):
