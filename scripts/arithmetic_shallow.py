@@ -140,7 +140,7 @@ def sections(model: Any, options: argparse.Namespace) -> Iterator[tuple[str, str
     ]
     found = cna.concept_neurons(model, WORDS, layers=options.layers, attn_layers=options.attn_layers, progress=False)
     title = f"Neurons found by vocabulary alone, of {found.counts.numel()}, zeroed together (Table 8)"
-    how = f"Words: {' '.join(WORDS)}. Layers {found.layers[0]} to {found.layers[-1]}."
+    how = f"Words: {' '.join(WORDS)}. Layers {', '.join(map(str, found.layers))}."
     yield title, f"{how}\n\n{markdown(found_by_vocabulary(model, kinds | {'facts': facts}, found, options.seed))}"
 
 
