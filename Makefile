@@ -79,7 +79,7 @@ results-real: $(STAMP)  ## scores against effects on two real models, paper 1's 
 	$(PY) scripts/knowledge_scores.py --out docs/results/knowledge_scores.md
 	$(PY) scripts/incontext_tasks.py $(if $(SENTENCES),--data $(SENTENCES) --natural positive negative --longest 8) --out docs/results/incontext_tasks.md
 	$(PY) scripts/incontext_real.py --queries 60 --fresh 40 --out docs/results/incontext_real.md
-	$(if $(SENTENCES),$(PY) scripts/incontext_real.py --data $(SENTENCES) --longest 8 --queries 60 --fresh 40 --out docs/results/incontext_sentences.md)
+	$(if $(SENTENCES),$(PY) scripts/incontext_real.py --model smollm2-135m --data $(SENTENCES) --longest 8 --labels positive negative --classes $(notdir $(SENTENCES)) --shots 4 --even 2 --orders 2 --queries 60 --fresh 40 --out docs/results/incontext_sentences.md)
 	$(PY) scripts/arithmetic_real.py --out docs/results/arithmetic_real.md
 	$(PY) scripts/arithmetic_neurons.py --chains 4 --out docs/results/arithmetic_neurons.md
 	$(PY) scripts/arithmetic_real.py --model gemma3-270m --prompt shots --out docs/results/arithmetic_gemma.md
