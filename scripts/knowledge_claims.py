@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import pandas as pd
 from tables import ranged
 
@@ -38,19 +37,22 @@ def claims(study: KnowledgeStudy, facts: Sequence[str]) -> pd.DataFrame:
 
 
 def wordings(study: KnowledgeStudy, facts: Sequence[str]) -> pd.DataFrame:
-    """Return how far two wordings of a fact lie apart in what zeroing their own MLP neurons takes."""
-    fact = pd.Series(facts, study.selection.index)
+    """Return how far two wordings of a fact lie apart in what zeroing their own MLP neurons takes, and two facts."""
+    fact = pd.Series(facts, study.selection.index, name="fact")
     rows = []
     for kind, group in study.specificity[study.specificity["common"]].groupby("kind", sort=False):
-        own = group.set_index("prompt")["own"].groupby(fact).apply(list)
-        pairs = np.array([values for values in own if len(values) == 2]).reshape(-1, 2)
+        own = group[["prompt", "type", "own"]].join(fact, on="prompt")
+        pairs = own.merge(own, on="type", suffixes=("", "_other"))
+        pairs = pairs[pairs["prompt"] < pairs["prompt_other"]]
+        gaps = (pairs["own"] - pairs["own_other"]).abs()
+        same = pairs["fact"] == pairs["fact_other"]
         rows.append(
             {
                 "zeroed": f"{kind} neurons",
-                "facts worded twice": len(pairs),
-                "mean loss, nats": pairs.mean(),
-                "mean gap of the wordings, nats": abs(pairs[:, 0] - pairs[:, 1]).mean(),
-                "correlation": np.corrcoef(pairs.T)[0, 1],
+                "facts worded twice": same.sum(),
+                "mean loss, nats": pairs.loc[same, ["own", "own_other"]].to_numpy().mean(),
+                "mean gap of two wordings, nats": gaps[same].mean(),
+                "of two facts of a type, nats": gaps[~same].mean(),
             }
         )
     return pd.DataFrame(rows)

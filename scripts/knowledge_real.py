@@ -109,7 +109,7 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["smollm2-135m", "gemma3-270m", "qwen2.5-coder-0.5b"])
-    parser.add_argument("--prompts", type=int, nargs="+", default=[150, 150, 72], help="kept prompts, by model")
+    parser.add_argument("--prompts", type=int, default=150, help="kept prompts of each model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--study", type=Path, help="a folder that keeps every prompt's results as they come")
@@ -117,10 +117,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     written = []
-    for name, n in zip(args.models, args.prompts, strict=True):
+    for name in args.models:
         spent, model = Stopwatch(args.device), tna.load(name, device=args.device)
         known = asked(model)
-        facts = in_turn(known, n)
+        facts = in_turn(known, args.prompts)
         prompts = [StudyPrompt(text, model.tokenizer.decode([token]), kind) for text, token, kind in facts]
         folder = None if args.study is None else args.study / name
         study = knowledge_study(model, by_type(prompts), seed=args.seed, out=folder)

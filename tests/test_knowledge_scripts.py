@@ -78,11 +78,14 @@ def test_claims_count_prompts_and_then_facts(script):
     assert {name: means.loc[name].tolist() for name in by_hand} == by_hand
 
 
-def test_wordings_of_a_fact_are_compared_with_each_other(script):
-    found = script("knowledge_claims").wordings(study(), ["a", "a", "b", "b"])
+def test_wordings_of_a_fact_are_compared_with_each_other_and_facts_of_a_type_too(script):
+    four = study()
+    four.specificity["type"] = "capital"
+    found = script("knowledge_claims").wordings(four, ["a", "a", "b", "b"])
     assert found["facts worded twice"].tolist() == [2, 2]
-    assert found["mean loss, nats"].tolist() == [5.5, 5.5]
-    assert found["mean gap of the wordings, nats"].tolist() == [1.0, 1.0]
+    assert found["mean loss, nats"].tolist() == [5.5, 5.5]  # 4, 5 and 6, 7
+    assert found["mean gap of two wordings, nats"].tolist() == [1.0, 1.0]
+    assert found["of two facts of a type, nats"].tolist() == [2.0, 2.0]  # 2, 3, 1, 2
 
 
 def test_every_real_fact_is_known_by_its_relation_and_subject(script):
