@@ -227,14 +227,13 @@ def faithfulness(
     _require_single(asked, own_scores or {})
     places = list(asked)
     frames: list[pd.DataFrame] = []
-    with tqdm(total=len(asked), desc="faithfulness", unit="prompt", disable=not progress) as bar:
+    total = len(asked) * (1 + len(methods) * len(counts))
+    with tqdm(total=total, desc="faithfulness", unit="outcome", disable=not progress) as bar:
         for each in _batches([ids[i] for i in places], list(asked.values()), batch_size):
             batch = replace(each, indices=[places[at] for at in each.indices])
-            frames += [
-                outcome.frame().assign(prompt=batch.indices, score=name, k=zeroed)
-                for name, zeroed, outcome in outcomes_by_method(model, batch, methods, counts, seed)
-            ]
-            bar.update(len(batch.indices))
+            for name, zeroed, outcome in outcomes_by_method(model, batch, methods, counts, seed):
+                frames.append(outcome.frame().assign(prompt=batch.indices, score=name, k=zeroed))
+                bar.update(len(batch.indices))
     frame = pd.concat(frames).sort_values(["prompt", "k", "score"], ignore_index=True)
     return Faithfulness(frame, k, problems, contrast is not None)
 
