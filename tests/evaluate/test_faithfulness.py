@@ -89,7 +89,7 @@ def test_on_facts_of_the_bundled_model_chosen_neurons_matter_more_than_random_on
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"targets": ["w5"]}, "targets must hold one answer per prompt: 4 prompts, 1 targets"),
+        ({"targets": ["w5"]}, "targets must hold one answer per prompt: 4 prompts, 1 target"),
         ({"targets": ["w5 zyx"] * 4}, r"no target can be read; targets\[0\]='w5 zyx' is not in the model's vocabulary"),
         (
             {"targets": ["w5 w6", *TARGETS[1:]], "own_scores": {"mine": print}},

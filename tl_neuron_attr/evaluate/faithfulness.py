@@ -6,30 +6,24 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
 from tl_neuron_attr._typechecked import typechecked, typechecked_fields
-from tl_neuron_attr.evaluate.contrasted import ContrastedBatch, contrasted_batches, require_contrasted
+from tl_neuron_attr.evaluate.contrasted import contrasted_batches, require_contrasted
 from tl_neuron_attr.evaluate.method_scores import (
-    GRADIENTS,
     METHODS,
     UNTOUCHED,
-    AnyMethod,
     Method,
     OwnScore,
-    best_by_method,
     named_methods,
 )
-from tl_neuron_attr.evaluate.outcome import METRICS, Outcome
+from tl_neuron_attr.evaluate.outcome import METRICS
+from tl_neuron_attr.evaluate.outcomes_by_method import outcomes_by_method, require_neurons
 from tl_neuron_attr.evaluate.prompts import unnamed
-from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.answer_tokens import Answer, require_room
 from tl_neuron_attr.model.batches import AnswerBatch, answer_batches
-from tl_neuron_attr.model.effect_gradients import require_precision
-from tl_neuron_attr.model.intervene import ablate
 from tl_neuron_attr.model.targets import OneTarget, answer_of, contrast_each
 from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.results.intervals import ENDS, interval, named_interval, shown_interval
@@ -284,49 +278,3 @@ def _require_single(asked: Mapping[int, Asked], own: Mapping[str, OwnScore]) -> 
                 f"own_scores {list(own)} take one token per prompt, and targets[{i}] is {len(answer)}, "
                 f"{answer.text!r}: leave out own_scores, or give targets of one token"
             )
-
-
-def outcomes_by_method(
-    model: Any,
-    batch: AnswerBatch,
-    methods: Mapping[str, AnyMethod],
-    counts: Sequence[int],
-    seed: int,
-) -> Iterator[tuple[str, int, Outcome]]:
-    """Yield what is left of the answers untouched, then by method and by number of neurons zeroed, smallest first.
-
-    Raises:
-        ValueError: If a method takes gradients, and the model is in half precision.
-    """
-    if GRADIENTS & methods.keys():
-        require_precision(model)
-    with torch.no_grad():
-        logits, cache = model.run_with_cache(batch.tokens)
-    yield UNTOUCHED, 0, _outcome(model, batch, logits)
-    for name, method in methods.items():
-        ranked = best_by_method(model, cache, batch, method, max(counts), seed)
-        for k in counts:
-            with ablate(model, ranked.top(k)), torch.no_grad():
-                left = _outcome(model, batch, model(batch.tokens))
-            yield name, k, left
-
-
-@torch.no_grad()
-def _outcome(model: Any, batch: AnswerBatch, logits: Float[Tensor, "batch pos d_vocab"]) -> Outcome:
-    """Return the outcome of a batch's logits; of contrasts, which are another run, too."""
-    found = Outcome.of(batch.predicting(logits), batch.target)
-    if not isinstance(batch, ContrastedBatch):
-        return found
-    return found.against(_outcome(model, batch.against, model(batch.against.tokens)))
-
-
-def require_neurons(model: Any, counts: Sequence[int]) -> None:
-    """Refuse a number of neurons that the model does not have.
-
-    Raises:
-        ValueError: Naming how many there are.
-    """
-    available = sum(dimensions.d_mlp(model, layer) for layer in range(model.cfg.n_layers))
-    for k in counts:
-        if not 1 <= k <= available:
-            raise ValueError(f"k must be between 1 and the {available} MLP neurons, got {k}")

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from tl_neuron_attr._typechecked import typechecked_fields
-from tl_neuron_attr.evaluate.faithfulness import outcomes_by_method, require_neurons
 from tl_neuron_attr.evaluate.method_scores import METHODS, UNTOUCHED, AnyMethod, Method
 from tl_neuron_attr.evaluate.outcome import METRICS
+from tl_neuron_attr.evaluate.outcomes_by_method import outcomes_by_method, require_neurons
 from tl_neuron_attr.sweep.knowledge_tables import Statuses, Sums, mean_rows, measured_rows
 from tl_neuron_attr.sweep.prompt_batches import prompt_batches
 from tl_neuron_attr.sweep.prompt_rows import left_out_rows, outcome_columns, prompt_records
