@@ -86,10 +86,10 @@ def sections(model: Any, options: argparse.Namespace) -> Iterator[tuple[str, str
         increased += table_10(layer, rise, first)
         body = f"{len(some)} cases, means over cases.\n\n{markdown(pd.DataFrame(increased))}"
         yield "Increase of coefficients, % (Table 10)", body
+        yield "Coefficients on `3 + 5 =` (Table 9)", table_9(model, adapters)
         if options.top and layer == options.lora_layer:
             pruned = table_11(model, adapter, train, test, training, options)
             yield "Accuracy, %, with deep layers pruned (Table 11)", pruned
-    yield "Coefficients on `3 + 5 =` (Table 9)", table_9(model, adapters)
 
 
 def accuracies(

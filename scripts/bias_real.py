@@ -141,13 +141,12 @@ def towards(model: Any, study: Study) -> Float[Tensor, "target"]:
 
 def estimated(model: Any, study: Study, signs: Float[Tensor, "target"], n: int) -> Neurons:
     """Return the MLP neurons whose removal lowers the bias most on the search prompts, by a gradient estimate."""
-    total: Tensor | None = None
-    for first, second in study.search:
-        for target, sign in zip(study.targets, signs.tolist(), strict=True):
-            for prompt, side in ((first, 1), (second, -1)):
-                effects = estimate_effects(model, prompt, target).mlp_neurons * (sign * side)
-                total = effects if total is None else total + effects
-    assert total is not None
+    total = torch.zeros(model.cfg.n_layers, model.cfg.d_mlp)
+    for pair in study.search:
+        for prompt, side in zip(pair, (1, -1), strict=True):
+            tokens = torch.tensor(prompt_ids(model, prompt).tolist()).expand(len(signs), -1)
+            effects = estimate_effects(model, tokens, study.targets).mlp_neurons
+            total += (effects * side * signs[:, None, None]).sum(0).cpu()
     best = (total / (len(study.search) * len(study.targets))).flatten().topk(n)
     width = total.shape[1]
     layer, index = best.indices // width, best.indices % width

@@ -1,4 +1,4 @@
-"""The script that edits a bias out of a real model, on the bundled one."""
+"""The scripts that fine-tune a real model and edit a bias out of one, on the bundled model."""
 
 import sys
 from pathlib import Path
@@ -16,15 +16,20 @@ SAYS, ELSEWHERE = "the {} said that", ("the {} thought that", "the {} smiled bec
 
 
 @pytest.fixture
-def bias_real(monkeypatch):
+def script(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    yield __import__("bias_real")
-    for name in ("bias_real", "tables"):
+    yield __import__
+    for name in ("arithmetic_lora", "bias_real", "tables"):
         sys.modules.pop(name, None)
 
 
+@pytest.fixture
+def bias_real(script):
+    return script("bias_real")
+
+
 def study(bias_real, model):
-    """The bundled model's bias: what a man does is likelier to be told of him."""
+    """The bundled model's bias: *she* is likelier after a nurse, *he* after a doctor."""
     cases = cna.prompt_cases(model, demo.facts("sport")[:4])
     guard = cna.Guard({"facts": cases}, [torch.tensor((*case.tokens, case.answer)) for case in cases])
     asked = bias_real.pairs(ELSEWHERE, WORK)
@@ -69,3 +74,20 @@ def test_random_neurons_are_as_many_others_of_the_same_layers(bias_real):
     drawn = bias_real.random_of_layers(model, found, 0)
     assert drawn.layer.tolist() == found.layer.tolist()
     assert len({*drawn.labels, *found.labels}) == 24
+
+
+def test_the_increase_of_single_cases_is_that_of_the_package_and_of_both_adapters_the_difference(script):
+    lora, model = script("arithmetic_lora"), demo.load()
+    train, test = cna.arithmetic_set(model, train=64, test=8)
+    adapters = {layer: cna.train_lora(model, train, layer=layer, steps=3, progress=False) for layer in (3, 1)}
+    rises = {layer: lora.increases(model, adapter, test[:2], 8) for layer, adapter in adapters.items()}
+    for case in (0, 1):
+        named = {str(layer): adapter for layer, adapter in adapters.items()}
+        found = cna.coefficient_increase(model, named, [test[case]], ks=lora.KS, control=False, progress=False).wide()
+        for layer, rise in rises.items():
+            assert rise.loc[case].tolist() == pytest.approx((100 * found.loc[str(layer)]).tolist(), abs=1e-3)
+    rows = lora.table_10(1, {"": rises[1], ", random change": rises[3]}, {"layer": 3, "rise": rises[3]})
+    *_, apart, paired = rows
+    assert paired["adapter"] == "layer 1, more than layer 3"
+    assert apart["top 10"] == paired["top 10"]
+    assert float(paired["top 10"].split()[0]) == pytest.approx((rises[1] - rises[3])[10].mean(), abs=0.51)
