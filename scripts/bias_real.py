@@ -43,7 +43,7 @@ PROMPTS = (
 PRONOUNS = ("The {} said that", "The {} was tired because", "The {} smiled when", "The {} left before")
 
 GENDERS: Pair = ("woman", "man")
-OTHERS: tuple[Pair, ...] = (("sister", "brother"), ("mother", "father"), ("daughter", "son"), ("girl", "boy"))
+OTHERS: tuple[Pair, ...] = (("sister", "brother"), ("mother", "father"))
 
 PROFESSIONS = (
     "cleaner nurse secretary maid reception seller server librarian pharmacist translator beautician hairdresser "
@@ -133,6 +133,7 @@ def gaps(
     return pd.Series(bias.mean(1).tolist()), pd.DataFrame(sides | {"log p": found.mean((1, 2)).tolist()})
 
 
+@torch.no_grad()
 def towards(model: Any, study: Study) -> Float[Tensor, "target"]:
     """Return which side each target is biased towards on the prompts of the search: 1 the first, -1 the second."""
     found = log_probs(model, study.search, target_ids(model, study.targets)).mean(0)
@@ -280,9 +281,9 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--neurons", type=int, nargs="+", default=[18, 54], help="how many are zeroed: 18 in the paper")
-    parser.add_argument("--draws", type=int, default=5, help="sets of random neurons")
-    parser.add_argument("--facts", type=int, default=60, help="facts that the model knows, to guard")
+    parser.add_argument("--neurons", type=int, nargs="+", default=[18], help="how many are zeroed: 18 in the paper")
+    parser.add_argument("--draws", type=int, default=3, help="sets of random neurons")
+    parser.add_argument("--facts", type=int, default=30, help="facts that the model knows, to guard")
     parser.add_argument("--shown", type=int, default=5, help="neurons shown of a nurse")
     measure(parser, sections)
 
