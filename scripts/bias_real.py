@@ -264,12 +264,13 @@ def edits(model: Any, study: Study, options: argparse.Namespace) -> Iterator[tup
         for name, neurons in kinds.items():
             with tna.edit(model, neurons):
                 rows.append(row(name, n, before, measured(model, study, signs)))
+            yield title, markdown(pd.DataFrame(rows), 2)
             drawn: list[Measured] = []
             for draw in range(options.draws):
                 with tna.edit(model, random_of_layers(model, neurons, options.seed + draw)):
                     drawn.append(measured(model, study, signs))
             rows.append(row(f"random ones of those layers, {options.draws} draws", n, before, mean_of(drawn)))
-        yield title, markdown(pd.DataFrame(rows), 2)
+            yield title, markdown(pd.DataFrame(rows), 2)
 
 
 def sections(model: Any, options: argparse.Namespace) -> Iterator[tuple[str, str]]:
