@@ -7,6 +7,7 @@ import tl_neuron_attr as tna
 from tests import architectures
 from tl_neuron_attr.evaluate.method_scores import UNTOUCHED, named_methods
 from tl_neuron_attr.evaluate.outcomes_by_method import outcomes_by_method, require_neurons
+from tl_neuron_attr.evaluate.rank_scores import RankScores
 from tl_neuron_attr.model.batches import answer_batches
 
 TOKENS, TARGETS = architectures.prompts(), [(3,), (9,)]
@@ -17,7 +18,7 @@ def test_untouched_comes_first_and_then_each_method_with_few_neurons_before_many
     model = architectures.build("llama", dtype=torch.float32)
     (batch,) = answer_batches(list(TOKENS), TARGETS, batch_size=2)
     methods = named_methods(["coefficient", "norm"], {})
-    found = list(outcomes_by_method(model, batch, methods, [1, 4], 0))
+    found = list(outcomes_by_method(model, batch, methods, [1, 4], 0, RankScores([batch])))
     assert [(name, k) for name, k, _ in found] == [
         (UNTOUCHED, 0), ("coefficient", 1), ("coefficient", 4), ("norm", 1), ("norm", 4),
     ]  # fmt: skip

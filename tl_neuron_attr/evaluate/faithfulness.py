@@ -22,6 +22,7 @@ from tl_neuron_attr.evaluate.method_scores import (
 from tl_neuron_attr.evaluate.outcome import METRICS
 from tl_neuron_attr.evaluate.outcomes_by_method import outcomes_by_method, require_neurons
 from tl_neuron_attr.evaluate.prompts import unnamed
+from tl_neuron_attr.evaluate.rank_scores import RankScores
 from tl_neuron_attr.model.answer_tokens import Answer, require_room
 from tl_neuron_attr.model.batches import AnswerBatch, answer_batches
 from tl_neuron_attr.model.targets import OneTarget, answer_of, contrast_each
@@ -220,12 +221,14 @@ def faithfulness(
     asked, problems = _asked(model, ids, targets, contrast_each(contrast, len(prompts)))
     _require_single(asked, own_scores or {})
     places = list(asked)
+    batches = list(_batches([ids[i] for i in places], list(asked.values()), batch_size))
+    ranks = RankScores(batches)
     frames: list[pd.DataFrame] = []
     total = len(asked) * (1 + len(methods) * len(counts))
     with tqdm(total=total, desc="faithfulness", unit="outcome", disable=not progress) as bar:
-        for each in _batches([ids[i] for i in places], list(asked.values()), batch_size):
+        for each in batches:
             batch = replace(each, indices=[places[at] for at in each.indices])
-            for name, zeroed, outcome in outcomes_by_method(model, batch, methods, counts, seed):
+            for name, zeroed, outcome in outcomes_by_method(model, batch, methods, counts, seed, ranks):
                 frames.append(outcome.frame().assign(prompt=batch.indices, score=name, k=zeroed))
                 bar.update(len(batch.indices))
     frame = pd.concat(frames).sort_values(["prompt", "k", "score"], ignore_index=True)

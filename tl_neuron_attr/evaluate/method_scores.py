@@ -11,6 +11,7 @@ from transformer_lens import ActivationCache
 from tl_neuron_attr.evaluate.best_by_score import SEARCHED, best_by_score
 from tl_neuron_attr.evaluate.contrasted import ContrastedBatch, best_by_increase, gradient_scores
 from tl_neuron_attr.evaluate.gradients import gradient, integrated_gradients
+from tl_neuron_attr.evaluate.rank_scores import BY_RANK, RankScores
 from tl_neuron_attr.knowledge.baselines import SCORES, Score, baseline_scores
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.batches import AnswerBatch
@@ -42,6 +43,7 @@ def method_scores(
     tokens: Int[Tensor, "batch pos"],
     target: Int[Tensor, "batch token"],
     method: AnyMethod,
+    ranks: RankScores,
 ) -> Float[Tensor, "batch layer d_mlp"]:
     """Return every MLP neuron's score by one of :data:`METHODS` but ``"random"``, which needs a generator."""
     if callable(method):
@@ -50,7 +52,11 @@ def method_scores(
         return gradient(model, tokens, target)
     if method == "integrated_gradients":
         return integrated_gradients(model, tokens, target)
-    return baseline_scores(scored_predictions(cache, target), score=cast(Score, method))
+    q = scored_predictions(cache, target)
+    for by_rank in BY_RANK:
+        if method == by_rank:
+            return ranks.scores(q, by_rank)
+    return baseline_scores(q, score=cast(Score, method))
 
 
 def best_by_method(
@@ -60,6 +66,7 @@ def best_by_method(
     method: AnyMethod,
     k: int,
     seed: int,
+    ranks: RankScores,
 ) -> Neurons:
     """Return each prompt's ``k`` best MLP neurons by a method, best first."""
     if isinstance(batch, ContrastedBatch) and method == "log_prob_increase":
@@ -75,7 +82,7 @@ def best_by_method(
     elif isinstance(batch, ContrastedBatch):
         scores = gradient_scores(model, batch, str(method))
     else:
-        scores = method_scores(model, cache, batch.tokens, batch.target, method)
+        scores = method_scores(model, cache, batch.tokens, batch.target, method, ranks)
     best = scores.flatten(1).topk(k)
     layer, index = best.indices // post.shape[2], best.indices % post.shape[2]
     coefficient = post.flatten(1).gather(1, best.indices)

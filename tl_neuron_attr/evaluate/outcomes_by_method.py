@@ -10,6 +10,7 @@ from torch import Tensor
 from tl_neuron_attr.evaluate.contrasted import ContrastedBatch
 from tl_neuron_attr.evaluate.method_scores import GRADIENTS, UNTOUCHED, AnyMethod, best_by_method
 from tl_neuron_attr.evaluate.outcome import Outcome
+from tl_neuron_attr.evaluate.rank_scores import RankScores
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.batches import AnswerBatch
 from tl_neuron_attr.model.effect_gradients import require_precision
@@ -22,6 +23,7 @@ def outcomes_by_method(
     methods: Mapping[str, AnyMethod],
     counts: Sequence[int],
     seed: int,
+    ranks: RankScores,
 ) -> Iterator[tuple[str, int, Outcome]]:
     """Yield what is left of the answers untouched, then by method and by number of neurons zeroed, smallest first.
 
@@ -34,7 +36,7 @@ def outcomes_by_method(
         logits, cache = model.run_with_cache(batch.tokens)
     yield UNTOUCHED, 0, _outcome(model, batch, logits)
     for name, method in methods.items():
-        ranked = best_by_method(model, cache, batch, method, max(counts), seed)
+        ranked = best_by_method(model, cache, batch, method, max(counts), seed, ranks)
         for k in counts:
             with ablate(model, ranked.top(k)), torch.no_grad():
                 left = _outcome(model, batch, model(batch.tokens))

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 from typing_extensions import Unpack
@@ -27,6 +27,7 @@ from tl_neuron_attr.model.scored_cache import ScoredCache, Scoring
 from tl_neuron_attr.model.targets import Target
 from tl_neuron_attr.numerics.every_neuron import direction_chunks, neuron_scores
 from tl_neuron_attr.numerics.increase import MAX_BYTES, Increase
+from tl_neuron_attr.numerics.readout import Readout
 from tl_neuron_attr.numerics.sublayer import Sublayer
 
 Score = Literal[
@@ -117,10 +118,16 @@ def _coefficient(q: ScoredCache, sublayer: Sublayer, max_bytes: int) -> Scores:
 
 
 def _rank(q: ScoredCache, sublayer: Sublayer, max_bytes: int) -> Scores:
-    """Return one over the rank of the target among all tokens by their logits in the neuron's direction."""
+    return inverse_ranks(q.readout, sublayer, q.target, max_bytes=max_bytes)
+
+
+def inverse_ranks(
+    readout: Readout, sublayer: Sublayer, tokens: Int[Tensor, "token"], *, max_bytes: int = MAX_BYTES
+) -> Float[Tensor, "token neuron"]:
+    """Return one over the rank of each token among all by their logits in each neuron's direction."""
     ranks = [
-        1 + torch.stack([(chunk > chunk[:, w, None]).sum(1) for w in q.target.tolist()])
-        for _, chunk in direction_chunks(q.readout, sublayer, max_bytes=max_bytes)
+        1 + torch.stack([(chunk > chunk[:, token, None]).sum(1) for token in tokens.tolist()])
+        for _, chunk in direction_chunks(readout, sublayer, max_bytes=max_bytes)
     ]
     return 1 / torch.cat(ranks, dim=1).to(sublayer.base.dtype)
 

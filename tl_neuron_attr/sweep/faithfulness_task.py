@@ -11,6 +11,7 @@ from tl_neuron_attr._typechecked import typechecked_fields
 from tl_neuron_attr.evaluate.method_scores import METHODS, UNTOUCHED, AnyMethod, Method
 from tl_neuron_attr.evaluate.outcome import METRICS
 from tl_neuron_attr.evaluate.outcomes_by_method import outcomes_by_method, require_neurons
+from tl_neuron_attr.evaluate.rank_scores import RankScores
 from tl_neuron_attr.sweep.knowledge_tables import Statuses, Sums, mean_rows, measured_rows
 from tl_neuron_attr.sweep.prompt_batches import prompt_batches
 from tl_neuron_attr.sweep.prompt_rows import left_out_rows, outcome_columns, prompt_records
@@ -75,8 +76,10 @@ class FaithfulnessTask:
         require_neurons(model, self.counts)
         found = left_out_rows(shard.items)
         methods: dict[str, AnyMethod] = {method: method for method in self.scores}
-        for batch in prompt_batches(model, shard.items, batch_size=self.batch_size):
-            left = outcomes_by_method(model, batch, methods, self.counts, self.seed)
+        batches = list(prompt_batches(model, shard.items, batch_size=self.batch_size))
+        ranks = RankScores(batches)
+        for batch in batches:
+            left = outcomes_by_method(model, batch, methods, self.counts, self.seed, ranks)
             records = prompt_records(outcome_columns([outcome for *_, outcome in left]))
             for item, record in zip(batch.indices, records, strict=True):
                 found[item] |= {"status": _MEASURED, **record}
