@@ -82,7 +82,8 @@ def test_only_words_are_listed_and_the_rest_is_counted():
             assert mine == [text for text in texts if text in words][:3]
             left_out += texts.index(mine[-1]) + 1 - 3
     assert found.left_out == left_out and every.left_out is None
-    assert f"{left_out} other tokens left out" in str(found) and "left out" not in str(every)
+    tokens = "token" if left_out == 1 else "tokens"
+    assert f"{left_out} other {tokens} left out" in str(found) and "left out" not in str(every)
 
 
 def test_it_prints_and_frames():

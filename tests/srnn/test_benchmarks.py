@@ -256,8 +256,13 @@ def test_no_sentence_of_training_is_tested(tmp_path):
     assert len(train) > 100 and all(len(part) == 1 and part < train for part in held_out)
 
 
-def test_documents_train_every_model(reviews):
-    outcome = srnn_documents.train_one(reviews, 512, "no order", seconds=0.01, rates=[1e-2], device="cpu")
+@pytest.mark.parametrize("seconds", [0, 0.01])
+def test_documents_train_every_model(reviews, seconds, monkeypatch):
+    """With word vectors that were trained before, and without."""
+    monkeypatch.setattr("sys.argv", ["srnn_documents.py", "--data", *map(str, reviews), "--rates", "0.01"])
+    args = srnn_documents.arguments()
+    vectors = srnn_documents.bag_vectors(srnn_documents.documents(args.data), seconds) if seconds else None
+    outcome = srnn_documents.train_one(reviews, 512, "no order", args, seconds=0.01, vectors=vectors)
     budget = outcome.parameters
     for name in srnn_documents.MODELS:
         build, multiple = srnn_documents.MODELS[name]

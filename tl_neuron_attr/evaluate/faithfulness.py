@@ -187,6 +187,7 @@ def faithfulness(
         UserWarning: Naming targets and contrasts that cannot be read; they are in ``.problems``.
 
     Examples:
+        >>> import torch
         >>> import tl_neuron_attr as tna
         >>> facts = tna.demo.facts("capital")[:2]
         >>> found = faithfulness(tna.demo.load(), [f.text for f in facts], [f.answer for f in facts],
