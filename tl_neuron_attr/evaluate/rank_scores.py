@@ -52,7 +52,7 @@ class RankScores:
     def _read(self, q: ScoredCache, sublayers: Sequence[Sublayer], needed: Int[Tensor, "n"]) -> None:
         """Read the ranks of the tokens needed now, and of as many that are still waiting as fit."""
         neurons = sum(sublayer.width for sublayer in sublayers)
-        fitting = self._max_bytes // (neurons * q.readout.W_U.element_size())
+        fitting = self._max_bytes // (neurons * q.readout.dtype.itemsize)
         later = self._waiting[~torch.isin(self._waiting, needed)]
         self._tokens = torch.cat([needed, later[: max(0, fitting - len(needed))]]).sort().values
         self._waiting = self._waiting[~torch.isin(self._waiting, self._tokens)]
