@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,13 @@ def run(capsys):
         return code, captured.out, captured.err
 
     return command
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Import a script of ``scripts/`` by its name; it and those it imports are forgotten after the test."""
+    folder = Path(__file__).parents[1] / "scripts"
+    monkeypatch.syspath_prepend(str(folder))
+    yield __import__
+    for path in folder.glob("*.py"):
+        sys.modules.pop(path.stem, None)

@@ -1,7 +1,5 @@
 """The scripts that fine-tune a real model and edit a bias out of one, on the bundled model."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,17 +8,8 @@ import torch
 import tl_neuron_attr as tna
 from tl_neuron_attr import cna, demo
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 WORK = tuple(zip(["nurse", "secretary", "maid"], ["doctor", "engineer", "plumber"], strict=True))
 SAYS, ELSEWHERE = "the {} said that", ("the {} thought that", "the {} smiled because")
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    yield __import__
-    for name in ("arithmetic_lora", "bias_real", "tables"):
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture

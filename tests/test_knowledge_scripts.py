@@ -1,25 +1,12 @@
 """The scripts that measure paper 1's claims on real facts, on frames small enough to work out by hand."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
-import pytest
 import torch
 
 import tl_neuron_attr as tna
 from tl_neuron_attr.evaluate import real_facts
-
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    yield __import__
-    for name in ("knowledge_claims", "knowledge_scores", "facts_known", "tables"):
-        sys.modules.pop(name, None)
 
 
 def rows(columns, *values):

@@ -1,26 +1,14 @@
 """The scripts behind ``make results-real`` on the bundled model: sections that run, and say what they must."""
 
 import argparse
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 import tl_neuron_attr as tna
 from tests import oracle
-
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    yield __import__
-    for name in ("incontext_real", "incontext_tasks", "incontext_words", "tables"):
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture
