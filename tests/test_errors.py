@@ -85,8 +85,8 @@ def test_neurons_that_do_not_sum_to_their_sublayer_are_refused(cache, hook, site
         ("xyzzy", ValueError, "target='xyzzy' is not in the model's vocabulary"),
         (97, IndexError, "between 0 and 96, got 97"),
         (-1, IndexError, "between 0 and 96, got -1"),
-        (torch.tensor([1, 2, 3]), ValueError, "one token for each of the 2 prompts, got 3"),
-        ([5], ValueError, "one token for each of the 2 prompts, got 1"),
+        (torch.tensor([1, 2, 3]), ValueError, "one token per prompt: 2 prompts, got 3"),
+        ([5], ValueError, "one token per prompt: 2 prompts, got 1"),
     ],
 )
 def test_bad_targets(cache, target, error, message):

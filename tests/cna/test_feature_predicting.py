@@ -162,5 +162,5 @@ def test_layers_and_contrast_choose_the_neurons():
     row = cna.mask_keep_coef(model, cases, HEAD, ks=[6], layers=[2], contrast=7, progress=False).frame.iloc[0]
     drop = coefficient_drop(found.neurons.coefficient, found.other_coefficient)
     assert row["coef"] == pytest.approx(float(drop), abs=1e-6)
-    with pytest.raises(ValueError, match="contrast must hold one token for each of the 1 prompts, got 2"):
+    with pytest.raises(ValueError, match="contrast must hold one token per prompt: 1 prompt, got 2"):
         cna.mask_keep_coef(model, cases, HEAD, ks=[2], contrast=[7, 8], progress=False)

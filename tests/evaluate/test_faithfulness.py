@@ -181,7 +181,7 @@ def test_wordings_of_one_fact_count_once(model):
             assert of_fact.loc[fact, metric] == pytest.approx(left.loc[prompts, metric].sum() / 2)
     assert "in each of 2 facts" in str(mine) and mine.summary()["log_prob"].notna().all()
     for wrong in (facts[:4], [*facts, "c"]):
-        with pytest.raises(ValueError, match=f"each of the 5 prompts of the call, once, got {len(wrong)}"):
+        with pytest.raises(ValueError, match=f"each prompt of the call, once: 5 prompts, got {len(wrong)}"):
             found.by_fact(wrong)
-    with pytest.raises(ValueError, match="facts must name the fact of each"):
+    with pytest.raises(ValueError, match="facts must name the fact of each prompt of the call, once: "):
         mine.by_fact(["a", "b", "a"])

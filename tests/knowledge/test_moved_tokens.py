@@ -106,7 +106,7 @@ def test_neurons_of_another_run_and_what_the_model_lacks_are_refused():
         tna.moved_tokens(whole, tna.value_neurons(whole, k=3))
     one = whole.per_token[1]
     assert tna.moved_tokens(one, tna.value_neurons(one, k=3)).target == ("w17",) * 3
-    with pytest.raises(ValueError, match="neurons is of 1 prompts and cache of 2"):
+    with pytest.raises(ValueError, match="neurons is of 1 prompt and cache of 2"):
         tna.moved_tokens(cache, neurons[0], 5)
     with pytest.raises(ValueError, match="k must be between 1 and the vocabulary's 97 tokens, got 0"):
         tna.moved_tokens(cache, neurons, 5, k=0)

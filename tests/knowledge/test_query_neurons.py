@@ -234,7 +234,7 @@ def test_value_neurons_of_another_cache_are_refused():
             function(other, value, pos=POS)
         with pytest.raises(ValueError, match="value is of another cache or position"):
             function(cache, value)
-        with pytest.raises(ValueError, match="value is of 1 prompts and cache of 2"):
+        with pytest.raises(ValueError, match="value is of 1 prompt and cache of 2"):
             function(cache, value[0])
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         tna.query_neurons(cache, value, 0, pos=POS)

@@ -23,7 +23,7 @@ def test_positions_outside_the_prompts_are_named(pos):
 
 
 def test_what_is_not_one_integer_for_all_or_each_is_refused():
-    with pytest.raises(ValueError, match="pos must be an int or one int for each of the 3 prompts, got"):
+    with pytest.raises(ValueError, match="pos must be an int or one int per prompt, of 3 prompts, got"):
         from_start(torch.tensor([1, 2]), batch=3, length=7)
 
 

@@ -69,7 +69,7 @@ def test_one_target_or_one_per_prompt():
     model = model_of({"cat": 1})
     assert one_each(model, "cat", 2).tolist() == [1, 1]
     assert one_each(model, ["cat", 3], 2).tolist() == [1, 3]
-    with pytest.raises(ValueError, match="one token for each of the 2 prompts, got 3"):
+    with pytest.raises(ValueError, match="one token per prompt: 2 prompts, got 3"):
         one_each(model, [1, 2, 3], 2)
     for outside in (-1, 10):
         with pytest.raises(IndexError, match=f"between 0 and 9, got {outside}"):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.plural import plural
 
 
 def selected(neurons: Neurons, at: Int[Tensor, "case n"]) -> Neurons:
@@ -59,8 +60,8 @@ def only_prompt(stream: Stream, neurons: Neurons) -> Neurons:
     prompts = len(neurons.score) if neurons.batched else 1
     if stream.shape[0] != 1 or prompts != 1:
         raise ValueError(
-            f"cache holds {stream.shape[0]} prompts and neurons are of {prompts}; a chain is of one: cache a single "
-            "prompt, and take neurons[0]"
+            f"cache holds {plural(stream.shape[0], 'prompt')} and neurons are of {prompts}; a chain is of one: "
+            "cache a single prompt, and take neurons[0]"
         )
     return neurons[0] if neurons.batched else neurons
 

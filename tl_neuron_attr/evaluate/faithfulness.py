@@ -111,7 +111,8 @@ class Faithfulness(PrintsAsTable):
         prompts = self.frame["prompt"].nunique() + len(self.problems)
         if len(facts) != prompts or not pd.api.types.is_integer_dtype(self.frame["prompt"]):
             raise ValueError(
-                f"facts must name the fact of each of the {prompts} prompts of the call, once, got {len(facts)}"
+                "facts must name the fact of each prompt of the call, once: "
+                f"{plural(prompts, 'prompt')}, got {len(facts)}"
             )
         if problem := next((f"facts[{i}]: {why}" for i, fact in enumerate(facts) if (why := unnamed(fact))), None):
             raise ValueError(problem)

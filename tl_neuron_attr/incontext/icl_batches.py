@@ -18,6 +18,7 @@ from tl_neuron_attr.incontext.icl_prompt import IclPrompt
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.results.equality import EqualByData
+from tl_neuron_attr.results.plural import plural
 
 
 @typechecked_fields
@@ -117,7 +118,9 @@ def positions_of_labels(stream: Stream, prompts: Sequence[IclPrompt]) -> Int[Ten
     require_alike(prompts)
     batch, length, _ = stream.shape
     if len(prompts) != batch:
-        raise ValueError(f"cache holds {batch} prompts and prompts {len(prompts)}: give the prompts it was made of")
+        raise ValueError(
+            f"cache holds {plural(batch, 'prompt')} and prompts {len(prompts)}: give the prompts it was made of"
+        )
     numbers = {len(prompt.demonstrations) for prompt in prompts}
     if len(numbers) > 1:
         raise ValueError(f"prompts have {sorted(numbers)} demonstrations: give prompts with one number per call")

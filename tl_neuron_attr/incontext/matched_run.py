@@ -71,8 +71,8 @@ class MatchedRun:
             given = tokens[:, : self.length]
             if rest or bool(((given != self.tokens.repeat(copies, 1)) & (self.real.repeat(copies, 1) > 0)).any()):
                 raise ValueError(
-                    f"the correction is of {len(self.prompts)} prompts of up to {self.length} tokens, and the run is "
-                    f"of others, in another order or padded otherwise ({tuple(tokens.shape)} tokens): run "
+                    f"the correction is of {plural(len(self.prompts), 'prompt')} of up to {self.length} tokens, and "
+                    f"the run is of others, in another order or padded otherwise ({tuple(tokens.shape)} tokens): run "
                     "batch_of(model, prompts), padded on the left"
                 )
             self.seen = True

@@ -35,6 +35,7 @@ from tl_neuron_attr.results.common import CommonNeurons
 from tl_neuron_attr.results.layer_scores import LayerScores
 from tl_neuron_attr.results.neuron_file import PLACE
 from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.plural import plural
 
 _BOTH: tuple[Site, ...] = ("attn", "mlp")
 
@@ -186,7 +187,9 @@ def weighted_subkeys(
     batch = value if value.batched else value.unsqueeze()
     count = len(cache) if isinstance(cache, ScoredCache) else stream.shape[0]
     if len(batch.score) != count:
-        raise ValueError(f"value is of {len(batch.score)} prompts and cache of {count}: take both from one run")
+        raise ValueError(
+            f"value is of {plural(len(batch.score), 'prompt')} and cache of {count}: take both from one run"
+        )
     if isinstance(cache, ScoredCache) and cache.sums is not None:
         rows = _of_answers(cache, batch, key)
     elif batch.token_score is not None:

@@ -25,6 +25,7 @@ from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.ranked_tokens import ranked_tokens
 from tl_neuron_attr.results.neuron_columns import COLUMNS
 from tl_neuron_attr.results.neurons import Neurons
+from tl_neuron_attr.results.plural import plural
 
 
 @typechecked
@@ -81,7 +82,9 @@ def matched_batch(q: ScoredCache, neurons: Neurons) -> Neurons:
     """
     batch = neurons if neurons.batched else neurons.unsqueeze()
     if len(batch.score) != len(q):
-        raise ValueError(f"neurons is of {len(batch.score)} prompts and cache of {len(q)}: take both from one run")
+        raise ValueError(
+            f"neurons is of {plural(len(batch.score), 'prompt')} and cache of {len(q)}: take both from one run"
+        )
     for label, source in zip(batch.flat_labels, batch.flat("source"), strict=True):
         within(f"source of {label}", max(0, source), q.stream.shape[1])
     return batch

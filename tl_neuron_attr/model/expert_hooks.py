@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_neuron_attr.model.experts import Experts
+from tl_neuron_attr.results.plural import plural
 
 Hook = tuple[str, Callable[..., Tensor | None]]
 """A hook point's name and the function to run there, as ``run_with_hooks`` takes them."""
@@ -60,6 +61,6 @@ def require_same_batch(factor: Float[Tensor, "row *width"], activation: Tensor) 
     """
     if len(factor) not in (1, len(activation)):
         raise ValueError(
-            f"the neurons are of {len(factor)} prompts, but the model is run on {len(activation)}: run it on the "
-            "same batch, or take one prompt's neurons"
+            f"the neurons are of {plural(len(factor), 'prompt')}, but the model is run on {len(activation)}: run it on "
+            "the same batch, or take one prompt's neurons"
         )

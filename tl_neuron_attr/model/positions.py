@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tl_neuron_attr.results.plural import plural
+
 Pos = int | Sequence[int] | Int[Tensor, "batch"]
 """A position, negative ones counted from the end, or one for each prompt."""
 
@@ -53,7 +55,7 @@ def from_start(pos: Pos, batch: int, length: int) -> Int[Tensor, "n"]:
     values = torch.as_tensor(pos)
     whole = not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
     if not whole or values.ndim > 1 or values.numel() not in (1, batch):
-        raise ValueError(f"pos must be an int or one int for each of the {batch} prompts, got {pos!r}")
+        raise ValueError(f"pos must be an int or one int per prompt, of {plural(batch, 'prompt')}, got {pos!r}")
     if bool(((values < -length) | (values >= length)).any()):
         raise IndexError(f"pos must lie between {-length} and {length - 1} for prompts of {length} tokens, got {pos!r}")
     return values.long().reshape(-1) % length

@@ -10,6 +10,7 @@ from torch import Tensor
 from tl_neuron_attr.model.answer_tokens import Answer, AnyOf
 from tl_neuron_attr.model.stream import Stream
 from tl_neuron_attr.model.tokens import text_ids
+from tl_neuron_attr.results.plural import plural
 from tl_neuron_attr.results.token_text import quoted
 
 Target = int | str | Answer | AnyOf | Sequence[int | str | Answer | AnyOf] | Int[Tensor, "batch"]
@@ -53,7 +54,9 @@ def per_prompt(model: Any, target: Target, batch: int, name: str = "target") -> 
     """
     if isinstance(target, Sequence) and not isinstance(target, str):
         if len(target) != batch:
-            raise ValueError(f"{name} must hold one token or answer for each of the {batch} prompts, got {len(target)}")
+            raise ValueError(
+                f"{name} must hold one token or answer per prompt: {plural(batch, 'prompt')}, got {len(target)}"
+            )
         return [each for one in target for each in per_prompt(model, one, 1, name)]
     if isinstance(target, AnyOf):
         return [target] * batch
@@ -95,7 +98,7 @@ def one_each(model: Any, target: Target, batch: int, name: str = "target") -> In
             f"{name} must be a token id, a string that is one token, or one of them per prompt, got {target!r}"
         )
     if len(ids) != batch:
-        raise ValueError(f"{name} must hold one token for each of the {batch} prompts, got {len(ids)}")
+        raise ValueError(f"{name} must hold one token per prompt: {plural(batch, 'prompt')}, got {len(ids)}")
     for each in ids:
         if not 0 <= each < d_vocab:
             raise IndexError(f"{name} must be a token id between 0 and {d_vocab - 1}, got {each}")
