@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from tables import Stopwatch, markdown, ranged
+from tables import Stopwatch, markdown
 
 import tl_neuron_attr as tna
 from tl_neuron_attr.evaluate import faithfulness, real_facts, select
 from tl_neuron_attr.evaluate.select import KEPT
-from tl_neuron_attr.results.intervals import interval
+from tl_neuron_attr.results.intervals import interval, shown_interval
 
 VALUE = 10
 """Neurons zeroed in each prompt, as in paper 1, section 4.1."""
@@ -69,7 +69,7 @@ def left(model: object, known: pd.DataFrame, seed: int) -> pd.DataFrame:
         row = {"tokens of the answer": name, "facts": group["prompt"].nunique()}
         for score, said in (("none", "untouched"), ("log_prob_increase", "best zeroed"), ("random", "random zeroed")):
             mine = group[group["score"] == score]
-            row[f"log p, {said}"] = ranged(*interval(mine["log_prob"]), ".1f")
+            row[f"log p, {said}"] = shown_interval(*interval(mine["log_prob"]), spec=".1f")
             row[f"still first, %, {said}"] = f"{100 * (mine['rank'] == 1).mean():.0f}"
         rows.append(row)
     return pd.DataFrame(rows)

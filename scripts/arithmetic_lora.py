@@ -11,13 +11,13 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tables import markdown, measure, ranged
+from tables import markdown, measure
 
 from tl_neuron_attr import cna
 from tl_neuron_attr.cna import Adapter, Case
 from tl_neuron_attr.cna.coefficients import run_of
 from tl_neuron_attr.cna.paired_runs import paired_changes, plain
-from tl_neuron_attr.results.intervals import interval
+from tl_neuron_attr.results.intervals import interval, shown_interval
 
 KS = (50, 30, 20, 10)
 """The numbers of neurons of the paper's Table 10."""
@@ -68,7 +68,7 @@ def sections(model: Any, options: argparse.Namespace) -> Iterator[tuple[str, str
     }
     before = flags(model, test)
     answers, increased = (
-        [{"adapter": "none", "right, %": ranged(*interval(100 * before), ".1f")}],
+        [{"adapter": "none", "right, %": shown_interval(*interval(100 * before), spec=".1f")}],
         list[dict[str, Any]](),
     )
     adapters: dict[int, Adapter] = {}
@@ -99,11 +99,13 @@ def accuracies(
     rows: list[dict[str, str]] = []
     for name, found in right.items():
         rows.append({
-            "adapter": f"layer {layer}{name}", "right, %": ranged(*interval(100 * found), ".1f"),
-            "more than none": ranged(*interval(100 * (found - before)), ".1f"),
+            "adapter": f"layer {layer}{name}", "right, %": shown_interval(*interval(100 * found), spec=".1f"),
+            "more than none": shown_interval(*interval(100 * (found - before)), spec=".1f"),
         })  # fmt: skip
     if layer != first["layer"]:
-        rows[0][f"more than layer {first['layer']}"] = ranged(*interval(100 * (right[""] - first["right"])), ".1f")
+        rows[0][f"more than layer {first['layer']}"] = shown_interval(
+            *interval(100 * (right[""] - first["right"])), spec=".1f"
+        )
     return rows
 
 
@@ -125,7 +127,10 @@ def table_10(layer: int, rise: dict[str, pd.DataFrame], first: dict[str, Any]) -
     if layer != first["layer"]:
         named[f", more than layer {first['layer']}"] = trained - first["rise"]
     return [
-        {"adapter": f"layer {layer}{name}", **{f"top {k}": ranged(*interval(values[k]), ".0f") for k in KS}}
+        {
+            "adapter": f"layer {layer}{name}",
+            **{f"top {k}": shown_interval(*interval(values[k]), spec=".0f") for k in KS},
+        }
         for name, values in named.items()
     ]
 
@@ -155,7 +160,7 @@ def table_11(
     )
     of_all = found.frame[found.frame["group"] == "all"]
     rows = [
-        {"model": model_name, "right, %": ranged(*interval(_flags_of(100 * share, n)), ".1f")}
+        {"model": model_name, "right, %": shown_interval(*interval(_flags_of(100 * share, n)), spec=".1f")}
         for model_name, share, n in of_all[["model", "accuracy", "cases"]].itertuples(index=False)
     ]
     kept = f"Layers {deep[0]} to {deep[-1]}, {100 * found.share:.1f} % of their neurons kept"

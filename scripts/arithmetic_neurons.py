@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 from arithmetic_real import ASKED, BARE, GROUPS, SHOTS
-from tables import markdown, measure, ranged
+from tables import markdown, measure
 from torch import Tensor
 
 import tl_neuron_attr as tna
@@ -24,7 +24,7 @@ from tl_neuron_attr.cna.paired_runs import ChangedCases, mlp_coefficients, paire
 from tl_neuron_attr.cna.selection import random_neurons, roots, selected
 from tl_neuron_attr.evaluate import estimate_effects
 from tl_neuron_attr.model.components import Head, head_name
-from tl_neuron_attr.results.intervals import change_interval, interval
+from tl_neuron_attr.results.intervals import change_interval, interval, shown_interval
 from tl_neuron_attr.results.neurons import Neurons
 
 KS = (99, 30, 10)
@@ -122,10 +122,10 @@ def summary(rows: pd.DataFrame) -> str:
         if what in ("mask", "keep"):
             right = {f"{k}: answers, %": _lost(before["right"], part["right"]) for k, part in by_k.items()}
             nats = {f"{k}: nats": before["log_prob"] - part["log_prob"] for k, part in by_k.items()}
-            lost = {column: ranged(*interval(values), ".2f") for column, values in nats.items()}
+            lost = {column: shown_interval(*interval(values), spec=".2f") for column, values in nats.items()}
             runs.append({"": what, "neurons": name, **right, **lost})
         else:
-            cells = {f"{k}: %": ranged(*interval(100 * part["share"]), ".1f") for k, part in by_k.items()}
+            cells = {f"{k}: %": shown_interval(*interval(100 * part["share"]), spec=".1f") for k, part in by_k.items()}
             shares.append({"": what, "neurons": name, **cells})
     tables = (pd.DataFrame(each).sort_values("", ascending=turned, kind="stable") for each, turned in (
         (runs, False), (shares, True)
@@ -136,7 +136,7 @@ def summary(rows: pd.DataFrame) -> str:
 def _lost(before: pd.Series, after: pd.Series) -> str:
     """Return the share of answers lost, in per cent, with its interval."""
     change, low, high = (0.0 - x for x in change_interval(before.to_numpy(float), after.to_numpy(float)))
-    return ranged(change, high, low, ".0f")
+    return shown_interval(change, high, low, spec=".0f")
 
 
 def chains(model: Any, groups: dict[str, list[Case]], head: str | None) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tables import markdown, measure, ranged
+from tables import markdown, measure
 
 import tl_neuron_attr as tna
 from tl_neuron_attr import cna
@@ -21,7 +21,7 @@ from tl_neuron_attr.cna import Case
 from tl_neuron_attr.cna.arithmetic_cases import Op, case_batches
 from tl_neuron_attr.model.components import Head, head_name, required_heads
 from tl_neuron_attr.model.rerun import unembedding_last
-from tl_neuron_attr.results.intervals import change_interval, interval
+from tl_neuron_attr.results.intervals import change_interval, interval, shown_interval
 
 WORDS: dict[Op, str] = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
 ASKED = {op: f"Q: What is {{a}} {word} {{b}}? A: " for op, word in WORDS.items()}
@@ -94,14 +94,14 @@ def with_heads_zeroed(model: Any, cases: list[Case], heads: list[Head]) -> pd.Da
             if mine.sum():
                 row[f"{kind}, % lost of {len(mine)}"] = decrease(mine, left)
         nats = (before["log_prob"] - after["log_prob"])[first]
-        rows.append(row | {"first token, nats lost": ranged(*interval(nats), ".2f")})
+        rows.append(row | {"first token, nats lost": shown_interval(*interval(nats), spec=".2f")})
     return pd.DataFrame(rows)
 
 
 def decrease(before: Any, after: Any) -> str:
     """Return the share of a mean that is lost, in per cent, with its interval."""
     change, low, high = (0.0 - x for x in change_interval(before, after))
-    return ranged(change, high, low, ".0f")
+    return shown_interval(change, high, low, spec=".0f")
 
 
 def accuracies(model: Any, options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, list[Case]]]:
@@ -113,7 +113,9 @@ def accuracies(model: Any, options: argparse.Namespace) -> tuple[pd.DataFrame, d
         for name, some in ((name, ways[name]) for name in dict.fromkeys([*options.ways, options.prompt])):
             found = cna.whole_answers(model, some).summary().iloc[0].to_dict()
             right = {
-                f"{what}, %": ranged(100 * found[what], 100 * found[f"{what}_low"], 100 * found[f"{what}_high"], ".0f")
+                f"{what}, %": shown_interval(
+                    100 * found[what], 100 * found[f"{what}_low"], 100 * found[f"{what}_high"], spec=".0f"
+                )
                 for what in ("first", "whole")
             }
             same = {"answers": found["answers"], "begin as another": found["shared"]}

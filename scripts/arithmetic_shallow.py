@@ -16,7 +16,7 @@ import torch
 from arithmetic_neurons import known_cases
 from arithmetic_real import GROUPS, decrease, outcomes
 from facts_known import facts_known
-from tables import markdown, measure, ranged
+from tables import markdown, measure
 
 import tl_neuron_attr as tna
 from tl_neuron_attr import cna
@@ -24,7 +24,7 @@ from tl_neuron_attr.cna import Case, ConceptNeurons, LogicChain
 from tl_neuron_attr.cna.concepts import TOP_TOKENS
 from tl_neuron_attr.model.components import MlpNeuron
 from tl_neuron_attr.model.tokens import prompt_ids
-from tl_neuron_attr.results.intervals import interval
+from tl_neuron_attr.results.intervals import interval, shown_interval
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.token_lists import listed
 
@@ -121,7 +121,7 @@ def chains_read(model: Any, cases: list[Case], options: argparse.Namespace) -> t
         frame[["before", "after"]] = frame[["before", "after"]].map(listed)
         shown.append(frame[["neuron", "token", "hop", "before", "after"]].assign(answer=chain.answer))
     by_case = pd.DataFrame(rows).groupby(["neurons", "case"])[["before", "after"]].mean()
-    means = by_case.groupby("neurons").agg(lambda column: ranged(*interval(column), ".1f")).reset_index()
+    means = by_case.groupby("neurons").agg(lambda column: shown_interval(*interval(column), spec=".1f")).reset_index()
     return means, pd.concat(shown[: options.printed])
 
 

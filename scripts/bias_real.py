@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 from jaxtyping import Float
-from tables import markdown, measure, ranged
+from tables import markdown, measure
 from torch import Tensor
 
 import tl_neuron_attr as tna
@@ -25,7 +25,7 @@ from tl_neuron_attr.cna.capabilities import PERPLEXITY
 from tl_neuron_attr.cna.paired_runs import mlp_coefficients, plain
 from tl_neuron_attr.evaluate import estimate_effects, first_tokens, real_facts
 from tl_neuron_attr.model.tokens import prompt_ids
-from tl_neuron_attr.results.intervals import change_interval, interval
+from tl_neuron_attr.results.intervals import change_interval, interval, shown_interval
 from tl_neuron_attr.results.neurons import Neurons
 
 PROMPTS = (
@@ -189,7 +189,7 @@ def measured(model: Any, study: Study, signs: Float[Tensor, "target"]) -> Measur
 def less(before: pd.Series, after: pd.Series) -> str:
     """Return how much is gone, in per cent, with its interval over prompts."""
     gone, low, high = (0.0 - x for x in change_interval(before.to_numpy(float), after.to_numpy(float)))
-    return ranged(gone, high, low, ".0f")
+    return shown_interval(gone, high, low, spec=".0f")
 
 
 def mean_of(several: list[Measured]) -> Measured:
@@ -209,7 +209,7 @@ def row(name: str, n: int, before: Measured, after: Measured) -> dict[str, Any]:
     return {
         "zeroed": name,
         "n": n,
-        "bias, nats": ranged(*interval(after.asked), ".2f"),
+        "bias, nats": shown_interval(*interval(after.asked), spec=".2f"),
         "woman": f"{after.sides['woman'].mean():.2f}",
         "man": f"{after.sides['man'].mean():.2f}",
         "less, %": less(before.asked, after.asked),

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from facts_known import Fact, facts_known
 from matplotlib.figure import Figure
-from tables import Stopwatch, markdown, ranged
+from tables import Stopwatch, markdown
 from torch import Tensor
 from tqdm import tqdm
 
@@ -31,7 +31,7 @@ from tl_neuron_attr.numerics.exact_scores import exact_scores
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import Sublayer
 from tl_neuron_attr.numerics.topk import certified_topk
-from tl_neuron_attr.results.intervals import interval
+from tl_neuron_attr.results.intervals import interval, shown_interval
 from tl_neuron_attr.vis.plots import COLOURS
 
 PAPER, PROB, FINAL = "log-probability increase (paper 1)", "probability increase", "direct effect on the final stream"
@@ -221,7 +221,7 @@ def section(name: str, model: Any, single: pd.DataFrame, ten: pd.DataFrame, cost
             f"{r:+.2f} / {100 * s:.0f} %" for r, s in zip(spearman, signs, strict=True)
         ]
     columns["cost, forward passes"] = [f"{cost[n]:.1f}" if n in cost else "" for n in table.index]
-    left = [(n, ranged(*interval(ten[n]), ".2f")) for n in ten.mean().sort_values().index]
+    left = [(n, shown_interval(*interval(ten[n]), spec=".2f")) for n in ten.mean().sort_values().index]
     tens = pd.DataFrame(left, columns=["ten MLP neurons taken out", f"log p left, nats ({len(ten)} prompts)"])
     return (
         f"### {name}\n\n{markdown(pd.DataFrame(columns), 1)}\n\n{single['prompt'].nunique()} prompts; integrated "

@@ -15,7 +15,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tables import ranged
 
 from tl_neuron_attr import demo
 from tl_neuron_attr.incontext import (
@@ -31,6 +30,7 @@ from tl_neuron_attr.incontext import (
     position_free_attention,
 )
 from tl_neuron_attr.model.components import head_name
+from tl_neuron_attr.results.intervals import shown_interval
 
 PROMPTS, FEWER = 1200, 400
 FIND, MEASURE = 7, 8
@@ -54,7 +54,7 @@ NAMES = {
 
 def number(row: dict[Any, Any], name: str, style: str) -> str:
     """Return a value with its interval."""
-    return ranged(*(row[f"{name}{end}"] for end in ("", "_low", "_high")), style)
+    return shown_interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high")), spec=style)
 
 
 def main_table(report: IclBiases) -> str:

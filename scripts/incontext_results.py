@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tables import markdown, ranged
+from tables import markdown
 
 from tl_neuron_attr import demo
 from tl_neuron_attr.incontext import (
@@ -32,7 +32,7 @@ from tl_neuron_attr.incontext import (
     vector_effect,
 )
 from tl_neuron_attr.model.components import head_name
-from tl_neuron_attr.results.intervals import interval
+from tl_neuron_attr.results.intervals import interval, shown_interval
 from tl_neuron_attr.results.table import Table
 
 READERS = {"min_attention": 0.4}
@@ -77,7 +77,7 @@ def heads_section(subject: Subject) -> str:
         {
             "zeroed": zeroed["zeroed"],
             "heads": zeroed["heads"],
-            "accuracy": [ranged(*row) for row in zeroed[["accuracy", "low", "high"]].to_numpy()],
+            "accuracy": [shown_interval(*row) for row in zeroed[["accuracy", "low", "high"]].to_numpy()],
             **{f"where {w} is right": zeroed[f"accuracy_{w}"] for w in subject.found.labels},
         }
     )
@@ -100,7 +100,7 @@ def readings(subject: Subject) -> str:
                     "causal score": {"accuracy": "accuracy lost", "log_odds": "log-odds lost"}[causal],
                     "combined by": combine,
                     "heads": " ".join(head_name(layer, head) for layer, head in found.heads),
-                    "accuracy without them": ranged(zeroed["accuracy"], zeroed["low"], zeroed["high"]),
+                    "accuracy without them": shown_interval(zeroed["accuracy"], zeroed["low"], zeroed["high"]),
                 }
             )
     return markdown(pd.DataFrame(rows))
@@ -117,7 +117,7 @@ def sets_section(subject: Subject) -> str:
                     "searched among": name,
                     "heads zeroed": int(step["size"]),
                     "added": f"L{step['layer']:.0f}H{step['head']:.0f}",
-                    "accuracy": ranged(step["accuracy"], step["low"], step["high"], ".2f"),
+                    "accuracy": shown_interval(step["accuracy"], step["low"], step["high"], spec=".2f"),
                     "random sets: mean (least, greatest)": (
                         f"{step['random']:.2f} ({step['random_low']:.2f}, {step['random_high']:.2f})"
                     ),
@@ -140,7 +140,7 @@ def copies_section(subject: Subject) -> str:
             for i, word in enumerate((foo, bar)):
                 there = sequence == i
                 means = (own * there).sum(1) / there.sum(1)
-                row[f"{name}, at {word}"] = ranged(*interval(pd.Series(means.tolist())), "+.2f")
+                row[f"{name}, at {word}"] = shown_interval(*interval(pd.Series(means.tolist())), spec="+.2f")
         right = (plain[:, layer, head] > 0) == (sequence == 0)
         row["right sign"] = f"{100 * float(right.double().mean()):.1f} %"
         rows.append(row)
@@ -166,8 +166,9 @@ def metric_section(subject: Subject) -> str:
     names = ["layer", "AUC of cosine", "of centred cosine", "of its best head's score", "of its heads' scores, mean"]
     return (
         f"{shown(found.table())}\n\nThe scores of these heads summed: AUC "
-        f"{ranged(*joint[['auc', 'auc_low', 'auc_high']])}, right in {100 * joint['accuracy']:.1f} %. Mean over all "
-        f"{len(summary)} heads: {summary['auc'].mean():.3f}. What each layer's towers read, and make of it:\n\n"
+        f"{shown_interval(*joint[['auc', 'auc_low', 'auc_high']])}, right in {100 * joint['accuracy']:.1f} %. "
+        f"Mean over all {len(summary)} heads: {summary['auc'].mean():.3f}. "
+        "What each layer's towers read, and make of it:\n\n"
         f"{markdown(layers.reset_index().set_axis(names, axis=1))}"
     )
 
@@ -188,7 +189,7 @@ def split_section(subject: Subject) -> str:
     whole = interval(pd.Series(difference.sum((-1, -2)).tolist()))
     return (
         f"Head {head_name(layer, head)}: the score of a demonstration of the right class less that of another is "
-        f"{ranged(*whole, '+.2f')}; its parts, means over {len(prompts)} prompts:\n\n{markdown(frame, 2)}"
+        f"{shown_interval(*whole, spec='+.2f')}; its parts, means over {len(prompts)} prompts:\n\n{markdown(frame, 2)}"
     )
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 import torch
 from incontext_real import examples, task_options
-from tables import Stopwatch, markdown, ranged
+from tables import Stopwatch, markdown
 
 import tl_neuron_attr as tna
 from tl_neuron_attr.incontext import icl_prompts, outcomes
-from tl_neuron_attr.results.intervals import interval
+from tl_neuron_attr.results.intervals import interval, shown_interval
 
 ENDS = {"line break": "\n", "space": " "}
 
@@ -41,7 +41,7 @@ def measured(model: Any, task: str, drawn: dict[str, Any], options: argparse.Nam
     result = outcomes(model, prompts, batch_size=options.batch_size)
 
     def shown(values: torch.Tensor, spec: str = ".3f") -> str:
-        return ranged(*interval(pd.Series(values.double().tolist())), spec)
+        return shown_interval(*interval(pd.Series(values.double().tolist())), spec=spec)
 
     return {
         "model": model.cfg.model_name.split(" ")[0],

@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from tables import ranged
 from torch import Tensor
 
 from tl_neuron_attr.incontext import IclPrompt, batch_of, icl_batches
@@ -18,7 +17,7 @@ from tl_neuron_attr.model.components import Head, head_name
 from tl_neuron_attr.model.run import run_at_last
 from tl_neuron_attr.model.scored import as_scored
 from tl_neuron_attr.numerics.ranked_tokens import ranked_tokens
-from tl_neuron_attr.results.intervals import interval
+from tl_neuron_attr.results.intervals import interval, shown_interval
 from tl_neuron_attr.results.token_text import token_text
 
 BEST = 10
@@ -57,7 +56,7 @@ def written_words(model: Any, prompts: Sequence[IclPrompt], heads: Sequence[Head
 
 def _share(group: pd.DataFrame, column: str) -> str:
     """Return the share of label positions, with its interval over prompts, which have as many each."""
-    return ranged(*interval(group.groupby("prompt")[column].mean()), ".2f")
+    return shown_interval(*interval(group.groupby("prompt")[column].mean()), spec=".2f")
 
 
 def _read(model: Any, prompts: Sequence[IclPrompt], heads: Sequence[Head], numbers: Sequence[int]) -> pd.DataFrame:

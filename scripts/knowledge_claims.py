@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
-from tables import ranged
 
 from tl_neuron_attr.evaluate import KnowledgeStudy
-from tl_neuron_attr.results.intervals import change_interval, interval
+from tl_neuron_attr.results.intervals import change_interval, interval, shown_interval
 
 ATTENTION_LED = ("language", "capital", "country")
 """The types in which paper 1 finds more in attention than in MLPs (Table 3)."""
@@ -27,9 +26,9 @@ def claims(study: KnowledgeStudy, facts: Sequence[str]) -> pd.DataFrame:
         {
             "measure": name,
             "prompts": len(values),
-            "mean over prompts": ranged(*interval(values), spec),
+            "mean over prompts": shown_interval(*interval(values), spec=spec),
             "facts": fact[values.index].nunique(),
-            "mean over facts": ranged(*interval(values.groupby(fact).mean()), spec),
+            "mean over facts": shown_interval(*interval(values.groupby(fact).mean()), spec=spec),
         }
         for name, values, spec in _measures(study)
     ]
@@ -95,7 +94,9 @@ def _lost(study: KnowledgeStudy, fact: "pd.Series[str]") -> Iterator[dict[str, o
     by_fact = left.groupby(fact).mean()
     for kind in ("value", "query"):
         over = {
-            name: ranged(*(-x for x in _outer(change_interval(f["untouched"].to_numpy(), f[kind].to_numpy()))), ".0f")
+            name: shown_interval(
+                *(-x for x in _outer(change_interval(f["untouched"].to_numpy(), f[kind].to_numpy()))), spec=".0f"
+            )
             for name, f in (("prompts", left), ("facts", by_fact))
         }
         yield {

@@ -11,11 +11,12 @@ import pandas as pd
 import torch
 from facts_known import asked, in_turn, worded
 from knowledge_claims import claims, wordings
-from tables import Stopwatch, markdown, ranged
+from tables import Stopwatch, markdown
 
 import tl_neuron_attr as tna
 from tl_neuron_attr.evaluate import KnowledgeStudy, StudyPrompt, by_type, knowledge_study
 from tl_neuron_attr.evaluate.select import KEPT
+from tl_neuron_attr.results.intervals import shown_interval
 
 DROPS = {"reciprocal_rank": "MRR", "prob": "probability"}
 
@@ -41,7 +42,7 @@ def specific(study: KnowledgeStudy) -> pd.DataFrame:
             "zeroed": f"{row['kind']} neurons{'' if row['common'] else ' that are not common'}",
             "neurons": row["neurons"],
             **{
-                name: ranged(*(row[f"{column}{end}"] for end in ("", "_low", "_high")), ".2f")
+                name: shown_interval(*(row[f"{column}{end}"] for end in ("", "_low", "_high")), spec=".2f")
                 for name, column in (("own answer", "own"), ("other types'", "others"), ("difference", "difference"))
             },
         }
@@ -54,7 +55,7 @@ def layer_sums(study: KnowledgeStudy) -> pd.DataFrame:
     """Table 3 with intervals."""
     sums = study.layer_sums()
     columns = sums[["score", "score_low", "score_high"]].to_numpy()
-    return wide(sums.assign(cell=[ranged(*row, ".1f") for row in columns]), "site", "type", "cell")
+    return wide(sums.assign(cell=[shown_interval(*row, spec=".1f") for row in columns]), "site", "type", "cell")
 
 
 def depth(study: KnowledgeStudy) -> pd.DataFrame:

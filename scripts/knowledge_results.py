@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from tables import markdown, ranged
+from tables import markdown
 
 from tl_neuron_attr import demo
 from tl_neuron_attr.evaluate import Faithfulness, facts, faithfulness, knowledge_study
+from tl_neuron_attr.results.intervals import shown_interval
 
 PER_TYPE = 30
 CURVE = (1, 3, 10, 30, 100)
@@ -23,7 +24,7 @@ def table_2(found: Faithfulness) -> str:
     """Return the paper's Table 2, with means and intervals."""
     rows = found.summary()
     cells = {
-        name: [ranged(*row) for row in rows[[c, f"{c}_low", f"{c}_high"]].to_numpy()]
+        name: [shown_interval(*row) for row in rows[[c, f"{c}_low", f"{c}_high"]].to_numpy()]
         for name, c in (("MRR", "reciprocal_rank"), ("probability", "prob"), ("log-probability", "log_prob"))
     }
     return markdown(pd.DataFrame({"score": rows["score"], **cells}))

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import torch
 from facts_known import Fact, facts_known, worded
-from tables import Stopwatch, markdown, ranged
+from tables import Stopwatch, markdown
 from torch import Tensor
 
 import tl_neuron_attr as tna
@@ -25,7 +25,7 @@ from tl_neuron_attr.evaluate.best_by_score import SEARCHED, best_by_score
 from tl_neuron_attr.evaluate.method_scores import Method
 from tl_neuron_attr.model.tokens import prompt_ids
 from tl_neuron_attr.numerics.topk import certified_topk
-from tl_neuron_attr.results.intervals import interval
+from tl_neuron_attr.results.intervals import interval, shown_interval
 
 QUICK: tuple[Method, ...] = (
     *("log_prob_increase", "log_prob", "prob_increase", "norm", "coefficient", "coefficient_norm"),
@@ -78,7 +78,9 @@ def table_2(found: Faithfulness, facts: Sequence[Fact]) -> str:
     named = worded([prompt for prompt, *_ in done])
     columns = {"log p, nats": "log_prob", "probability": "prob", "MRR": "reciprocal_rank"}
     rows = found.summary()
-    cells = {name: [ranged(*row, ".2f") for row in rows[_ends(c)].to_numpy()] for name, c in columns.items()}
+    cells = {
+        name: [shown_interval(*row, spec=".2f") for row in rows[_ends(c)].to_numpy()] for name, c in columns.items()
+    }
     by_fact = found.by_fact(named)
     more = {
         f"takes more than the paper's, nats, over {over}": [_more(some).get(s, "") for s in rows["score"]]
@@ -91,7 +93,7 @@ def _more(found: Faithfulness) -> dict[str, str]:
     """How much more each score takes than the paper's."""
     paired = found.differences()
     cells = paired[_ends("difference")].to_numpy()
-    return {score: ranged(*row, "+.2f") for score, row in zip(paired["score"], cells, strict=True)}
+    return {score: shown_interval(*row, spec="+.2f") for score, row in zip(paired["score"], cells, strict=True)}
 
 
 def _ends(column: str) -> list[str]:
@@ -115,7 +117,8 @@ def figure_2(model: Any, facts: Sequence[Fact]) -> str:
     more = interval(pd.Series((found["prob_increase"] - found["log_prob_increase"])[:, -1]))
     return (
         f"{markdown(grid.rename_axis('tenth of the depth').reset_index(), 0)}\n\nThe probability increase has "
-        f"{ranged(*more, '+.0f')} more of a hundred in the last tenth than the paper's score, paired by prompt."
+        f"{shown_interval(*more, spec='+.0f')} more of a hundred in the last tenth than the paper's score, "
+        "paired by prompt."
     )
 
 
