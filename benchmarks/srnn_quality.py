@@ -327,6 +327,7 @@ def write(text: str, out: Path | None) -> None:
     """Print, and write where asked for: what there is so far, so that nothing is lost on the way."""
     print(text)
     if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text)
 
 

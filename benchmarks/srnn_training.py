@@ -86,7 +86,7 @@ def train(
             optimizer.step()
             spent += clock(device) - start
             done += 1
-        point = Point(spent, epoch + done / len(share), accuracy(model, *validation))
+        point = Point(spent, epoch + done / len(share), accuracy(model, *validation, batch=len(share[0][0])))
         curve.points.append(point)
         if curve.best is point:
             best = copy.deepcopy(model.state_dict())
@@ -94,7 +94,7 @@ def train(
             break
     if test is not None:
         model.load_state_dict(best)
-        curve.test = accuracy(model, *test)
+        curve.test = accuracy(model, *test, batch=len(share[0][0]))
     return curve
 
 
@@ -107,7 +107,8 @@ def clock(device: torch.device) -> float:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, ids: Tensor, labels: Tensor, batch: int = 200) -> float:
+def accuracy(model: nn.Module, ids: Tensor, labels: Tensor, *, batch: int) -> float:
+    """Return the share of right answers; batches no larger than those of training need no more memory."""
     """Return the share of right answers."""
     model.eval()
     device = next(model.parameters()).device
