@@ -84,6 +84,7 @@ results-real: $(STAMP)  ## scores against effects on two real models, paper 1's 
 	$(if $(SENTENCES),$(PY) scripts/incontext_real.py --data $(SENTENCES) $(NATURAL) --queries 60 --fresh 40 --out docs/results/incontext_sentences_qwen.md)
 	$(PY) scripts/arithmetic_real.py --out docs/results/arithmetic_real.md
 	$(PY) scripts/arithmetic_neurons.py --chains 4 --out docs/results/arithmetic_neurons.md
+	$(PY) scripts/arithmetic_neurons.py --model gemma3-270m --prompt shots --groups '1D*' 1D+ --out docs/results/arithmetic_neurons_gemma.md
 	$(PY) scripts/arithmetic_real.py --ways question --groups 2D- 2D+ --cases 30 --screen 3 --shown 4 --out docs/results/arithmetic_two_digits.md
 	$(PY) scripts/arithmetic_real.py --model gemma3-270m --prompt shots --out docs/results/arithmetic_gemma.md
 	$(PY) scripts/arithmetic_real.py --model smollm2-135m --prompt shots --ways shots --groups 1D+ '1D*' --screen 3 --shown 4 --out docs/results/arithmetic_smollm2.md
