@@ -81,6 +81,35 @@ def test_integrated_gradients_of_a_layer_sum_to_what_silencing_it_costs(name):
         torch.testing.assert_close(scores[:, layer].sum(1), log_p(model, []) - silenced, atol=1e-4, rtol=1e-3)
 
 
+def stepwise(model, tokens, target, steps):
+    """Integrated gradients point by point, each a whole run of its own."""
+    start, scores = tokens.shape[1] - target.shape[1], []
+    for layer in range(architectures.LAYERS):
+        total = 0.0
+        for step in range(steps):
+            kept = {}
+
+            def scaled(activation, hook, share=(step + 0.5) / steps, kept=kept):
+                kept["whole"] = activation[:, start:].detach()
+                kept["part"] = (kept["whole"] * share).requires_grad_()
+                return torch.cat([activation[:, :start], kept["part"]], dim=1)
+
+            logits = model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.mlp.hook_post", scaled)])[:, start:]
+            log_p = logits.log_softmax(-1).gather(2, target[..., None]).sum()
+            total = total + kept["whole"] * torch.autograd.grad(log_p, kept["part"])[0] / steps
+        scores.append(total.sum(1))
+    return torch.stack(scores, dim=1)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "neox_parallel", "bloom"])
+@pytest.mark.parametrize("max_bytes", [1, 2**28])
+def test_integrated_gradients_equal_those_point_by_point(name, max_bytes):
+    model, target = architectures.build(name), torch.tensor([[5, 17], [11, 3]])
+    rows = torch.cat([TOKENS, target[:, :-1]], dim=1)
+    found = integrated_gradients(model, rows, target, steps=3, max_bytes=max_bytes)
+    torch.testing.assert_close(found, stepwise(model, rows, target, 3), atol=1e-7, rtol=1e-5)
+
+
 def test_hooks_already_there_are_seen():
     model = architectures.build("gpt2")
     with ablate(model, [("mlp", 1, 3)]):

@@ -3,7 +3,7 @@ import torch
 
 import tl_neuron_attr as tna
 from tests import architectures
-from tl_neuron_attr.model.weights import through_head
+from tl_neuron_attr.model.neuron_directions import through_head
 from tl_neuron_attr.results.token_text import printable, visible
 
 

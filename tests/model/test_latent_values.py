@@ -7,7 +7,8 @@ import tl_neuron_attr as tna
 from tests import architectures, oracle
 from tests.incontext.test_icl_batches import tiny_prompts
 from tl_neuron_attr.model.latent_values import has_latent_values
-from tl_neuron_attr.model.weights import BlockWeights, directions_of
+from tl_neuron_attr.model.neuron_directions import directions_of
+from tl_neuron_attr.model.weights import BlockWeights
 
 LAYER, HEAD, WIDTH = 1, 2, 6
 """A head that is not the first, of four with values of six dimensions; ``hook_z`` shows six of four."""

@@ -3,7 +3,6 @@
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,7 +29,8 @@ from tl_neuron_attr.cli.options import (
     page_option,
     prediction_options,
 )
-from tl_neuron_attr.cli.output import note, print_csv, print_json, ready_page, rows_of, show, write_page
+from tl_neuron_attr.cli.output import print_csv, print_json, ready_page, rows_of, show, write_page
+from tl_neuron_attr.cli.prompt_files import prompts_of, with_progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,7 +180,7 @@ def _report(args: Namespace) -> int:
     ready_page(args.html)
     from tl_neuron_attr.vis import report
 
-    texts = list(_prompts(args))
+    texts = list(prompts_of(args))
     model = load_model(args)
     catalogue = _read_catalogue(model, args)
 
@@ -224,11 +224,11 @@ def _continuation(args: Namespace) -> int:
 def _neurons(args: Namespace) -> int:
     from tl_neuron_attr.knowledge.value_neurons import value_neurons
 
-    texts = list(_prompts(args))
+    texts = list(prompts_of(args))
     model = load_model(args)
     catalogue = _read_catalogue(model, args)
     found: list[tuple[Explained, Neurons]] = []
-    for text, target in _with_progress(texts, args):
+    for text, target in with_progress(texts, args):
         run = _run(model, text, target, args)
         value = value_neurons(run.scored, k=args.k, sites=_sites(args), largest=not args.suppressing)[0]
         found.append((run.explained, value))
@@ -296,57 +296,6 @@ def _with_contexts(table: "Table", frame: "pd.DataFrame") -> "Table":
     contexts = [printable(text) for text in frame["context"].fillna("")]
     rows = [(*row, context) for row, context in zip(table.rows, contexts, strict=True)]
     return replace(table, headings=(*table.headings, "strongest in the corpus"), rows=rows)
-
-
-def _prompts(args: Namespace) -> "Iterator[tuple[str, NamedTarget | None]]":
-    """Yield each prompt with its target, None for the model's own prediction.
-
-    Raises:
-        ValueError: If no line of the file can be used.
-    """
-    if args.prompts is None:
-        yield prompt_of(args), target_of(args)
-        return
-    if any(given is not None for given in (args.text, args.prompt, args.prompt_file)):
-        raise click.UsageError("give --prompts or a prompt, not both")
-    yield from _read_prompts(args.prompts, args)
-
-
-def _read_prompts(path: Path, args: Namespace) -> "list[tuple[str, NamedTarget | None]]":
-    from tl_neuron_attr.results.rows import read_rows
-
-    read: list[tuple[str, NamedTarget | None]] = []
-    for line, row in read_rows(path):
-        if problem := row if isinstance(row, str) else _problem(row):
-            note(args, f"left out: {path}, line {line}: {problem}")
-        elif not isinstance(row, str):
-            read.append((row["prompt"], row.get("target") or target_of(args)))
-    if not read:
-        raise ValueError(f'{path} holds no prompt: one line is an object such as {{"prompt": "3 + 5 ="}}')
-    return read
-
-
-def _problem(row: Any) -> str:
-    """Return what is wrong with a line of prompts, or the empty string."""
-    from tl_neuron_attr.results.rows import unwritable
-
-    for name in ("prompt", "target"):
-        value = row.get(name)
-        if value is None and (name == "target" or name not in row):
-            continue
-        if not isinstance(value, str) or not value:
-            return f"field {name!r} must be a text that is not empty, got {value!r}"
-        if problem := unwritable(value):
-            return f"field {name!r}: {problem}"
-    return "" if row.get("prompt") else "field 'prompt' is missing"
-
-
-def _with_progress(
-    texts: "list[tuple[str, NamedTarget | None]]", args: Namespace
-) -> "Iterator[tuple[str, NamedTarget | None]]":
-    from tqdm import tqdm
-
-    yield from tqdm(texts, desc="prompts", unit="prompt", delay=2, disable=args.quiet or len(texts) == 1)
 
 
 def _sites(args: Namespace) -> Any:

@@ -25,7 +25,9 @@ from tl_neuron_attr.cna.arithmetic_cases import Case
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.components import MlpNeuron
 from tl_neuron_attr.model.intervene import ablate
-from tl_neuron_attr.model.weights import block_weights, through_head, unembedding
+from tl_neuron_attr.model.neuron_directions import through_head
+from tl_neuron_attr.model.unembedding import unembedding
+from tl_neuron_attr.model.weights import block_weights
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.increase import MAX_BYTES
 from tl_neuron_attr.numerics.sublayer import score_dtype

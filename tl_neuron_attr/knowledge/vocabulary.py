@@ -13,10 +13,11 @@ from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.cache_checks import require_hooks
 from tl_neuron_attr.model.components import head_name
+from tl_neuron_attr.model.neuron_directions import directions_of, through_head
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.readable_tokens import ReadableTokens, best_tokens
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.weights import directions_of, through_head, unembedding
+from tl_neuron_attr.model.unembedding import unembedding
 from tl_neuron_attr.model.within import within
 from tl_neuron_attr.numerics.sublayer import SITES, score_dtype
 from tl_neuron_attr.results.followed_text import FollowedText

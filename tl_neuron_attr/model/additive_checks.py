@@ -13,10 +13,10 @@ from torch import Tensor
 
 from tl_neuron_attr.model.cache_checks import site_hooks
 from tl_neuron_attr.model.finite_checks import first_not_finite
+from tl_neuron_attr.model.norms import is_norm
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.readable_blocks import rounds_activations
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.weights import is_norm
 from tl_neuron_attr.numerics.readout import Readout
 from tl_neuron_attr.numerics.sublayer import SITES, Sublayer
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from transformer_lens.model_bridge.generalized_components.alibi_utils import build_alibi_slopes
 
 from tl_neuron_attr.model.additive_checks import tolerance
+from tl_neuron_attr.model.norms import unit_norm
 from tl_neuron_attr.model.positions import Positions
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.weights import block_weights, unit_norm
+from tl_neuron_attr.model.weights import block_weights
 
 QueryOrKey = Literal["q", "k"]
 HOOKS = ("attn.hook_attn_scores", "attn.hook_q", "attn.hook_k", "attn.hook_cos", "attn.hook_sin",

@@ -8,9 +8,10 @@ from typing import Any
 
 from tl_neuron_attr.model import dimensions
 from tl_neuron_attr.model.cached_hooks import computed_from
+from tl_neuron_attr.model.norms import is_norm
 from tl_neuron_attr.model.readable_blocks import unreadable
 from tl_neuron_attr.model.stream import Stream
-from tl_neuron_attr.model.weights import block_weights, is_norm
+from tl_neuron_attr.model.weights import block_weights
 from tl_neuron_attr.numerics.sublayer import Site
 
 _STREAM_HOOKS = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")

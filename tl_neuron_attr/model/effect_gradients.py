@@ -22,9 +22,10 @@ from tl_neuron_attr.model.cached_hooks import computed_from
 from tl_neuron_attr.model.dimensions import post_hook
 from tl_neuron_attr.model.expert_gradients import ExpertRun
 from tl_neuron_attr.model.expert_hooks import Hook
+from tl_neuron_attr.model.norms import unit_norm
 from tl_neuron_attr.model.readable_blocks import fetched, is_at_hand
 from tl_neuron_attr.model.rerun import require_finite_logits
-from tl_neuron_attr.model.weights import block_weights, unit_norm
+from tl_neuron_attr.model.weights import block_weights
 
 Rule = Literal["gradient", "relevance"]
 

@@ -24,10 +24,12 @@ from transformer_lens import ActivationCache
 
 from tl_neuron_attr.model.cached_hooks import THIRD, CachedHooks
 from tl_neuron_attr.model.hook_points import TOKENS, mlp_post_hook, pattern_hook, resid_post_hook, resid_pre_hook
+from tl_neuron_attr.model.norms import is_norm
 from tl_neuron_attr.model.position_cache import PositionCache
 from tl_neuron_attr.model.positions import Pos, Positions, from_start
 from tl_neuron_attr.model.readable_blocks import fetched
-from tl_neuron_attr.model.weights import BlockWeights, is_norm, readable_weights, unembedding
+from tl_neuron_attr.model.unembedding import unembedding
+from tl_neuron_attr.model.weights import BlockWeights, readable_weights
 from tl_neuron_attr.numerics.readout import Norm, Readout
 from tl_neuron_attr.numerics.sublayer import Site, Sublayer, score_dtype
 

@@ -3,10 +3,9 @@
 With :mod:`tl_neuron_attr.model.stream`, the place that knows how TransformerLens names weights.
 """
 
-from collections.abc import Callable, Iterable
-from functools import cache, cached_property, partial
+from collections.abc import Callable
+from functools import cache, cached_property
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -15,16 +14,14 @@ from transformer_lens.model_bridge.generalized_components.block import ParallelB
 
 from tl_neuron_attr.model.bare_norms import bare_eps
 from tl_neuron_attr.model.experts import Experts, experts_of
-from tl_neuron_attr.model.head_projections import input_projection, output_projection, values_layer
+from tl_neuron_attr.model.head_projections import input_projection, output_projection
 from tl_neuron_attr.model.latent_values import LATENT_NORM, has_latent_values, latent_subkeys
+from tl_neuron_attr.model.norms import is_norm, unit_norm
 from tl_neuron_attr.model.readable_blocks import fetched, is_at_hand, outline
 from tl_neuron_attr.model.within import within
-from tl_neuron_attr.numerics.readout import Norm, Readout
+from tl_neuron_attr.numerics.readout import Norm
 from tl_neuron_attr.numerics.stacked_rows import StackedRows
-from tl_neuron_attr.numerics.sublayer import SITES, Site, score_dtype
-
-_KEPT: WeakKeyDictionary[Any, dict[str, Tensor]] = WeakKeyDictionary()
-"""What readouts of a model keep about its unembedding, as long as the model lives."""
+from tl_neuron_attr.numerics.sublayer import SITES, Site
 
 _BESIDE = ("post_feedforward_layernorm_1", "post_feedforward_layernorm_2")
 """The norms of an MLP and of experts that write beside it."""
@@ -303,88 +300,3 @@ def editable_weights(model: Any, layer: int) -> BlockWeights:
             "the model with its weights in memory, or use ablate, which changes activations"
         )
     return BlockWeights(block)
-
-
-def is_norm(module: Any) -> bool:
-    """Return whether a module normalises: TransformerLens puts an identity there in models without norms."""
-    return hasattr(module, "hook_scale") or bare_eps(module) is not None
-
-
-def unit_norm(module: Any, dtype: torch.dtype, like: Float[Tensor, "d_model"]) -> Norm:
-    """Return a norm with a scale of one: what it does to every vector alike.
-
-    A norm without parameters (NanoChat, OLMo 1, TransformerLens' ``LNPre`` and ``RMSPre``) has a weight of one.
-
-    Args:
-        module: The norm's module.
-        dtype: The dtype of scores.
-        like: A vector of the norm's width, where the weights live.
-    """
-    weight = _or_none(module, "w")
-    weight = _or_none(module, "weight") if weight is None and bare_eps(module) is not None else weight
-    ones = torch.ones(like.shape, dtype=dtype, device=like.device)
-    if weight is not None:
-        ones = ones + weight.to(dtype) if getattr(module, "uses_weight_offset", False) else weight.to(dtype)
-    return Norm(
-        weight=ones,
-        scale=torch.ones(1, dtype=dtype, device=ones.device),
-        centred=hasattr(module, "hook_scale") and not module.uses_rms_norm,
-    )
-
-
-def directions_of(model: Any, neurons: Iterable[tuple[Site, int, int, int]]) -> list[Float[Tensor, "d_model"]]:
-    """Return the write direction of each neuron as it enters the stream, up to a positive factor.
-
-    A neuron is its site, layer, head and index; the weights of a layer are looked up once.
-
-    Raises:
-        IndexError: If there is no such neuron, with the valid range.
-    """
-    weights = cache(partial(block_weights, model))
-    return [_direction(weights(layer), site, layer, head, index) for site, layer, head, index in neurons]
-
-
-def _direction(weights: BlockWeights, site: Site, layer: int, head: int, index: int) -> Float[Tensor, "d_model"]:
-    if site == "attn":
-        weights.require_head(layer, head)
-    rows = weights.directions("mlp") if site == "mlp" else weights.W_O[head]
-    within(f"neuron index in layer {layer}", index, len(rows))
-    return weights.as_written(site, rows[index].to(score_dtype(rows.dtype)))
-
-
-def through_head(
-    model: Any, vectors: Float[Tensor, "*n d_model"], layer: int, head: int | None
-) -> Float[Tensor, "*n d_model"]:
-    """Return vectors of the stream as a head moves them, ``W_O W_V norm(v)``, up to positive factors (norms' scales).
-
-    Without a head, as all heads of the layer do, each attending fully.
-
-    Raises:
-        IndexError: If there is no such layer or head, with the valid range.
-    """
-    weights = block_weights(model, layer)
-    weights.require_head(layer, head)
-    source = block_weights(model, values_layer(model, layer))
-    name = source.pre_norm["attn"]
-    normed = source.norm(name, vectors.dtype).apply_unscaled(vectors) if name else vectors
-    W_V, W_O = source.by_head("v"), weights.W_O
-    chosen = slice(None) if head is None else slice(head, head + 1)
-    values = normed @ W_V[chosen].transpose(0, 1).flatten(1).to(vectors.dtype)
-    return weights.as_written("attn", values @ W_O[chosen].flatten(0, 1).to(vectors.dtype))
-
-
-def unembedding(model: Any, dtype: torch.dtype) -> Readout:
-    """Return the model's readout with the final norm's scale at one."""
-    norm, own = unit_norm(model.ln_final, dtype, model.W_U[:, 0]), _or_none(model.ln_final, "b")
-    norm_bias = torch.zeros_like(norm.weight) if own is None else own.to(dtype)
-    kept = _KEPT.setdefault(model, {})
-    return Readout(model.W_U, norm, norm_bias, model.b_U.to(dtype), *_output_transform(model, dtype), kept)
-
-
-def _output_transform(model: Any, dtype: torch.dtype) -> tuple[float, Callable[[Tensor], Tensor] | None]:
-    """Return the adapter's output transform as a multiplier if it is linear, else as a function."""
-    transform = model.adapter.apply_output_logits_transform
-    probe = torch.tensor([-64.0, -1.0, 0.0, 1.0, 64.0], dtype=dtype, device=model.W_U.device)
-    multiplier = float(transform(probe)[3])
-    linear = torch.allclose(transform(probe), probe * multiplier, rtol=1e-6, atol=0)  # a few float32 roundings
-    return (multiplier, None) if linear else (1.0, transform)
