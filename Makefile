@@ -83,11 +83,14 @@ results-real: $(STAMP)  ## scores against effects on two real models, paper 1's 
 	$(if $(SENTENCES),$(PY) scripts/incontext_real.py --model smollm2-135m --data $(SENTENCES) $(NATURAL) --queries 60 --fresh 100 --out docs/results/incontext_sentences.md)
 	$(if $(SENTENCES),$(PY) scripts/incontext_real.py --data $(SENTENCES) $(NATURAL) --queries 60 --fresh 40 --out docs/results/incontext_sentences_qwen.md)
 	$(PY) scripts/arithmetic_real.py --out docs/results/arithmetic_real.md
+	$(PY) scripts/arithmetic_real.py --prompt bare --ways bare --groups 2D+ --least 0.3 --cases 60 --screen 3 --shown 4 --out docs/results/arithmetic_bare.md
 	$(PY) scripts/arithmetic_neurons.py --chains 4 --out docs/results/arithmetic_neurons.md
 	$(PY) scripts/arithmetic_neurons.py --model gemma3-270m --prompt shots --groups '1D*' 1D+ --out docs/results/arithmetic_neurons_gemma.md
 	$(PY) scripts/arithmetic_real.py --ways question --groups 2D- 2D+ --cases 30 --screen 3 --shown 4 --out docs/results/arithmetic_two_digits.md
 	$(PY) scripts/arithmetic_real.py --model gemma3-270m --prompt shots --out docs/results/arithmetic_gemma.md
 	$(PY) scripts/arithmetic_real.py --model smollm2-135m --prompt shots --ways shots --groups 1D+ '1D*' --screen 3 --shown 4 --out docs/results/arithmetic_smollm2.md
+	$(PY) scripts/arithmetic_shallow.py --model smollm2-135m --groups '1D*' --cases 24 --facts 30 --chains 0 --out docs/results/arithmetic_shallow.md
+	$(PY) scripts/arithmetic_shallow.py --cases 24 --chains 4 --out docs/results/arithmetic_shallow_gemma.md
 	$(PY) scripts/arithmetic_lora.py --out docs/results/arithmetic_lora.md
 	$(PY) scripts/bias_real.py --out docs/results/bias_real.md
 

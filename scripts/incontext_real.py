@@ -40,6 +40,9 @@ WORDS = {
 }
 
 
+ENDS = {"line break": "\n", "space": " "}
+"""What may end a demonstration."""
+
 MEASURES = ("accuracy", "fluctuation", "gap", "deviation", "attention deviation")
 """Rows of biases that are written: the others are of levels that the corrections do not aim at."""
 
@@ -133,9 +136,9 @@ def task_options(parser: argparse.ArgumentParser) -> None:
 def drawn(
     model: Any, texts: list[Example], n: int, k: int, options: argparse.Namespace, *, seed: int
 ) -> list[IclPrompt]:
-    """Return ``n`` prompts of ``k`` demonstrations, as many of each label, one a line."""
+    """Return ``n`` prompts of ``k`` demonstrations, as many of each label."""
     counts, named = (k // 2, k // 2), {"labels": options.labels, "classes": options.classes}
-    return icl_prompts(model, texts, n, k=k, counts=counts, end="\n", seed=seed, **named)
+    return icl_prompts(model, texts, n, k=k, counts=counts, end=ENDS[options.end], seed=seed, **named)
 
 
 def main() -> None:
@@ -145,6 +148,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=40, help="prompts that heads are found and measured on")
     parser.add_argument("--fresh", type=int, default=24, help="prompts of the later sections")
     parser.add_argument("--shots", type=int, default=8, help="demonstrations of a prompt")
+    parser.add_argument("--end", choices=ENDS, default="line break", help="what ends a demonstration")
     parser.add_argument("--heads", type=int, default=6)
     parser.add_argument(
         "--every-head", action="store_true", help="zero every head, not those of the best static scores"

@@ -11,14 +11,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-from incontext_real import examples, task_options
+from incontext_real import ENDS, examples, task_options
 from tables import Stopwatch, markdown
 
 import tl_neuron_attr as tna
 from tl_neuron_attr.incontext import icl_prompts, outcomes
 from tl_neuron_attr.results.intervals import interval, shown_interval
-
-ENDS = {"line break": "\n", "space": " "}
 
 
 def conditions(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -44,7 +42,7 @@ def measured(model: Any, task: str, drawn: dict[str, Any], options: argparse.Nam
         return shown_interval(*interval(pd.Series(values.double().tolist())), spec=spec)
 
     return {
-        "model": model.cfg.model_name.split(" ")[0],
+        "model": model.cfg.model_name.split(" (")[0],
         "task": task,
         "labels": ", ".join(chosen["labels"]),
         "shots": chosen["k"],
