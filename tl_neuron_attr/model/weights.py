@@ -1,6 +1,7 @@
 """A model's weights as the decomposition needs them, read off its modules; live views, nothing stacked.
 
-With :mod:`tl_neuron_attr.model.stream`, the place that knows how TransformerLens names weights.
+With :mod:`tl_neuron_attr.model.stream`, :mod:`~tl_neuron_attr.model.norms` and
+:mod:`~tl_neuron_attr.model.unembedding`, the place that knows how TransformerLens names weights.
 """
 
 from collections.abc import Callable
