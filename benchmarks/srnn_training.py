@@ -109,7 +109,6 @@ def clock(device: torch.device) -> float:
 @torch.no_grad()
 def accuracy(model: nn.Module, ids: Tensor, labels: Tensor, *, batch: int) -> float:
     """Return the share of right answers; batches no larger than those of training need no more memory."""
-    """Return the share of right answers."""
     model.eval()
     device = next(model.parameters()).device
     right = sum(
