@@ -54,7 +54,7 @@ def test_heads_prints_all_heads_in_three_formats(run, first):
     rows = found["heads"]
     assert [(row["layer"], row["head"]) for row in rows] == effects.ranked()
     assert (found["prompt"], found["target"], found["target_rank"]) == ("6 * 7 =", "42", 1)
-    assert found["p"] == pytest.approx(float(effects.base_prob), abs=1e-6)
+    assert found["p"] == pytest.approx(float(effects.base_prob), abs=1e-5)
     _, csv, _ = run("heads", *PROMPT, "--format", "csv")
     columns = "layer,head,prob,log_prob,drop,prompt,target,p,target_rank,pos,contrast,model"
     assert len(csv.splitlines()) == 1 + len(rows) and csv.splitlines()[0] == columns

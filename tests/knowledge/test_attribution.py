@@ -126,9 +126,9 @@ def test_padding_on_either_side_changes_no_score():
 
 def test_layers_selects_and_orders():
     _, cache = architectures.run("gpt2")
-    close(
-        tna.attribute_mlp_neurons(cache, 5, layers=[2, 0]), tna.attribute_mlp_neurons(cache, 5)[:, [2, 0]].double(), 0
-    )
+    every = tna.attribute_mlp_neurons(cache, 5).double()
+    # Not bit for bit: a product with fewer streams may add up in another order.
+    close(tna.attribute_mlp_neurons(cache, 5, layers=[2, 0]), every[:, [2, 0]], 1e-14)
 
 
 def test_leaving_the_final_bias_out_changes_the_base():

@@ -2,7 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tl_neuron_attr.results.intervals import change_interval, difference_interval, interval, shown_interval
+from tl_neuron_attr.results.intervals import (
+    change_interval,
+    difference_interval,
+    interval,
+    percent_change,
+    shown_interval,
+)
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says():
@@ -27,6 +33,15 @@ def test_a_change_is_of_the_means_and_its_interval_pairs_the_prompts():
     change, low, high = change_interval(before, before[::-1])
     assert change == pytest.approx(0, abs=1e-9) and low < -5 and high > 5
     assert not np.isfinite(change_interval(np.zeros(3), np.ones(3))).any()
+
+
+def test_what_cancels_but_for_rounding_is_nothing_and_has_no_change():
+    before = np.array([0.1, 0.2, -0.3])
+    assert before.mean() == pytest.approx(0, abs=1e-16) and before.mean() != 0
+    assert not np.isfinite(change_interval(before, np.ones(3))[0])
+    np.testing.assert_array_equal(
+        percent_change(np.array([1e-16, 1e-16, 2.0]), np.array([2e-16, 1.0, 1.0])), [np.nan, np.inf, -50]
+    )
 
 
 def test_one_prompt_has_a_mean_and_no_interval():

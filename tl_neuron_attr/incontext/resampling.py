@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_neuron_attr.results.intervals import LEAST, RESAMPLES, no_interval, percentile_interval
+from tl_neuron_attr.results.intervals import LEAST, RESAMPLES, no_interval, percent_change, percentile_interval
 
 
 class Resampled:
@@ -61,7 +61,7 @@ def estimate(draws: Float[Tensor, "draw"], *, level: float = 0.95) -> tuple[floa
 
 def percent(before: Float[Tensor, "draw"], after: Float[Tensor, "draw"]) -> Float[Tensor, "draw"]:
     """Return how much is gained or lost, in per cent of what there was."""
-    return 100 * (after / before - 1)
+    return torch.from_numpy(percent_change(before.double().numpy(), after.double().numpy()))
 
 
 def _weights(n: int, generator: torch.Generator) -> Float[Tensor, "draw prompt"]:

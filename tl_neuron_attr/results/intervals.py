@@ -18,6 +18,8 @@ ENDS = ("", "_low", "_high")
 """What the columns of a value and of its interval's ends add to its name."""
 LEAST = 2
 """The prompts that an interval needs: draws of one are all the same."""
+NOTHING = 1e-12
+"""Means below this are 0: values that cancel leave 1e-16 or 0, as the processor adds them up."""
 Sample = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
@@ -101,12 +103,24 @@ def change_interval(before: Sample, after: Sample, *, level: float = 0.95, seed:
         (100.0, 100.0, 100.0)
     """
     drawn = _drawn(len(before), np.random.default_rng(seed))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        change = 100 * (after.mean() / before.mean() - 1)
-        if len(before) < LEAST:
-            return no_interval(change)
-        changes = 100 * (after[drawn].mean(axis=1) / before[drawn].mean(axis=1) - 1)
+    change = percent_change(before.mean(keepdims=True), after.mean(keepdims=True)).item()
+    if len(before) < LEAST:
+        return no_interval(change)
+    changes = percent_change(before[drawn].mean(axis=1), after[drawn].mean(axis=1))
+    with np.errstate(invalid="ignore"):
         return percentile_interval(change, changes, level=level)
+
+
+def percent_change(before: Sample, after: Sample) -> Sample:
+    """Return how much of each value is gained or lost, in per cent; not finite where there was nothing.
+
+    Examples:
+        >>> percent_change(np.array([4.0, 0.0]), np.array([5.0, 0.0]))
+        array([25., nan])
+    """
+    before, after = (np.where(np.abs(means) < NOTHING, 0.0, means) for means in (before, after))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return 100 * (after / before - 1)
 
 
 def _drawn(n: int, rng: np.random.Generator) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
