@@ -109,6 +109,7 @@ def calls(r: SimpleNamespace) -> dict[str, dict[str, Any]]:
         "cna.logic_chain": {"model": r.model, "prompt": PROMPT, "head": (3, 2), "k": 2, "shallow": 2, "hops": 1},
         "cna.logic_chains": {
             "model": r.model, "prompt": PROMPT, "answer": " basketball .", "head": (3, 2), "k": 2, "shallow": 2,
+            "hops": 1,
         },
         "cna.mask_keep_coef": {**on_cases, "head": (3, 2), "ks": [2], **quiet},
         "cna.neuron_coefficients": {"model": r.model, "others": {"a": r.model}, "case": r.cases[0]},

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import architectures
-from tl_neuron_attr.results.token_text import encodable, printable, text_of, token_text, visible
+from tl_neuron_attr.results.token_text import encodable, printable, text_of, token_text, token_texts, visible
 
 
 def sentencepiece(pieces):
@@ -25,6 +25,7 @@ def test_a_leading_space_is_kept_where_decoding_drops_it():
 
 def test_a_model_without_a_tokenizer_has_numbers():
     assert token_text(SimpleNamespace(tokenizer=None), 7) == "#7"
+    assert token_texts(SimpleNamespace(tokenizer=None), [[7, 2], [], [2]]) == (("#7", "#2"), (), ("#2",))
 
 
 def test_the_tokens_of_a_text_put_together_are_the_text():

@@ -7,8 +7,6 @@ switched on by "football", "rugby", "soccer".
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from tl_neuron_attr._typechecked import typechecked
 from tl_neuron_attr.knowledge.vocabulary import model_of, require_k
@@ -16,7 +14,7 @@ from tl_neuron_attr.model.stream_keys import embeddings, stream_keys
 from tl_neuron_attr.numerics.ranked_tokens import ranked_embeddings
 from tl_neuron_attr.results.key_token_lists import KeyTokens
 from tl_neuron_attr.results.neurons import Neurons
-from tl_neuron_attr.results.token_text import token_text
+from tl_neuron_attr.results.token_text import token_texts
 
 
 @typechecked
@@ -54,8 +52,4 @@ def key_tokens(cache_or_model: Any, neurons: Neurons, k: int = 10) -> KeyTokens:
         return KeyTokens((), (), ())
     keys = stream_keys(model, neurons)
     on, off = ranked_embeddings(embeddings(model), keys.vectors, k, centred=keys.centred)
-    return KeyTokens(tuple(neurons.flat_labels), _texts(model, on), _texts(model, off))
-
-
-def _texts(model: Any, ids: Int[Tensor, "n k"]) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(token_text(model, token) for token in row) for row in ids.tolist())
+    return KeyTokens(tuple(neurons.flat_labels), token_texts(model, on.tolist()), token_texts(model, off.tolist()))

@@ -24,7 +24,7 @@ from tl_neuron_attr.results.followed_text import FollowedText
 from tl_neuron_attr.results.neuron_text import NeuronText
 from tl_neuron_attr.results.neurons import Neurons
 from tl_neuron_attr.results.token_lists import TokenLists
-from tl_neuron_attr.results.token_text import token_text, visible
+from tl_neuron_attr.results.token_text import token_texts, visible
 
 View = Literal["stream", "key", "value"]
 _SHOWN = 6
@@ -158,7 +158,7 @@ def neuron_text(
     if promoted is not None and promoted.shape[-1] > 0:
         noted = promoted.flatten(0, -2)
         known = (noted[:, 0] >= 0).nonzero()[:, 0].tolist()
-        found = dict(zip((neurons.keys[i] for i in known), _texts(model, noted[known]), strict=True))
+        found = dict(zip((neurons.keys[i] for i in known), token_texts(model, noted[known].tolist()), strict=True))
     first = {key: i for i, key in reversed(list(enumerate(neurons.keys))) if key not in found}
     if first:
         others = _promoted(model, signed_directions(model, neurons.flattened().pick(list(first.values()))))
@@ -210,7 +210,7 @@ def signed_directions(model: Any, neurons: Neurons) -> Float[Tensor, "n d_model"
 
 def prompt_tokens(model: Any, ids: Int[Tensor, "batch pos"]) -> tuple[tuple[str, ...], ...]:
     """Return the text of each prompt's tokens."""
-    return tuple(_texts(model, ids))
+    return token_texts(model, ids.tolist())
 
 
 def model_of(cache_or_model: Any) -> Any:
@@ -234,30 +234,26 @@ def _lists(
 ) -> TokenLists:
     """Return what vectors of the stream promote and suppress, by the final norm's weight and the unembedding."""
     require_k(model, k)
-    ups: list[tuple[str, ...]] = []
-    downs: list[tuple[str, ...]] = []
+    ups: list[list[int]] = []
+    downs: list[list[int]] = []
     left_out = 0
     for logits in _logits(model, vectors):
         for lists, signed in ((ups, logits), (downs, -logits)):
             for row in signed:
                 ids, skipped = best_tokens(row, k, words)
-                lists.append(tuple(token_text(model, token) for token in ids))
+                lists.append(ids)
                 left_out += skipped
-    return TokenLists(labels, tuple(ups), tuple(downs), None if words is None else left_out)
+    promoted, suppressed = token_texts(model, ups), token_texts(model, downs)
+    return TokenLists(labels, promoted, suppressed, None if words is None else left_out)
 
 
-def _promoted(model: Any, vectors: Float[Tensor, "n d_model"]) -> list[tuple[str, ...]]:
+def _promoted(model: Any, vectors: Float[Tensor, "n d_model"]) -> tuple[tuple[str, ...], ...]:
     k = promoted_shown(model)
-    return [tokens for logits in _logits(model, vectors) for tokens in _texts(model, logits.topk(k).indices)]
+    best = [tokens for logits in _logits(model, vectors) for tokens in logits.topk(k).indices.tolist()]
+    return token_texts(model, best)
 
 
 def _logits(model: Any, vectors: Float[Tensor, "n d_model"]) -> Iterator[Float[Tensor, "chunk d_vocab"]]:
     """Yield the logits of vectors, some at a time, by the final norm's weight and the unembedding."""
     readout = unembedding(model, score_dtype(dimensions.dtype_of(model)))
     yield from (readout.project(part) for part in vectors.split(_CHUNK))
-
-
-def _texts(model: Any, ids: Int[Tensor, "n k"]) -> list[tuple[str, ...]]:
-    rows: list[list[int]] = ids.tolist()
-    text = {token: token_text(model, token) for token in {token for row in rows for token in row}}
-    return [tuple(text[token] for token in row) for row in rows]

@@ -29,10 +29,8 @@ def is_at_hand(block: nn.Module, device: torch.device) -> bool:
     """Return whether every weight of a block is a number, in memory and on the device of scores."""
     if device.type == "meta":
         return False
-    for module in block.modules():
-        if _dequantiser(module) or not all(w.device == device and _is_plain(w) for w in _own(module).values()):
-            return False
-    return True
+    holders = (module for module in block.modules() if vars(module)["_parameters"] or "in_features" in vars(module))
+    return all(_holds_numbers(module, device) for module in holders)  # few: most modules are hook points
 
 
 def outline(block: nn.Module) -> Any:
@@ -84,6 +82,11 @@ def unreadable(block: nn.Module) -> str | None:
                     "dtype=torch.bfloat16)"
                 )
     return None
+
+
+def _holds_numbers(module: nn.Module, device: torch.device) -> bool:
+    weights = _own(module).values()
+    return all(w.device == device and _is_plain(w) for w in weights) and _dequantiser(module) is None
 
 
 def _weights(module: nn.Module, device: torch.device) -> dict[str, Tensor]:

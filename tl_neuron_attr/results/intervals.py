@@ -18,7 +18,7 @@ ENDS = ("", "_low", "_high")
 """What the columns of a value and of its interval's ends add to its name."""
 LEAST = 2
 """The prompts that an interval needs: draws of one are all the same."""
-NOTHING = 1e-12
+_NOTHING = 1e-12
 """Means below this are 0: values that cancel leave 1e-16 or 0, as the processor adds them up."""
 Sample = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -118,7 +118,7 @@ def percent_change(before: Sample, after: Sample) -> Sample:
         >>> percent_change(np.array([4.0, 0.0]), np.array([5.0, 0.0]))
         array([25., nan])
     """
-    before, after = (np.where(np.abs(means) < NOTHING, 0.0, means) for means in (before, after))
+    before, after = (np.where(np.abs(means) < _NOTHING, 0.0, means) for means in (before, after))
     with np.errstate(divide="ignore", invalid="ignore"):
         return 100 * (after / before - 1)
 

@@ -20,6 +20,12 @@ def token_text(model: Any, token: int) -> str:
     return encodable(f" {text.lstrip()}" if sentencepiece else text)
 
 
+def token_texts(model: Any, lists: Sequence[Sequence[int]]) -> tuple[tuple[str, ...], ...]:
+    """Return lists of tokens as lists of their texts, each token looked at once."""
+    text = {token: token_text(model, token) for token in {token for tokens in lists for token in tokens}}
+    return tuple(tuple(text[token] for token in tokens) for tokens in lists)
+
+
 def text_of(model: Any, tokens: Sequence[int]) -> str:
     """Return the text of tokens that follow one another; of one token as :func:`token_text`."""
     if model.tokenizer is None or len(tokens) == 1:
