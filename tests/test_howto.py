@@ -39,7 +39,7 @@ def rounded(text: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_prints_what_it_shows(page, tmp_path, monkeypatch):
-    skip_without_its_models(page)
+    skip_without_its_models(page.read_text(encoding="utf-8"))
     monkeypatch.chdir(tmp_path)
     scope: dict = {}
     for block in BLOCK.finditer(page.read_text()):

@@ -29,9 +29,9 @@ def test_there_are_seven_notebooks():
     assert [path.stem[:2] for path in ALL] == ["00", "01", "02", "03", "04", "05", "06"]
 
 
-def missing(path: Path) -> list[str]:
-    """Return the packaged models that a notebook loads and this machine has not."""
-    loaded = re.findall(r'tna\.load\(\\?"([^"\\]+)', path.read_text(encoding="utf-8"))
+def missing(text: str) -> list[str]:
+    """Return the packaged models that a notebook or page loads and this machine has not."""
+    loaded = re.findall(r'tna\.load\(\\?"([^"\\]+)', text)
     return [
         name
         for name in loaded
@@ -40,16 +40,16 @@ def missing(path: Path) -> list[str]:
     ]
 
 
-def skip_without_its_models(path: Path) -> None:
+def skip_without_its_models(text: str) -> None:
     """Skip the test where a page's models are not installed, unless CI requires them."""
-    if missing(path) and "TNA_REQUIRE_REAL_MODELS" not in os.environ:
-        pytest.skip(f"not installed: {missing(path)}")
+    if missing(text) and "TNA_REQUIRE_REAL_MODELS" not in os.environ:
+        pytest.skip(f"not installed: {missing(text)}")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_it_runs_without_network(path: Path):
-    skip_without_its_models(path)
+    skip_without_its_models(path.read_text(encoding="utf-8"))
     notebook = execute(path, before=OFFLINE)
     assert not [o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "error"]
 

@@ -34,19 +34,19 @@ def test_the_answers_log_probability_is_that_of_plain_transformers(scored, plain
 
 def test_each_tokens_score_is_that_of_the_oracle(scored, plain):
     found = tna.value_neurons(scored, k=12)
-    for one, token, scores in zip(plain, scored.target.tolist(), found.per_token.score, strict=True):
-        for i, score in enumerate(scores.tolist()):
-            site, layer, head, source, index = (
-                int(column[i]) for column in (found.site, found.layer, found.head, found.source, found.index)
-            )
+    columns = [getattr(found, name).tolist() for name in ("site", "layer", "head", "source", "index")]
+    for one, token, scores in zip(plain, scored.target.tolist(), found.per_token.score.tolist(), strict=True):
+        streams, ours = [], []
+        for site, layer, head, source, index, score in zip(*columns, scores, strict=True):
             if source >= one.ids.shape[1]:
                 assert score == 0  # it reads a token of the answer that is not there yet
                 continue
-            written = (
-                one.mlp_neurons(layer, [index]) if site == 1 else one.attn_neuron(layer, head, index, source)[None]
-            )
-            expected = one.increase("mlp" if site == 1 else "attn", layer, written, token)
-            assert score == pytest.approx(float(expected), abs=TOLERANCE)
+            base = one.base("mlp" if site == 1 else "attn", layer)
+            written = one.mlp_neurons(layer, [index])[0] if site == 1 else one.attn_neuron(layer, head, index, source)
+            streams += [base, base + written]
+            ours.append(score)
+        log_p = one.log_probs(torch.stack(streams), token)
+        assert ours == pytest.approx((log_p[1::2] - log_p[::2]).tolist(), abs=TOLERANCE)
 
 
 def test_the_best_of_a_layer_are_the_best_by_summed_brute_force(scored, plain):

@@ -97,12 +97,17 @@ def as_read(text):
     return encodable(text).replace("\n", "line") or "empty"
 
 
+@pytest.fixture(scope="module")
+def harmless(found):
+    """The pages of words that nothing could take for markup."""
+    return pages(found, [f"word {i}" for i in range(AT_ONCE)])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, 200, AT_ONCE))
-def test_no_element_comes_from_a_text_of_a_frame(found, first):
+def test_no_element_comes_from_a_text_of_a_frame(found, harmless, first):
     texts = [as_read(text) for text in HOSTILE[first : first + AT_ONCE]]
-    harmless = [f"word {i}" for i in range(AT_ONCE)]
     drawn, tables = pages(found, texts)
-    plain, plain_tables = pages(found, harmless)
+    plain, plain_tables = harmless
     assert structures(drawn) == structures(plain)
     same_tables(tables, plain_tables)

@@ -13,7 +13,7 @@ from tl_neuron_attr.model.stream_keys import embeddings, stream_keys
 from tl_neuron_attr.numerics.ranked_tokens import ranked_embeddings, ranked_tokens
 from tl_neuron_attr.numerics.readout import Readout
 from tl_neuron_attr.results.neurons import Neurons
-from tl_neuron_attr.results.token_text import token_text
+from tl_neuron_attr.results.token_text import token_texts
 
 _Beside = TypeVar("_Beside")
 
@@ -138,7 +138,8 @@ class TokenWords:
     def listed(self, tokens: Sequence[int]) -> WordList:
         """Return the texts of tokens, and which of them are words."""
         is_word = tuple(self._is_word is None or self._is_word(token) for token in tokens)
-        return WordList(tuple(token_text(self._model, token) for token in tokens), is_word)
+        (texts,) = token_texts(self._model, [tokens])
+        return WordList(texts, is_word)
 
 
 def _keyed(vectors: Float[Tensor, "n d_model"], beside: _Beside) -> list[tuple[tuple[_Beside, bytes], Tensor]]:

@@ -29,8 +29,14 @@ def is_at_hand(block: nn.Module, device: torch.device) -> bool:
     """Return whether every weight of a block is a number, in memory and on the device of scores."""
     if device.type == "meta":
         return False
-    holders = (module for module in block.modules() if vars(module)["_parameters"] or "in_features" in vars(module))
-    return all(_holds_numbers(module, device) for module in holders)  # few: most modules are hook points
+    for module in block.modules():  # asked at every use of a weight, of many modules, most of them hook points
+        own = vars(module)
+        if "in_features" in own and _dequantiser(module):
+            return False
+        for weight in own["_parameters"].values():
+            if weight is not None and not (weight.device == device and _is_plain(weight)):
+                return False
+    return True
 
 
 def outline(block: nn.Module) -> Any:
@@ -82,11 +88,6 @@ def unreadable(block: nn.Module) -> str | None:
                     "dtype=torch.bfloat16)"
                 )
     return None
-
-
-def _holds_numbers(module: nn.Module, device: torch.device) -> bool:
-    weights = _own(module).values()
-    return all(w.device == device and _is_plain(w) for w in weights) and _dequantiser(module) is None
 
 
 def _weights(module: nn.Module, device: torch.device) -> dict[str, Tensor]:

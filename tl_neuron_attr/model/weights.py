@@ -78,7 +78,7 @@ class BlockWeights:
     @cached_property
     def has_attn(self) -> bool:
         """Whether the block has softmax attention: blocks of a hybrid may mix positions otherwise, as a whole."""
-        return self._heads is not None
+        return self._head_sizes is not None
 
     @cached_property
     def values_by_head(self) -> bool:
@@ -139,12 +139,12 @@ class BlockWeights:
     @property
     def n_heads(self) -> int:
         """The number of heads; 0 where the block has no softmax attention."""
-        return 0 if self._heads is None else len(self._heads)
+        return 0 if self._head_sizes is None else self._head_sizes[0]
 
     @property
     def d_head(self) -> int:
         """The number of dimensions, or attention neurons, of each head."""
-        return 0 if self._heads is None else self._heads.shape[1]
+        return 0 if self._head_sizes is None else self._head_sizes[1]
 
     @property
     def d_mlp(self) -> int:
@@ -249,10 +249,11 @@ class BlockWeights:
         if head is not None:
             within("head", head, self.n_heads)
 
-    @property
-    def _heads(self) -> Float[Tensor, "head d_head d_model"] | None:
-        """What heads write with, or its outline; None where the block mixes positions otherwise."""
-        return output_projection(getattr(self.block, "attn", None))
+    @cached_property
+    def _head_sizes(self) -> tuple[int, int] | None:
+        """How many heads there are, and of how many dimensions; None where the block mixes positions otherwise."""
+        heads = output_projection(getattr(self.block, "attn", None))
+        return None if heads is None else (heads.shape[0], heads.shape[1])
 
     def _projections(self, side: Projected) -> Float[Tensor, "kv d_model d_head"]:
         return input_projection(self.live.attn, side, self.d_head)
