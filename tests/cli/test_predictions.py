@@ -123,7 +123,7 @@ def test_an_answer_of_several_tokens_is_explained_whole(run):
     q = tna.answer(model, PROMPT[1], " basketball .")
     code, text, _ = run("neurons", *PROMPT, "--target", " basketball .", "-k", "4", "--format", "json")
     found = json.loads(text)
-    assert code == 0 and found["p"] == pytest.approx(float(q.log_prob.exp()), abs=1e-5)
+    assert code == 0 and found["p"] == pytest.approx(float(q.log_prob.exp()), abs=1e-6)
     value = tna.value_neurons(q, k=4)
     assert [row["neuron"] for row in found["neurons"]] == value.labels
     assert [row["score"] for row in found["neurons"]] == pytest.approx(value.score.tolist(), abs=1e-5)
